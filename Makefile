@@ -1,0 +1,58 @@
+# `make help` lists the targets. Everything runs in .venv; `. .venv/bin/activate` to call dvc by hand.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test study pretrain prune clean
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+# The stamp carries a hash of requirements.txt: a change of its content installs, a touch does not.
+STAMP := .venv/.installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
+BACKBONE := models/backbones/shapes
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## the environment alone: .venv with the pinned packages
+
+$(STAMP):
+	@"$(or $(PYTHON),python3)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "error: Python 3.11 or newer is needed; name one by make PYTHON=/path/to/python3" >&2; exit 2; }
+	@[ -x .venv/bin/python ] || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@rm -f .venv/.installed-* && touch $@
+
+repro: setup ## run the pipeline, and print the table
+	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
+	dvc repro
+	@python -m selma.table
+	@python -m selma.recorder
+
+test: setup ## lint and all tests, the end-to-end one included
+	ruff check .
+	ruff format --check .
+	python -m pytest
+
+study: setup ## three training seeds and the guidance curve, for the README's claim (resumable)
+	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
+	python -m selma.study
+
+# `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
+# whether pretraining ends, fails or is interrupted.
+pretrain: setup ## pretrain the embedded backbone anew (hours on two cores; resumable)
+	@mkdir -p .work && cp dvc.yaml .work/dvc.yaml.frozen
+	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
+	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \
+	    dvc repro --single-item pretrain
+
+prune: setup ## remove folders under data/ and models/ that params.yaml does not name
+	python -m selma.prune
+
+clean: ## remove unfinished work and caches of tools (.venv and everything DVC keeps stay)
+	rm -rf .work .pytest_cache .ruff_cache .hypothesis
+	find selma stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

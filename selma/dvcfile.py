@@ -1,0 +1,102 @@
+"""dvc.yaml as this repository writes it: its stages with templates resolved from params.yaml.
+
+Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), and `${a.b}` from params.yaml;
+that is all of DVC's templating that is in use here. DVC itself takes a second to import, and the library
+does not depend on it. Ground floor: imports nothing of selma but errors and schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selma.errors import UserError
+from selma.schema import load_yaml
+
+TEMPLATE = re.compile(r"\$\{\s*([^}]+?)\s*\}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the DAG. Paths are relative to the repository; `params` are dotted keys of params.yaml."""
+
+    name: str  # as DVC addresses it: `merge`, `images@count`
+    desc: str
+    cmd: str
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    plots: tuple[str, ...]
+    uncached: frozenset[str]  # those of outs, metrics and plots that say `cache: false`
+
+
+def load_stages(root: Path) -> dict[str, Stage]:
+    """Every stage of root/dvc.yaml by name, in the file's order; UserError where a template names nothing."""
+    params = load_yaml(root / "params.yaml")
+    stages: dict[str, Stage] = {}
+    for name, spec in (load_yaml(root / "dvc.yaml") or {}).get("stages", {}).items():
+        for stage, body, scope in _expand(name, spec, params):
+            stages[stage] = _stage(stage, body, scope)
+    return stages
+
+
+def load_stage(root: Path, name: str) -> Stage:
+    """The stage of that name; UserError if root/dvc.yaml has none."""
+    stages = load_stages(root)
+    if name not in stages:
+        raise UserError(f"dvc.yaml: no stage {name}; there are: {', '.join(stages)}")
+    return stages[name]
+
+
+def lookup(params: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key of params.yaml's plain contents; UserError if there is none."""
+    value: Any = params
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"params.yaml: no key {key}, though dvc.yaml reads it")
+        value = value[part]
+    return value
+
+
+def _expand(name: str, spec: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(stage name, body, scope of its templates) for each stage that a `foreach` makes, or the one it is."""
+    if "foreach" not in spec:
+        yield name, spec, params
+        return
+    over = spec["foreach"]
+    if isinstance(over, str):
+        over = lookup(params, TEMPLATE.fullmatch(over.strip()).group(1))
+    for key in over:
+        own = {"key": key, "item": over[key]} if isinstance(over, Mapping) else {"item": key}
+        yield f"{name}@{key}", spec["do"], {**params, **own}
+
+
+def _stage(name: str, body: Mapping[str, Any], scope: Mapping[str, Any]) -> Stage:
+    def resolve(text: str) -> str:
+        return TEMPLATE.sub(lambda match: str(lookup(scope, match.group(1))), text)
+
+    uncached: set[str] = set()
+
+    def paths(section: str) -> tuple[str, ...]:
+        found = []
+        for entry in body.get(section, []):
+            options: Mapping[str, Any] = {}
+            if isinstance(entry, Mapping):
+                ((entry, options),) = entry.items()
+            found.append(resolve(entry))
+            if options and options.get("cache") is False:
+                uncached.add(found[-1])
+        return tuple(found)
+
+    sections = {section: paths(section) for section in ("deps", "params", "outs", "metrics", "plots")}
+    return Stage(
+        name=name,
+        desc=resolve(body.get("desc", "")),
+        cmd=resolve(body["cmd"]),
+        uncached=frozenset(uncached),
+        **sections,
+    )

@@ -1,0 +1,147 @@
+"""What a run claims: scores of all models on one benchmark, and gains with 95% intervals, as plain dicts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selma import scoring
+from selma.benchmarks import Item
+from selma.bootstrap import bootstrap_gain
+from selma.errors import UserError
+from selma.scoring import QuestionScore
+
+BASE, MERGED, SINGLE = "base", "merged", "all"  # `all` is the one LoRA trained on every skill's images
+_PLACES = 4
+
+Scores = Mapping[str, Sequence[QuestionScore]]  # by model; the same items, in the same order, for each
+
+
+def summarise(models: Scores, experts: Sequence[str], *, resamples: int, seed: int) -> dict[str, Any]:
+    """The contents of metrics/eval.json; scores are 0 to 1 with 4 places, gains are differences of scores.
+
+    `gain` is merged over base, `gain_over_single` merged over the single LoRA, each with a paired bootstrap
+    over prompts. What needs a model that is not among `models` is left out, with a warning.
+    """
+    _warn_of_missing(models, experts)
+    first = next(iter(models.values()))
+    summary: dict[str, Any] = {
+        "n_prompts": len({score.item for score in first}),
+        "images_per_prompt": _images_per_prompt(models),
+    }
+    for name, key in ((BASE, "base"), (MERGED, "merged"), (SINGLE, "single")):
+        if name in models:
+            summary[key] = {
+                "mean": _round(scoring.macro(models[name])),
+                "micro": _round(scoring.micro(models[name])),
+                "no_dependencies": _round(scoring.macro(models[name], dependencies=False)),
+            }
+    for reference, key in ((BASE, "gain"), (SINGLE, "gain_over_single")):
+        if reference in models and MERGED in models:
+            summary[key] = _gain(models[reference], models[MERGED], resamples, seed)
+    summary["expert"] = {
+        name: {"mean": _round(scoring.macro(models[name]))} for name in experts if name in models
+    }
+    if BASE in models and MERGED in models:
+        base, merged = models[BASE], models[MERGED]
+        summary["skill"] = _side_by_side(scoring.by_skill(base), scoring.by_skill(merged))
+        summary["category"] = _side_by_side(scoring.by_category(base), scoring.by_category(merged))
+    return summary
+
+
+def skill_rows(models: Scores) -> list[dict[str, Any]]:
+    """Rows {model, skill, score} of metrics/by_skill.csv, in the models' and the benchmark's order."""
+    return [
+        {"model": model, "skill": skill, "score": _round(score)}
+        for model, scores in models.items()
+        for skill, score in scoring.by_skill(scores).items()
+    ]
+
+
+def category_rows(models: Scores) -> list[dict[str, Any]]:
+    """Rows {model, category, score} of metrics/by_category.csv, in the models' order, categories by name."""
+    return [
+        {"model": model, "category": category, "score": _round(score)}
+        for model, scores in models.items()
+        for category, score in scoring.by_category(scores).items()
+    ]
+
+
+def item_rows(models: Scores) -> list[dict[str, Any]]:
+    """Rows {item, skill, <model>...} of metrics/items.csv: every model's score of every prompt, side by side."""
+    scores = {name: scoring.item_scores(found) for name, found in models.items()}
+    skills = {score.item: score.skill for score in next(iter(models.values()))}
+    return [
+        {"item": item, "skill": skill, **{name: _round(found[item]) for name, found in scores.items()}}
+        for item, skill in skills.items()
+    ]
+
+
+def example(item: Item, pictures: Mapping[str, str], models: Scores) -> dict[str, Any]:
+    """An item for data/grid/examples.json: its picture (image 0), questions and answers by model.
+
+    `pictures` maps models to file names; `scores` are the questions' scores after voiding (scoring.py).
+    """
+    found = {
+        name: {score.question: score for score in models[name] if (score.item, score.k) == (item.id, 0)}
+        for name in pictures
+    }
+    questions = [
+        {
+            "id": question.id,
+            "question": question.text,
+            "expected": question.answer,
+            "answers": {name: found[name][question.id].answer for name in pictures},
+            "scores": {name: found[name][question.id].score for name in pictures},
+        }
+        for question in item.questions
+    ]
+    return {
+        "id": item.id,
+        "skill": item.skill,
+        "prompt": item.prompt,
+        "images": dict(pictures),
+        "questions": questions,
+    }
+
+
+def _warn_of_missing(models: Scores, experts: Sequence[str]) -> None:
+    missing = [name for name in (BASE, MERGED, SINGLE, *experts) if name not in models]
+    if missing:
+        names = ", ".join(missing)
+        print(f"warning: not in params' models: {names}; their scores are left out", file=sys.stderr)
+
+
+def _images_per_prompt(models: Scores) -> int:
+    """The number of images per prompt, which must be one for all: gains compare like with like."""
+    counts = {name: len({score.k for score in scores}) for name, scores in models.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UserError(
+            f"images per prompt differ between the models' answers ({listed}); they must be equal"
+        )
+    return next(iter(counts.values()))
+
+
+def _gain(
+    base: Sequence[QuestionScore], other: Sequence[QuestionScore], resamples: int, seed: int
+) -> dict[str, float]:
+    a, b = scoring.item_scores(base), scoring.item_scores(other)
+    estimate = bootstrap_gain(list(a.values()), [b[item] for item in a], resamples=resamples, seed=seed)
+    return dict(zip(("mean", "low", "high"), map(_round, estimate), strict=True))
+
+
+def _side_by_side(base: Mapping[str, float], merged: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {
+        key: {
+            "base": _round(base[key]),
+            "merged": _round(merged[key]),
+            "gain": _round(merged[key] - base[key]),
+        }
+        for key in base
+    }
+
+
+def _round(value: float) -> float:
+    return round(value, _PLACES) + 0.0  # no negative zero in a metrics file

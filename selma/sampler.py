@@ -1,0 +1,177 @@
+"""Draw images: one seed per image, so that no picture depends on its batch or on what was drawn before it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from selma import backbones, records
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+    from PIL.Image import Image
+
+DECODE_PIXELS = (
+    8 * 512 * 512
+)  # decoding takes most of the memory: eight 512 px images at a time, or 2,048 of 32 px
+
+
+def draw(
+    pipe: StableDiffusionPipeline,
+    texts: list[str],
+    seeds: list[int],
+    *,
+    steps: int,
+    guidance: float,
+    scheduler: str,
+    batch: int,
+    height: int | None = None,
+    width: int | None = None,
+    done: Collection[int] = (),
+) -> Iterator[tuple[int, Image]]:
+    """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, all i in `done` left out.
+
+    `guidance` is the classifier-free guidance scale: 1 makes one UNet pass per step, anything else two.
+    The whole list is cut into even batches of at most `batch`, the last one padded: shapes are static, and an
+    image keeps its batch, hence its exact bytes, when drawing goes on after a stop. Height and width are in
+    pixels and default to the backbone's own. Raises UserError for an unknown scheduler.
+    """
+    if len(texts) != len(seeds):
+        raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
+    if not texts:
+        return
+    batch = math.ceil(len(texts) / math.ceil(len(texts) / batch))
+    pipe.scheduler = backbones.make_scheduler(scheduler, pipe.scheduler.config)
+    shape = _latent_shape(pipe, height, width)
+    unique = list(dict.fromkeys(["", *texts]))
+    row = {text: i for i, text in enumerate(unique)}
+    states = backbones.encode_texts(pipe, unique)
+    for start in range(0, len(texts), batch):
+        wanted = [i for i in range(start, min(start + batch, len(texts))) if i not in done]
+        if not wanted:
+            continue
+        indices = [min(i, len(texts) - 1) for i in range(start, start + batch)]
+        images = _draw_batch(
+            pipe,
+            states[[row[texts[i]] for i in indices]],
+            states[[row[""]] * batch] if guidance != 1 else None,
+            [torch.Generator().manual_seed(seeds[i]) for i in indices],
+            shape,
+            steps,
+            guidance,
+        )
+        for i in wanted:
+            yield i, images[i - start]
+
+
+def draw_folder(
+    pipe: StableDiffusionPipeline,
+    rows: list[dict],
+    folder: Path,
+    *,
+    steps: int,
+    guidance: float,
+    scheduler: str,
+    batch: int,
+    progress: Callable[[Iterable, int], Iterable] = lambda images, total: images,
+) -> None:
+    """Draw an HF imagefolder: a PNG per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
+
+    Images that an earlier, killed call drew into `folder` are kept; each is renamed into place when whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for half_written in folder.glob(".tmp-*"):
+        half_written.unlink()
+    done = {i for i, row in enumerate(rows) if (folder / row["file_name"]).exists()}
+    images = draw(
+        pipe,
+        [row["text"] for row in rows],
+        [row["seed"] for row in rows],
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        batch=batch,
+        done=done,
+    )
+    for i, image in progress(images, len(rows) - len(done)):
+        records.write_png(folder / rows[i]["file_name"], image)
+    records.write_jsonl(folder / records.METADATA, rows)
+
+
+def contact_sheet(images: list[Image], columns: int = 4) -> Image:
+    """Images of one size side by side, `columns` to a row, 2 pixels apart on white."""
+    from PIL import Image as pil
+
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = pil.new("RGB", (min(len(images), columns) * (width + 2) - 2, rows * (height + 2) - 2), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (width + 2), i // columns * (height + 2)))
+    return sheet
+
+
+def _latent_shape(
+    pipe: StableDiffusionPipeline, height: int | None, width: int | None
+) -> tuple[int, int, int]:
+    """(channels, height, width) of one image's latents; pixels that are not given are the backbone's own."""
+    native_width, native_height = backbones.image_size(pipe)
+    height, width = height or native_height, width or native_width
+    return pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+
+
+@torch.inference_mode()
+def _draw_batch(
+    pipe: StableDiffusionPipeline,
+    text_states: torch.Tensor,
+    empty_states: torch.Tensor | None,
+    generators: list[torch.Generator],
+    shape: tuple[int, int, int],
+    steps: int,
+    guidance: float,
+) -> list[Image]:
+    """Denoise and decode one batch; states are [batch, tokens, channels], one CPU generator per image."""
+    device, dtype, scheduler = pipe.device, pipe.unet.dtype, pipe.scheduler
+    states = text_states if empty_states is None else torch.cat([empty_states, text_states])
+    states = states.to(device, dtype)
+    scheduler.set_timesteps(steps, device=device)
+    # fp32 on the CPU: the same noise on every machine; latents stay fp32 through the scheduler's arithmetic
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    latents = noise.to(device) * scheduler.init_noise_sigma
+    extra = _step_options(scheduler, generators)
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, t).to(dtype)
+        if empty_states is None:
+            prediction = pipe.unet(scaled, t, states, return_dict=False)[0].float()
+        else:
+            both = pipe.unet(torch.cat([scaled, scaled]), t, states, return_dict=False)[0].float()
+            without_text, with_text = both.chunk(2)
+            prediction = without_text + guidance * (with_text - without_text)
+        latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
+    return _decode(pipe, latents)
+
+
+def _step_options(scheduler: object, generators: list[torch.Generator]) -> dict:
+    """Per-image generators where the scheduler takes them: ancestral ones draw noise at every step.
+
+    The generators go on where the initial noise stopped, as in diffusers' own pipelines; schedulers that are
+    deterministic (DDIM at its eta of 0) take them and never draw.
+    """
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if takes else {}
+
+
+def _decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> list[Image]:
+    """Latents [n, channels, h, w] to RGB images, a few at a time to bound memory."""
+    factor = pipe.vae_scale_factor
+    pixels = latents.shape[2] * latents.shape[3] * factor**2
+    latents = (latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)
+    images: list[Image] = []
+    for part in latents.split(max(1, DECODE_PIXELS // pixels)):
+        decoded = pipe.vae.decode(part, return_dict=False)[0].float()
+        images += pipe.image_processor.postprocess(decoded, output_type="pil")
+    return images

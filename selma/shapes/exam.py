@@ -1,0 +1,44 @@
+"""The embedded benchmark: prompts per skill with atomic questions, in disjoint dev and test splits."""
+
+from __future__ import annotations
+
+from random import Random
+
+from selma.benchmarks import Item
+from selma.shapes.language import KINDS, STYLES, describe
+from selma.shapes.questions import make_questions
+from selma.shapes.scene import Scene, sample_scene
+
+_MANY_SHARE = 0.2  # of the count prompts ask for four or five, which no training prompt does
+_BACKGROUND_SHARE = 0.7
+
+
+def make_exam(seed: int, dev_per_skill: int, test_per_skill: int) -> dict[str, list[Item]]:
+    """Items of both splits; no prompt stands twice, in one split or in both.
+
+    Every fact of a prompt is asked: a prompt that names a colour, a relation or the background has a question on it.
+    """
+    rng = Random(f"exam:{seed}")
+    seen: set[str] = set()
+    splits: dict[str, list[Item]] = {}
+    for split, size in (("dev", dev_per_skill), ("test", test_per_skill)):
+        splits[split] = [
+            _item(rng, f"{skill}-{split}-{number:03d}", skill, seen)
+            for skill in STYLES
+            for number in range(size)
+        ]
+    return splits
+
+
+def _item(rng: Random, name: str, skill: str, seen: set[str]) -> Item:
+    while True:
+        prompt, facts = describe(rng, _scene(rng, skill), skill, background=_BACKGROUND_SHARE)
+        if prompt not in seen:
+            seen.add(prompt)
+            return Item(name, prompt, skill, "shapes", make_questions(facts))
+
+
+def _scene(rng: Random, skill: str) -> Scene:
+    if skill == "count" and rng.random() < _MANY_SHARE:
+        return sample_scene(rng, "count", numbers=(4, 5))
+    return sample_scene(rng, rng.choice(KINDS[skill]), rare=1.0 if skill == "counterfactual" else 0.0)

@@ -1,0 +1,215 @@
+"""Train a LoRA on image-caption pairs; a run that was killed goes on and ends with the same bytes.
+
+Every random draw of a step comes from a generator seeded by (seed, step), and the order of the data from
+(seed, epoch), so there is no random state to save. What it trains on is selma/examples.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from selma import lora, records
+from selma.errors import UserError
+from selma.examples import Examples
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the learning rate is constant, `caption_dropout` the share of captions made empty."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    caption_dropout: float
+    checkpoint_every: int
+
+
+def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
+    """The backbone's noise schedule: its own betas and prediction type, whatever sampler it names."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(pipe.scheduler.config)
+
+
+def train(
+    unet: torch.nn.Module,
+    schedule: DDPMScheduler,
+    examples: Examples,
+    settings: Settings,
+    *,
+    seed: int,
+    folder: Path,
+    state: Path,
+    provenance: dict,
+    on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Callable[[range], Iterable[int]] = iter,
+    state_seconds: float = 30.0,
+) -> list[tuple[int, float]]:
+    """Train the adapter that `lora.add_lora` put on the UNet, and return the curve [(step, loss)].
+
+    Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
+    whose lora.json is `provenance` plus its steps. Parameters and optimizer are saved in the file `state` at
+    every checkpoint and every `state_seconds`; a run that finds it goes on from there. The losses of the curve
+    are means over windows of a hundredth of the steps; `on_loss` gets each as it comes.
+    Raises UserError for a base in float16 (its gradients underflow) and for a loss that is not finite.
+    """
+    if unet.dtype == torch.float16:
+        raise UserError("runtime.dtype: float16 gradients underflow in training; allowed: float32, bfloat16")
+    for half_written in folder.rglob(".tmp-*"):
+        half_written.unlink()
+    parameters = lora.lora_parameters(unet)
+    device = next(iter(parameters.values())).device
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    losses = torch.zeros(settings.steps, device=device)  # stays on the device: reading a loss waits for it
+    first = _load_state(state, parameters, optimizer, losses)
+    window = max(1, settings.steps // 100)
+    saved_at = time.monotonic()
+    for step in progress(range(first, settings.steps)):
+        loss = _loss(unet, schedule, examples, settings, seed, step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses[step] = loss.detach()
+        count = step + 1
+        if count % window == 0 or count == settings.steps:
+            on_loss(count, _mean(losses, count, window))
+        at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
+        if at_checkpoint:
+            _save_checkpoint(folder, unet, {**provenance, "steps": count})
+        if at_checkpoint or time.monotonic() - saved_at > state_seconds:
+            _save_state(state, parameters, optimizer, losses, count)
+            saved_at = time.monotonic()
+    ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
+    return [(count, _mean(losses, count, window)) for count in ends]
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> torch.Tensor:
+    """Rows [batch] of the data that step `step` (from 0) trains on.
+
+    Epochs are permutations laid end to end and cut into batches: every example is seen equally often and no
+    last partial batch is dropped, even where a batch is larger than the data.
+    """
+    start, end = step * batch, (step + 1) * batch
+    epochs = range(start // n, (end - 1) // n + 1)
+    order = torch.cat([torch.randperm(n, generator=_generator(seed, "epoch", epoch)) for epoch in epochs])
+    offset = epochs[0] * n
+    return order[start - offset : end - offset]
+
+
+def _loss(
+    unet: torch.nn.Module,
+    schedule: DDPMScheduler,
+    examples: Examples,
+    settings: Settings,
+    seed: int,
+    step: int,
+) -> torch.Tensor:
+    """Denoising loss of a batch, by the backbone's prediction type; every draw is seeded by (seed, step)."""
+    device, dtype, n = examples.mean.device, unet.dtype, settings.batch
+    rows = batch_indices(len(examples.mean), n, seed, step).to(device)
+    # drawn on the CPU: the same numbers on every device
+    generator = _generator(seed, "step", step)
+    shape = (n, *examples.mean.shape[1:])
+    sample, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    times = torch.randint(schedule.config.num_train_timesteps, (n,), generator=generator).to(device)
+    dropped = (torch.rand(n, generator=generator) < settings.caption_dropout).to(device)
+    latents = examples.mean[rows] + examples.std[rows] * sample
+    noisy = schedule.add_noise(latents, noise, times)
+    states = examples.text[examples.caption[rows].masked_fill(dropped, 0)]
+    prediction = unet(noisy.to(dtype), times, states.to(dtype), return_dict=False)[0]
+    return functional.mse_loss(prediction.float(), _target(schedule, latents, noise, times))
+
+
+def _target(
+    schedule: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+) -> torch.Tensor:
+    """What the UNet should predict."""
+    kind = schedule.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return schedule.get_velocity(latents, noise, times)
+    raise UserError(f"scheduler config: prediction_type {kind!r}; allowed: epsilon, v_prediction")
+
+
+def _mean(losses: torch.Tensor, count: int, window: int) -> float:
+    """Mean loss of the window that ends after `count` steps, to 6 places."""
+    start = (count - 1) // window * window
+    value = round(losses[start:count].mean().item(), 6)
+    if not np.isfinite(value):
+        raise UserError(f"training diverged: the loss at step {count} is {value}; lower expert.learning_rate")
+    return value
+
+
+def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
+    """A CPU generator of its own for one purpose and index of a run."""
+    digest = hashlib.sha256(f"{seed}:{purpose}:{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _save_checkpoint(folder: Path, unet: torch.nn.Module, provenance: dict) -> None:
+    lora.save_lora(folder / f"step-{provenance['steps']:06d}", lora.lora_state(unet), provenance)
+
+
+def _save_state(
+    file: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: torch.Tensor,
+    count: int,
+) -> None:
+    """Write everything a later run needs to go on after `count` steps, in one atomic safetensors file."""
+    from safetensors.torch import save_file
+
+    tensors = {"losses": losses.cpu(), "count": torch.tensor(count)}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.cpu().contiguous()
+    with records.atomic(file) as temporary:
+        save_file(tensors, temporary)
+
+
+def _load_state(
+    file: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: torch.Tensor,
+) -> int:
+    """Put a saved state back and return the number of steps it had done; 0 without one."""
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return 0
+    tensors = load_file(file)
+    losses.copy_(tensors.pop("losses"))
+    count = int(tensors.pop("count"))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors.pop(f"parameter/{name}"))
+            # AdamW's own names (step, exp_avg, exp_avg_sq); the fused one wants all of them on the device
+            keys = [key for key in tensors if key.partition("/")[2] == name]
+            optimizer.state[parameter] = {
+                key.partition("/")[0]: tensors[key].to(parameter.device) for key in keys
+            }
+    return count

@@ -1,0 +1,81 @@
+"""Train one LoRA expert on one folder of images; every checkpoint is kept (SELMA, section 3.3).
+
+    python -m stages.expert count
+
+reads   experts.<name>.data            metadata.jsonl and images (data/images: those of every skill)
+        models/backbones/<expert.backbone>/
+writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a LoRA folder in diffusers' format
+        metrics/loss/<name>.csv        step, loss
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma import backbones, examples, lora, records, stage, tracking, trainer, work
+from selma.errors import UserError
+from selma.params import load_params
+
+IMAGES = Path("data/images")
+
+
+def main(name: str) -> None:
+    params = load_params()
+    if name not in params.experts:
+        raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
+    expert = params.experts[name]
+    data = Path(expert.data)
+    pairs = records.read_pairs(data, params.skills if data == IMAGES else None)
+    backbone = Path("models/backbones") / params.expert.backbone
+    settings = trainer.Settings(
+        steps=expert.steps or params.expert.steps,
+        batch=params.expert.batch,
+        learning_rate=params.expert.learning_rate,
+        weight_decay=params.expert.weight_decay,
+        max_grad_norm=params.expert.max_grad_norm,
+        caption_dropout=params.expert.caption_dropout,
+        checkpoint_every=params.expert.checkpoint_every,
+    )
+    provenance = {
+        "name": name,
+        "backbone": backbones.fingerprint(backbone),
+        "rank": params.expert.rank,
+        "alpha": params.expert.alpha,
+        "targets": list(params.expert.targets),
+        "data": expert.data,
+        "images": len(pairs),
+        "seed": params.seed,
+    }
+
+    # Encode every pair once; the VAE and the text encoder are not needed after that.
+    device = backbones.pick_device(params.runtime.device)
+    pipe = backbones.load_pipeline(backbone, device, params.runtime.dtype)
+    encoded = examples.encode(pipe, map(records.read_image, (p.file for p in pairs)), [p.text for p in pairs])
+    unet, schedule = pipe.unet, trainer.training_schedule(pipe)
+    del pipe
+    lora.add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
+
+    with work.folder(stage.name()) as folder:
+        out = folder / "checkpoints"
+        curve = trainer.train(
+            unet,
+            schedule,
+            encoded,
+            settings,
+            seed=params.seed,
+            folder=out,
+            state=folder / "state.safetensors",
+            provenance=provenance,
+            on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
+            progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
+        )
+        records.write_csv(
+            Path("metrics/loss") / f"{name}.csv",
+            [{"step": step, "loss": loss} for step, loss in curve],
+            ["step", "loss"],
+        )
+        work.publish(out, Path("models/checkpoints") / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)

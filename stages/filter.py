@@ -1,0 +1,75 @@
+"""Keep the prompts that are short enough, unlike each other and unlike any exam prompt (SELMA, section 3.1).
+
+    python -m stages.filter count
+
+reads   data/prompts/<skill>/           prompts.jsonl, in order of arrival
+        data/benchmarks/<name>/         every split: no prompt near one of them is trained on
+        data/skills/<world>/<skill>.yaml   word limit; the seeds are compared with, never trained on
+writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `filter.keep`
+                                        dropped.jsonl {id, text, reason, neighbour, rouge_l}
+        metrics/filter/<skill>.json     candidates, kept, dropped by reason, unused (came after the last kept)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from selma import records, stage, work
+from selma.benchmarks import SPLITS, load_split
+from selma.diversity import DiversityFilter, Reason
+from selma.errors import UserError
+from selma.params import load_params
+from selma.skills import load_skill
+
+
+def main(name: str) -> None:
+    params = load_params()
+    skill = load_skill(params.prompts.skills, name)
+    source = Path("data/prompts") / name / "prompts.jsonl"
+    candidates = read_prompts(source)
+    benchmark = Path("data/benchmarks") / params.evaluate.benchmark
+    exam = [item.prompt for split in SPLITS for item in load_split(benchmark, split)]
+
+    diversity = DiversityFilter(params.filter.rouge_l, skill.max_words, exam, skill.seeds)
+    keep = params.filter.keep
+    kept: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    for row in candidates:
+        if len(kept) == keep:
+            break
+        verdict = diversity.offer(row["text"])
+        if verdict.kept:
+            kept.append(row)
+        else:
+            near = {"neighbour": verdict.neighbour, "rouge_l": verdict.rouge_l}
+            dropped.append({**row, "reason": verdict.reason, **near})
+
+    reasons = {reason: sum(row["reason"] == reason for row in dropped) for reason in get_args(Reason)}
+    if len(kept) < keep:
+        counted = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+        raise UserError(
+            f"{source}: {len(kept)} of {len(candidates)} prompts pass, {keep - len(kept)} short of "
+            f"filter.keep ({keep}); dropped: {counted}; raise prompts.candidates or filter.rouge_l"
+        )
+
+    with work.folder(stage.name()) as folder:
+        records.write_jsonl(folder / "out" / "prompts.jsonl", kept)
+        records.write_jsonl(folder / "out" / "dropped.jsonl", dropped)
+        work.publish(folder / "out", Path("data/filtered") / name)
+    unused = len(candidates) - len(kept) - len(dropped)
+    metrics = {"candidates": len(candidates), "kept": len(kept), "dropped": reasons, "unused": unused}
+    records.write_json(Path("metrics/filter") / f"{name}.json", metrics)
+
+
+def read_prompts(path: Path) -> list[dict[str, str]]:
+    """The id and text of each row of a prompts.jsonl; UserError, naming the row, for one without them."""
+    rows = records.read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("id", "text")):
+            raise UserError(f"{path}, row {number}: needs id and text, both strings that say something")
+    return [{"id": row["id"], "text": row["text"]} for row in rows]
+
+
+if __name__ == "__main__":
+    stage.run(main)

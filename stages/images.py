@@ -1,0 +1,61 @@
+"""Let the text-to-image model draw its own training images, one per kept prompt (SELMA, section 3.2).
+
+    python -m stages.images count
+
+reads   data/filtered/<skill>/prompts.jsonl, models/backbones/<images.backbone>/
+writes  data/images/<skill>/   <id>.png and metadata.jsonl: an HF imagefolder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma import backbones, records, sampler, stage, tracking, work
+from selma.errors import UserError
+from selma.params import load_params
+
+SHEET = 8  # images in the sample that MLflow shows
+
+
+def main(skill: str) -> None:
+    params = load_params()
+    prompts = records.read_jsonl(Path("data/filtered") / skill / "prompts.jsonl")
+    if not prompts:
+        raise UserError(f"data/filtered/{skill}/prompts.jsonl: no prompts; raise prompts.candidates")
+    rows = [
+        {
+            "file_name": f"{prompt['id']}.png",
+            "text": prompt["text"],
+            "id": prompt["id"],
+            "seed": records.image_seed(params.seed, prompt["id"], 0),
+        }
+        for prompt in prompts
+    ]
+    pipe = backbones.load_pipeline(
+        Path("models/backbones") / params.images.backbone,
+        backbones.pick_device(params.runtime.device),
+        params.runtime.dtype,
+    )
+
+    with work.folder(stage.name()) as folder:
+        out = folder / "images"
+        sampler.draw_folder(
+            pipe,
+            rows,
+            out,
+            steps=params.images.steps,
+            guidance=params.images.guidance,
+            scheduler=params.images.scheduler,
+            batch=params.images.batch,
+            progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
+        )
+        sheet = folder / "sheet.png"
+        records.write_png(
+            sheet, sampler.contact_sheet([records.read_image(out / row["file_name"]) for row in rows[:SHEET]])
+        )
+        tracking.log_image(sheet, "sample.png")
+        work.publish(out, Path("data/images") / skill)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,59 @@
+"""Pretrain the embedded backbone the way web models are: VAE, CLIP by contrast, then the UNet on noisy captions.
+
+    python -m stages.pretrain            (frozen in dvc.yaml: `make pretrain` runs it)
+
+reads   params `pretrain`
+writes  models/backbones/shapes/       a StableDiffusionPipeline folder, float16
+        models/clip/shapes/            the whole CLIP, whose text encoder the pipeline uses, float16
+        metrics/pretrain.csv           part, step, loss
+
+Hours on two cores; killed and started again it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from selma import records, stage, tracking, work
+from selma.params import load_params
+from selma.shapes.pretrain import CorpusSpec, Recipe, pretrain
+
+FIELDS = ["part", "step", "loss"]
+
+
+def main() -> None:
+    params = load_params()
+    recipe = Recipe(
+        seed=params.pretrain.seed,
+        rare=params.pretrain.rare,
+        broad=CorpusSpec(**asdict(params.pretrain.broad)),
+        curated=CorpusSpec(**asdict(params.pretrain.curated)),
+        vae_steps=params.pretrain.vae_steps,
+        clip_steps=params.pretrain.clip_steps,
+        unet_steps=params.pretrain.unet_steps,
+        curated_from=params.pretrain.curated_from,
+    )
+    with work.folder(stage.name()) as folder:
+        # A resumed run logs some steps again, with the same values: the key keeps one of each.
+        kept = records.read_jsonl(folder / "losses.jsonl") if (folder / "losses.jsonl").exists() else []
+        losses = {(row["part"], row["step"]): row for row in kept}
+
+        def log(part: str, step: int, loss: float) -> None:
+            losses[part, step] = {"part": part, "step": step, "loss": round(loss, 5)}
+            records.write_jsonl(folder / "losses.jsonl", losses.values())
+            tracking.log_metric(f"loss.{part}", loss, step)
+
+        pipeline, clip = pretrain(recipe, folder, log)
+        pipeline.to(torch.float16).save_pretrained(folder / "backbone", safe_serialization=True)
+        clip.half().save_pretrained(folder / "clip_model")
+        records.write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
+        work.publish(folder / "backbone", Path("models/backbones/shapes"))
+        work.publish(folder / "clip_model", Path("models/clip/shapes"))
+        work.publish(folder / "pretrain.csv", Path("metrics/pretrain.csv"))
+
+
+if __name__ == "__main__":
+    stage.run(main)

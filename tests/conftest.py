@@ -1,0 +1,132 @@
+"""Shared fixtures: tiny random backbones, real StableDiffusionPipeline folders made in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("SELMA_TRACKING", "off")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def make_backbone(folder: Path, prediction_type: str, seed: int = 0) -> Path:
+    """Write a random pipeline that draws 32 px images from 8 x 8 latents."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    tokenizer = CLIPTokenizer({token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokens),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=77,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=32,
+            scaling_factor=0.5,
+        )
+        for parameter in text_encoder.parameters():  # the default init hardly tells two texts apart
+            parameter.data = parameter.data * 5 if parameter.dim() > 1 else parameter.data
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random backbone that predicts v."""
+    return make_backbone(tmp_path_factory.mktemp("backbones") / "tiny", "v_prediction")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random backbone, which predicts the noise."""
+    return make_backbone(tmp_path_factory.mktemp("backbones") / "tiny-epsilon", "epsilon", seed=1)
+
+
+@pytest.fixture
+def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make a project folder: this repository's code, pipeline and params, and the tiny backbone.
+
+    make_project("name", {"images.steps": 2}) returns its path; nothing of data/ is in it.
+    """
+    from ruamel.yaml import YAML
+
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    repository = Path(__file__).parents[1]
+
+    def make(name: str, overrides: dict[str, object]) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        for code in ("selma", "stages"):
+            shutil.copytree(
+                repository / code, root / code, ignore=shutil.ignore_patterns("__pycache__", ".tmp-*")
+            )
+        shutil.copy(repository / "dvc.yaml", root)
+        yaml = YAML()
+        params = yaml.load(repository / "params.yaml")
+        for dotted, value in overrides.items():
+            *sections, key = dotted.split(".")
+            section = params
+            for part in sections:
+                section = section[part]
+            section[key] = value
+        yaml.dump(params, root / "params.yaml")
+        for section in ("images", "expert"):
+            folder = root / "models/backbones" / params[section]["backbone"]
+            if not folder.exists():
+                shutil.copytree(tiny_backbone, folder)
+        return root
+
+    return make

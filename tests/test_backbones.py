@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from selma import backbones, lora
+from selma.errors import UserError
+
+
+def saved_lora(folder: Path, backbone: Path, alpha: float = 8.0) -> Path:
+    """A LoRA folder with random factors, B not zero."""
+    pipe = backbones.load_pipeline(backbone)
+    lora.add_lora(pipe.unet, 4, alpha, ["to_q", "to_v"], seed=0)
+    state = {key: torch.randn_like(value) * 0.3 for key, value in lora.lora_state(pipe.unet).items()}
+    provenance = {
+        "backbone": backbones.fingerprint(backbone),
+        "rank": 4,
+        "alpha": alpha,
+        "targets": ["to_q", "to_v"],
+    }
+    lora.save_lora(folder, state, provenance)
+    return folder
+
+
+def test_the_pipeline_is_frozen_in_eval_mode_without_a_safety_checker(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    assert pipe.safety_checker is None
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        assert not part.training
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+
+
+def test_the_dtype_reaches_every_part(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone, dtype="bfloat16")
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16}
+
+
+def test_a_missing_backbone_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        backbones.load_pipeline(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model.safetensors", "vae/config.json"])
+def test_a_truncated_backbone_is_one_line(tiny_backbone, tmp_path, part):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "broken")
+    content = (folder / part).read_bytes()
+    (folder / part).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="broken") as caught:
+        backbones.load_pipeline(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_never_read(tiny_backbone, tmp_path):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "pickled")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save(backbones.load_pipeline(tiny_backbone).unet.state_dict(), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(UserError, match="pickled"):
+        backbones.load_pipeline(folder)
+
+
+def test_another_kind_of_pipeline_is_refused(tiny_backbone, tmp_path):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "other")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="FluxPipeline"):
+        backbones.load_pipeline(folder)
+
+
+def test_a_fingerprint_follows_the_unet_only(tiny_backbone, tiny_backbone_epsilon, tmp_path):
+    first = backbones.fingerprint(tiny_backbone)
+    assert first != backbones.fingerprint(tiny_backbone_epsilon)
+    copy = shutil.copytree(tiny_backbone, tmp_path / "copy")
+    (copy / "scheduler/scheduler_config.json").write_text("{}")
+    assert backbones.fingerprint(copy) == first
+
+
+def test_a_lora_of_another_backbone_is_refused(tiny_backbone, tiny_backbone_epsilon, tmp_path):
+    weights = saved_lora(tmp_path / "lora", tiny_backbone_epsilon)
+    with pytest.raises(UserError, match="another backbone"):
+        backbones.load_pipeline(tiny_backbone, lora=weights)
+
+
+def test_a_fused_lora_equals_the_adapter_beside_the_weights(tiny_backbone, tmp_path):
+    weights = saved_lora(tmp_path / "lora", tiny_backbone)
+    fused = backbones.load_pipeline(tiny_backbone, lora=weights).unet
+    beside = backbones.load_pipeline(tiny_backbone)
+    beside.load_lora_weights(weights)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 77, 16)
+    with torch.inference_mode():
+        plain = backbones.load_pipeline(tiny_backbone).unet(*inputs).sample
+        torch.testing.assert_close(fused(*inputs).sample, beside.unet(*inputs).sample, rtol=1e-4, atol=1e-4)
+        assert (fused(*inputs).sample - plain).abs().max() > 1e-2
+    assert not any("lora" in name for name, _ in fused.named_parameters())
+
+
+@pytest.mark.parametrize("name", sorted(backbones.SCHEDULERS))
+def test_every_scheduler_keeps_the_prediction_type_and_clips_no_latents(tiny_backbone, name):
+    config = {**backbones.load_pipeline(tiny_backbone).scheduler.config, "clip_sample": True}
+    scheduler = backbones.make_scheduler(name, config)
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert name not in ("ddim", "ddpm") or scheduler.config.clip_sample is False
+
+
+def test_unknown_names_say_what_is_allowed():
+    with pytest.raises(UserError, match="ddim"):
+        backbones.make_scheduler("magic", {})
+    with pytest.raises(UserError, match="float32"):
+        backbones.torch_dtype("float12")
+    with pytest.raises(UserError, match="cpu"):
+        backbones.pick_device("abacus")
+
+
+def test_texts_are_encoded_alike_in_any_batch(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    texts = ["a red circle", "", "two blue squares on a black background"]
+    torch.testing.assert_close(backbones.encode_texts(pipe, texts, 2), backbones.encode_texts(pipe, texts, 7))

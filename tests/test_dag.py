@@ -1,0 +1,153 @@
+"""dvc.yaml says what the code does: DVC follows no imports and sees no param that is not declared."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from selma.dvcfile import Stage, load_stages
+from tests.dag import ROOT, closure, imports, is_declared, params_read, script
+
+STAGES = load_stages(ROOT)
+LIBRARY = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "selma").rglob("*.py"))
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").glob("[!_]*.py"))
+# errors at the bottom; each may import what stands before it
+GROUND = ("errors", "schema", "params", "records", "dvcfile", "work", "tracking", "recorder", "stage")
+# The one line in each of these that knows the embedded world: a registry's.
+REGISTRIES = {"selma/llm.py", "selma/sources.py", "selma/judges/__init__.py"}
+# Programs a person calls; they stand above the library.
+PROGRAMS = {"selma/draw.py", "selma/study.py", "selma/profile.py", "selma/prune.py"}
+# Read by stages and yet not declared: it changes speed, never results, and must not run them again.
+SPEED = {"llm.concurrency"}
+
+each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
+
+
+@each_stage
+def test_stage_says_what_it_does(stage: Stage) -> None:
+    assert stage.desc, "needs a desc"
+    assert stage.cmd.startswith("python -m stages."), stage.cmd
+    assert (ROOT / script(stage)).is_file(), f"{script(stage)} is not there"
+    assert stage.outs or stage.metrics, "makes nothing"
+
+
+@each_stage
+def test_deps_are_exactly_the_code_that_runs(stage: Stage) -> None:
+    needed = {script(stage), *closure(script(stage))}
+    listed = {dep for dep in stage.deps if dep.endswith(".py")}
+    assert listed == needed, "`python -m tests.dag` prints the list"
+    code = [dep for dep in stage.deps if dep.endswith(".py")]
+    assert len(code) == len(set(code)), "a dep is listed twice"
+
+
+@each_stage
+def test_every_param_that_is_read_is_declared(stage: Stage) -> None:
+    missing = {key for key in params_read(script(stage)) if not is_declared(key, stage.params)} - SPEED
+    assert not missing, f"{script(stage)} reads {sorted(missing)}, which dvc.yaml does not declare"
+
+
+@each_stage
+def test_every_declared_param_is_read(stage: Stage) -> None:
+    read = params_read(script(stage))
+    idle = {name for name in stage.params if not any(_meet(key, name) for key in read)}
+    assert not idle, f"dvc.yaml declares {sorted(idle)}, which {script(stage)} does not read"
+
+
+def _meet(key: str, name: str) -> bool:
+    """Whether one of the two keys holds the other."""
+    pairs = zip(key.split("."), name.split("."), strict=False)
+    return all(part in ("*", own) for part, own in pairs)
+
+
+@each_stage
+def test_metrics_and_plots_stay_out_of_the_cache(stage: Stage) -> None:
+    assert set(stage.metrics + stage.plots) <= stage.uncached, "metrics and plots say `cache: false`"
+    assert not set(stage.outs) & stage.uncached, "an out that is neither metric nor plot is cached"
+    assert all(path.startswith("metrics/") for path in stage.metrics + stage.plots)
+
+
+def test_data_deps_are_made_by_a_stage_or_in_git() -> None:
+    outs = {out for stage in STAGES.values() for out in (*stage.outs, *stage.metrics, *stage.plots)}
+    for stage in STAGES.values():
+        for dep in stage.deps:
+            made = any(_within(dep, out) or _within(out, dep) for out in outs)
+            assert made or (ROOT / dep).is_file(), f"{stage.name}: nothing makes {dep}"
+
+
+def test_no_two_stages_write_the_same_out() -> None:
+    outs = [out for stage in STAGES.values() for out in (*stage.outs, *stage.metrics, *stage.plots)]
+    assert len(outs) == len(set(outs))
+
+
+def test_base_and_experts_do_not_depend_on_the_merge() -> None:
+    """A merge ablation redraws the merged model alone."""
+    after: set[str] = {"merge"}
+    for stage in STAGES.values():  # the file's order is the DAG's
+        made = {out for name in after for out in STAGES[name].outs}
+        if any(_within(dep, out) for dep in stage.deps for out in made):
+            after.add(stage.name)
+    drawn = {name for name in after if name.startswith(("sample@", "answer@"))}
+    assert drawn == {"sample@merged", "answer@merged"}
+
+
+def _within(path: str, folder: str) -> bool:
+    return Path(folder) in (Path(path), *Path(path).parents)
+
+
+@pytest.mark.parametrize("file", SCRIPTS)
+def test_stage_scripts_are_short_and_in_the_dag(file: str) -> None:
+    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) < 100
+    assert file in {script(stage) for stage in STAGES.values()}, "no stage of dvc.yaml runs it"
+
+
+@pytest.mark.parametrize("file", LIBRARY)
+def test_arrows_point_down(file: str) -> None:
+    imported = imports(file)
+    module = file.removeprefix("selma/").removesuffix(".py")
+    if module in GROUND:
+        below = {f"selma/{name}.py" for name in GROUND[: GROUND.index(module)]}
+        assert imported <= below, "the ground floor imports only what lies beneath"
+    if not file.startswith("selma/shapes/") and file not in REGISTRIES | PROGRAMS:
+        assert not {name for name in imported if name.startswith("selma/shapes/")}
+    if file not in PROGRAMS and module not in GROUND:
+        assert "selma/params.py" not in imported, "the library takes plain values, not params"
+    assert not imported & PROGRAMS, "nothing imports a program"
+    foreign = _foreign(file)
+    assert "dvc" not in foreign, "the library does not import dvc"
+    assert "stages" not in foreign, "the library does not import stages"
+    assert "mlflow" not in foreign or module == "recorder", "only the recorder imports mlflow"
+
+
+def _foreign(file: str) -> set[str]:
+    """Top-level names of the packages that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [
+        ("params.images.steps", {"images.steps"}),
+        ("params.experts[name].data", {"experts.*.data"}),
+        ("f(params.skills, params.seed + 1)", {"skills", "seed"}),
+        ("name in params.experts", set()),
+        ("other.images.steps", set()),
+    ],
+)
+def test_reading_of_params_is_seen(source: str, read: set[str], tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(source)
+    assert params_read(str(tmp_path / "script.py")) == read
+
+
+def test_declared_params_cover_what_they_hold() -> None:
+    assert is_declared("images.steps", ("images",))
+    assert is_declared("experts.*.data", ("experts.count",))
+    assert not is_declared("images", ("images.steps",))
+    assert not is_declared("images.steps", ("images.step", "seed"))

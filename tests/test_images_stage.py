@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selma import records
+from selma.errors import UserError
+from stages import images
+
+PROMPTS = [
+    f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("circle", "square", "star")
+]
+SETTINGS = {"images.steps": 2, "images.batch": 4}
+
+# Runs the stage and dies the way the out-of-memory killer kills, in the middle of writing one image.
+KILLED = """
+import os, signal
+from selma import records, stage
+from stages import images
+
+write, count = records.write_png, 0
+def write_png(path, image):
+    global count
+    count += 1
+    if count == 6:
+        path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, image)
+records.write_png = write_png
+os.environ["DVC_STAGE"] = "images@count"
+images.main("count")
+"""
+
+
+@pytest.fixture
+def project(make_project):
+    def make(name: str) -> Path:
+        root = make_project(name, SETTINGS)
+        rows = [{"id": records.prompt_id("count", text), "text": text} for text in PROMPTS]
+        records.write_jsonl(root / "data/filtered/count/prompts.jsonl", rows)
+        return root
+
+    return make
+
+
+def run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_STAGE", "images@count")
+    images.main("count")
+
+
+def outs(root: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (root / "data/images/count").iterdir()}
+
+
+def test_one_image_per_prompt_with_its_seed(project, monkeypatch):
+    root = project("project")
+    run(root, monkeypatch)
+    pairs = records.read_pairs(root / "data/images/count")
+    assert [pair.text for pair in pairs] == PROMPTS
+    for pair in pairs:
+        assert pair.file.name == f"{pair.id}.png"
+        assert pair.seed == records.image_seed(42, pair.id, 0)
+        assert records.read_image(pair.file).size == (32, 32)
+    assert len({records.sha256_file(pair.file) for pair in pairs}) == len(PROMPTS)
+    assert not list(root.glob(".work/*/*"))
+
+
+def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch):
+    whole, killed = project("whole"), project("killed")
+    run(whole, monkeypatch)
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=killed, env={**os.environ, "PYTHONPATH": str(killed)}
+    )
+    assert dead.returncode == -signal.SIGKILL
+    assert not (killed / "data/images").exists()
+    written = []
+    write = records.write_png
+    monkeypatch.setattr(
+        records, "write_png", lambda path, image: (written.append(path.name), write(path, image))
+    )
+    run(killed, monkeypatch)
+    assert (
+        len([name for name in written if name.startswith("count-")]) == len(PROMPTS) - 5
+    )  # not from the start
+    assert outs(killed) == outs(whole)
+
+
+def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
+    import datasets
+
+    root = project("project")
+    run(root, monkeypatch)
+    folder = str(root / "data/images/count")
+    data = datasets.load_dataset(
+        "imagefolder", data_dir=folder, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert sorted(data["text"]) == sorted(PROMPTS)
+    assert {"image", "text", "id", "seed"} <= set(data.column_names)
+    assert data[0]["image"].size == (32, 32)
+
+
+def test_no_prompts_and_no_backbone_are_one_line(project, monkeypatch):
+    root = project("project")
+    records.write_jsonl(root / "data/filtered/count/prompts.jsonl", [])
+    with pytest.raises(UserError, match="count"):
+        run(root, monkeypatch)
+    root = project("bare")
+    (root / "models/backbones/shapes/model_index.json").unlink()
+    with pytest.raises(UserError, match="models/backbones/shapes"):
+        run(root, monkeypatch)
+    assert not (root / "data/images").exists()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selma import backbones, lora, merging
+from selma.errors import UserError
+from selma.lora import LoraWeights
+
+SHAPES = {"down.to_q": (5, 7), "mid.to_out.0": (6, 4)}  # module -> (out, in)
+
+
+def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: object) -> LoraWeights:
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        module: (torch.randn(rank, n_in, generator=generator), torch.randn(n_out, rank, generator=generator))
+        for module, (n_out, n_in) in SHAPES.items()
+    }
+    card = {"name": f"e{seed}", "backbone": "b" * 64, "targets": ["to_q", "to_out.0"], **provenance}
+    return LoraWeights(factors, scaling, {**card, "rank": rank, "alpha": scaling * rank})
+
+
+def merged(operator: str, experts: list[LoraWeights]) -> LoraWeights:
+    return merging.merge(operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+scalings = st.sampled_from([0.25, 1.0, 2.0])
+seeds = st.lists(st.integers(0, 10**6), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.integers(1, 6), scalings)
+def test_factor_mean_is_the_papers_formula(seeds, rank, scaling):
+    experts = [random_expert(seed, rank, scaling) for seed in seeds]
+    result = merged("factor_mean", experts)
+    assert result.rank == rank
+    for module in SHAPES:
+        pairs = [b.factors[module][1] @ a.factors[module][0] for a in experts for b in experts]
+        close(result.delta(module), scaling * sum(pairs) / len(experts) ** 2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 6), scalings), min_size=1, max_size=5))
+def test_delta_mean_is_the_mean_of_the_dense_deltas(drawn):
+    experts = [random_expert(*one) for one in drawn]
+    result = merged("delta_mean", experts)
+    assert result.rank == sum(rank for _, rank, _ in drawn)
+    for module in SHAPES:
+        close(result.delta(module), torch.stack([expert.delta(module) for expert in experts]).mean(0))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 6), scalings, st.sampled_from(sorted(merging.OPERATORS)))
+def test_one_expert_reproduces_itself(seed, rank, scaling, operator):
+    expert = random_expert(seed, rank, scaling)
+    result = merged(operator, [expert])
+    assert result.rank == rank
+    assert result.provenance["alpha"] == result.scaling * rank
+    for module in SHAPES:
+        torch.testing.assert_close(result.delta(module), expert.delta(module), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", sorted(merging.OPERATORS))
+def test_the_order_of_the_experts_does_not_matter(operator):
+    experts = [random_expert(seed, 3) for seed in range(3)]
+    reference = merged(operator, experts)
+    for order in permutations(experts):
+        for module in SHAPES:
+            close(merged(operator, list(order)).delta(module), reference.delta(module))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 99), st.integers(100, 199), st.integers(1, 6), st.integers(1, 6), scalings)
+def test_cosine_and_norm_are_those_of_the_dense_deltas(one, other, rank, other_rank, scaling):
+    a, b = random_expert(one, rank, scaling), random_expert(other, other_rank)
+    dense_a, dense_b = (torch.cat([x.delta(module).flatten() for module in SHAPES]) for x in (a, b))
+    assert merging.norm(a) == pytest.approx(float(dense_a.norm()), rel=1e-4)
+    assert merging.cosine(a, b) == pytest.approx(
+        float(torch.cosine_similarity(dense_a, dense_b, 0)), abs=1e-4
+    )
+    assert merging.cosine(a, a) == pytest.approx(1.0)
+
+
+def test_an_untrained_expert_has_cosine_0_with_any():
+    expert = random_expert(0, 2)
+    zero = LoraWeights({m: (a, torch.zeros_like(b)) for m, (a, b) in expert.factors.items()}, 1.0, {})
+    assert merging.cosine(expert, zero) == 0.0
+    assert merging.norm(zero) == 0.0
+
+
+def test_the_result_tells_what_it_was_made_of():
+    result = merging.merge("delta_mean", {"count": random_expert(0, 2), "tags": random_expert(1, 3)})
+    assert result.provenance == {
+        "name": "merged",
+        "operator": "delta_mean",
+        "experts": ["count", "tags"],
+        "backbone": "b" * 64,
+        "targets": ["to_q", "to_out.0"],
+        "rank": 5,
+        "alpha": 5.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("odd", "operator"),
+    [
+        (random_expert(1, 2, backbone="c" * 64), "delta_mean"),
+        (random_expert(1, 2, targets=["to_q"]), "delta_mean"),
+        (random_expert(1, 3), "factor_mean"),
+        (random_expert(1, 2, scaling=2.0), "factor_mean"),
+        (
+            LoraWeights(
+                {"down.to_q": random_expert(1, 2).factors["down.to_q"]}, 1.0, random_expert(1, 2).provenance
+            ),
+            "delta_mean",
+        ),
+    ],
+    ids=["backbone", "targets", "rank", "scaling", "layers"],
+)
+def test_an_expert_that_does_not_fit_is_named(odd, operator):
+    odd.provenance["name"] = "odd"
+    with pytest.raises(UserError, match="'odd'"):
+        merging.merge(operator, {"count": random_expert(0, 2), "odd": odd})
+
+
+def test_an_unknown_operator_and_no_experts_are_refused():
+    with pytest.raises(UserError, match="factor_mean, delta_mean"):
+        merging.merge("ties", {"count": random_expert(0, 2)})
+    with pytest.raises(UserError, match=r"merge\.experts"):
+        merging.merge("delta_mean", {})
+
+
+@pytest.mark.parametrize("operator", sorted(merging.OPERATORS))
+def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, operator):
+    experts = {}
+    for seed, name in enumerate(["count", "tags"]):
+        unet = backbones.load_pipeline(tiny_backbone).unet
+        lora.add_lora(unet, 2, 6.0, ["to_q", "to_out.0"], seed)
+        generator = torch.Generator().manual_seed(seed)
+        state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora.lora_state(unet).items()}
+        card = {"rank": 2, "alpha": 6.0, "targets": ["to_q", "to_out.0"]}
+        card["backbone"] = backbones.fingerprint(tiny_backbone)
+        lora.save_lora(tmp_path / name, state, card)
+        experts[name] = lora.load_lora(tmp_path / name)
+    result = merging.merge(operator, experts)
+    lora.save_lora(tmp_path / "merged", result.state(), result.provenance)
+    dense = backbones.load_pipeline(tiny_backbone).unet
+    for module in result.factors:
+        dense.get_submodule(module).weight += result.delta(module)
+    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe.load_lora_weights(tmp_path / "merged")
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 77, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(pipe.unet(*inputs).sample, dense(*inputs).sample, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,117 @@
+"""Profiles overlay params.yaml and can be undone to the byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selma import profile
+from selma.errors import UserError
+from selma.params import load_params
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    return tmp_path
+
+
+def text(root: Path) -> str:
+    return (root / "params.yaml").read_text(encoding="utf-8")
+
+
+def test_the_committed_params_are_the_default_profile(copy: Path) -> None:
+    """If this fails, profiles/shapes.yaml and params.yaml differ in a value: make them agree."""
+    before = text(copy)
+    profile.apply("shapes", copy)
+    assert text(copy) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_profile_is_undone_to_the_byte(name: str, copy: Path) -> None:
+    before = (copy / "params.yaml").read_bytes()
+    profile.apply(name, copy)
+    assert load_params(copy / "params.yaml").profile == name
+    if name != "shapes":
+        assert (copy / "params.yaml").read_bytes() != before
+    profile.apply("shapes", copy)
+    assert (copy / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_holds_whatever_a_profile_changes(name: str) -> None:
+    def keys(profile_name: str) -> set[str]:
+        return set(profile.values((ROOT / "profiles" / f"{profile_name}.yaml").read_text(encoding="utf-8")))
+
+    assert keys(name) <= keys("shapes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_and_order_stay(name: str, copy: Path) -> None:
+    def comments() -> list[str]:
+        outside = text(copy).split("\n# What is run over")[1].split("\n# Stages")
+        return [line.partition("#")[2] for line in outside[1].splitlines() if "#" in line]
+
+    before = comments()
+    profile.apply(name, copy)
+    assert comments() == before and len(before) > 10
+
+
+def test_going_from_one_profile_to_another_leaves_nothing_of_the_first(copy: Path) -> None:
+    (copy / "profiles" / "other.yaml").write_text("profile: other\nexpert:\n  rank: 3\n")
+    profile.apply("other", copy)
+    direct = text(copy)
+    profile.apply("sd2", copy)
+    profile.apply("other", copy)
+    assert text(copy) == direct and load_params(copy / "params.yaml").expert.rank == 3
+
+
+def test_a_value_is_written_as_the_profile_writes_it(copy: Path) -> None:
+    (copy / "profiles" / "other.yaml").write_text("profile: other\nexpert: {learning_rate: 3e-5}\n")
+    profile.apply("other", copy)
+    assert "  learning_rate: 3e-5   # constant\n" in text(copy)
+
+
+def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
+    (copy / "profiles" / "other.yaml").write_text(
+        "profile: other\nbenchmarks:\n  shapes: {source: shapes, dev_per_skill: 1, test_per_skill: 2}\n"
+        "  more: {source: shapes, dev_per_skill: 3, test_per_skill: 4}\n"
+    )
+    profile.apply("other", copy)
+    assert set(load_params(copy / "params.yaml").benchmarks) == {"shapes", "more"}
+    assert "# Stages ---" in text(copy)
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        ("profile: other\nexpert: {rnak: 3}\n", "no key expert.rnak in params.yaml"),
+        ("profile: other\nexpert: {rank: 0}\n", "profiles/other.yaml on params.yaml: expert.rank is 0"),
+        ("profile: shapes\nseed: 3\n", "must say `profile: other`"),
+        ("profile: other\nskills:\n  - count\n", "skills must be written as params.yaml writes it"),
+        ("profile: [\n", "is not valid YAML"),
+        ("", "must say `profile: other`"),
+    ],
+)
+def test_a_profile_that_cannot_be_changes_nothing(contents: str, says: str, copy: Path) -> None:
+    (copy / "profiles" / "other.yaml").write_text(contents)
+    before = text(copy)
+    with pytest.raises(UserError) as error:
+        profile.apply("other", copy)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert text(copy) == before and not list(copy.glob(".tmp-*"))
+
+
+def test_an_unknown_profile_gets_the_list(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy)
+    assert profile.main(["sd3"]) == 2
+    assert capsys.readouterr().err == f"error: no profile sd3; there are: {', '.join(NAMES)}\n"
+    assert profile.main([]) == 2

@@ -1,0 +1,55 @@
+"""Pruning takes what params.yaml no longer names, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from selma import prune
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in (
+        "data/images/count",
+        "data/images/gone",
+        "data/skills/shapes",
+        "models/starter/files",
+        "models/merged",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "data" / "images" / ".gitignore").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prune"])
+    return tmp_path
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_only_what_has_no_name_is_removed(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(repository)
+    assert prune.main() == 0
+    assert before - files(repository) == {"data/images/gone/file"}
+    assert capsys.readouterr().out == "removed data/images/gone\n"
+    assert prune.main() == 0
+    assert capsys.readouterr().out.startswith("nothing to remove")
+
+
+@pytest.mark.parametrize("argument", ["--dry-run", "count"])
+def test_an_argument_removes_nothing(
+    argument: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prune", argument])
+    before = files(repository)
+    assert prune.main() == 2 and files(repository) == before
+    assert capsys.readouterr().err == "error: usage: python -m selma.prune\n"

@@ -1,0 +1,312 @@
+"""Charts, the short table, the grid and the page: what a reader sees, and that nothing breaks out of it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFont
+
+from selma import charts, grid, records, report, table
+from selma.benchmarks import Item, Question
+from selma.errors import UserError
+
+quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+HOSTILE = "</td><script>alert('x')</script>"
+GAIN = {"mean": 0.021, "low": 0.005, "high": 0.037}
+NONE = {"mean": 0.004, "low": -0.01, "high": 0.018}
+
+
+def summary(**changes):
+    scores = {"micro": 0.6, "no_dependencies": 0.6}
+    return {
+        "n_prompts": 300,
+        "images_per_prompt": 2,
+        "base": {"mean": 0.6, **scores},
+        "merged": {"mean": 0.621, **scores},
+        "single": {"mean": 0.617, **scores},
+        "gain": GAIN,
+        "gain_over_single": NONE,
+        "expert": {"count": {"mean": 0.6123}},
+        "skill": {"count": {"base": 0.6, "merged": 0.621, "gain": 0.021}},
+        "category": {"color": {"base": 0.6, "merged": 0.621, "gain": 0.021}},
+        **changes,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Metrics and grid folders of a made-up run whose texts try to break out of the page."""
+    metrics, pictures = tmp_path / "metrics", tmp_path / "grid"
+    records.write_json(metrics / "eval.json", summary())
+    rows = [
+        {"model": model, "skill": "count", "score": 0.6}
+        for model in ("base", "count", "merged", "all", "own")
+    ]
+    records.write_csv(metrics / "by_skill.csv", rows, ["model", "skill", "score"])
+    records.write_json(metrics / "select/count.json", {"policy": "last", "chosen": 300, "scores": {}})
+    curve = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
+    records.write_csv(metrics / "loss/count.csv", curve, ["step", "loss"])
+    records.write_json(
+        metrics / "filter/count.json", {"candidates": 6, "kept": 3, "dropped": {"too_long": 3}}
+    )
+    merge = {
+        "operator": "delta_mean",
+        "experts": ["count", "tags"],
+        "rank": 32,
+        "cosine": {"count|tags": 0.125},
+    }
+    records.write_json(metrics / "merge.json", merge)
+    question = {"id": "1", "question": HOSTILE, "expected": "yes"}
+    questions = [
+        {**question, "answers": {"base": "no", "merged": "yes"}, "scores": {"base": 0, "merged": 1}},
+        {**question, "answers": {"base": "yes", "merged": None}, "scores": {"base": 0, "merged": 0}},
+    ]
+    images = {"base": "base/a.png", "merged": "merged/a.png"}
+    for file in images.values():
+        records.write_png(pictures / file, Image.new("RGB", (8, 8), "red"))
+    example = {"id": "a", "skill": "count", "prompt": f'"{HOSTILE}', "images": images, "questions": questions}
+    records.write_json(pictures / "examples.json", [example])
+    return metrics, pictures
+
+
+def page(run, **changes):
+    options = {
+        "profile": HOSTILE,
+        "benchmark": "shapes",
+        "judge": "oracle",
+        "skills": ["count"],
+        "experts": ["count"],
+        "settings": {"merge": {"operator": HOSTILE, "experts": ("a", "b")}},
+    }
+    return report.render(*run, **(options | changes))
+
+
+class Tags(HTMLParser):
+    """Checks that every tag is closed in its turn, and keeps names, links and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.links, self.text = [], [], [], ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for key, value in attributes if key in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_whole_self_contained_and_escaped(run):
+    html = page(run)
+    tags = Tags(html)
+    assert not {"script", "link", "iframe"} & set(tags.tags)
+    assert tags.links and all(link.startswith("data:image/png;base64,") for link in tags.links)
+    assert not re.search(r"url\(|@import", html)
+    assert tags.text.count("alert('x')") >= 4  # shown as text: profile, prompt, questions, setting
+
+
+def test_the_page_says_what_the_numbers_say(run):
+    text = " ".join(Tags(page(run)).text.split())
+    assert (
+        "Merged against the base model: +2.10 points, 95% interval +0.50 to +3.70; the interval lies above"
+        in text
+    )
+    assert (
+        "one LoRA on all skills: +0.40 points, 95% interval -1.00 to +1.80; the interval holds zero" in text
+    )
+    for shown in ("62.10", "expert: count", "own", "0.125", "not scored", "dropped too long", "delta_mean"):
+        assert shown in text
+    assert "\u2717 no" in text and "\u2713 yes" in text and "\u2205 yes" in text
+    assert "\u2717 no answer" in text
+
+
+def test_a_gain_whose_interval_holds_0_is_reported_as_none(run):
+    records.write_json(run[0] / "eval.json", summary(gain=NONE))
+    html = page(run)
+    assert re.search(r'class="tile none">gain over base<b>none</b>', html)
+    records.write_json(run[0] / "eval.json", summary(gain={"mean": -0.03, "low": -0.05, "high": -0.01}))
+    assert "the interval lies below zero: merged is worse" in page(run)
+
+
+def test_a_run_without_some_models_has_a_page_without_them(run):
+    some = summary()
+    for key in ("single", "gain_over_single", "merged", "gain", "skill", "category"):
+        del some[key]
+    records.write_json(run[0] / "eval.json", some)
+    text = Tags(page(run)).text
+    assert "Base against merged" not in text and "60.00" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics/eval.json", "[]"),
+        ("metrics/merge.json", "{}"),
+        ("metrics/loss/count.csv", "step,loss\n1,x\n"),
+    ],
+)
+def test_a_malformed_file_is_one_line(run, file, content):
+    (run[0].parent / file).write_text(content)
+    with pytest.raises(UserError) as error:
+        page(run)
+    assert "\n" not in str(error.value) and "metrics" in str(error.value)
+
+
+def test_a_truncated_picture_is_named(run):
+    image = run[1] / "merged/a.png"
+    image.write_bytes(image.read_bytes()[:30])
+    with pytest.raises(UserError, match=r"merged/a\.png"):
+        page(run)
+
+
+# Charts ----------------------------------------------------------------------------------------
+
+NUMBERS = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
+POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20)
+
+
+@quick
+@given(st.dictionaries(st.text('ab<&"é', max_size=5), POINTS, min_size=1, max_size=10))
+def test_every_point_of_a_line_lies_inside_the_axes(series):
+    svg = ElementTree.fromstring(charts.line_chart(series, "x <&>", "y"))
+    lines = svg.findall("polyline")
+    assert len(lines) == len(series)
+    for line in lines:
+        for point in line.get("points").split():
+            x, y = map(float, point.split(","))
+            assert 51.9 <= x <= 408.1 and 11.9 <= y <= 202.1
+
+
+@quick
+@given(st.lists(st.tuples(st.just("a <b>"), st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=12))
+def test_a_better_merged_model_stands_to_the_right(rows):
+    svg = ElementTree.fromstring(charts.pair_chart(rows, "label"))
+    places = [float(dot.get("cx")) for dot in svg.findall("circle")]
+    for (_, base, merged), left, right in zip(rows, places[::2], places[1::2], strict=True):
+        assert (right - left) * (merged - base) >= 0
+        assert 117.9 <= min(left, right) <= max(left, right) <= 400.1
+
+
+def test_charts_of_nothing_are_nothing():
+    assert charts.line_chart({"a": []}, "x", "y") == charts.pair_chart([], "x") == ""
+
+
+@quick
+@given(POINTS, st.integers(1, 30))
+def test_thinning_keeps_few_points_and_the_range(points, at_most):
+    thinned = charts.thin(points, at_most)
+    assert 1 <= len(thinned) <= at_most
+    ys = [y for _, y in points]
+    assert all(min(ys) - 1e-6 <= y <= max(ys) + 1e-6 for _, y in thinned)
+    if len(points) <= at_most:
+        assert thinned == [pytest.approx(point) for point in points]
+
+
+# The short table -------------------------------------------------------------------------------
+
+
+def test_the_short_table_in_both_forms(tmp_path, monkeypatch, capsys):
+    records.write_json(tmp_path / "metrics/eval.json", summary())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["table"])
+    table.main()
+    text = capsys.readouterr().out
+    for line in (
+        r"base +60\.00",
+        r"expert: count +61\.23",
+        r"one LoRA on all skills +61\.70",
+        r"merged +62\.10",
+    ):
+        assert re.search(rf"^{line}$", text, re.M)
+    assert "gain of merged over base      +2.10 [+0.50, +3.70]" in text
+    assert "gain of merged over one LoRA  none (+0.40 [-1.00, +1.80])" in text
+    assert "300 test prompts x 2 images" in text
+
+    monkeypatch.setattr(sys, "argv", ["table", "--markdown"])
+    table.main()
+    markdown = capsys.readouterr().out.splitlines()
+    assert markdown[:3] == ["| model | faithfulness, % |", "|---|---|", "| base | 60.00 |"]
+    assert "| **merged** | **62.10** |" in markdown
+
+
+def test_without_a_run_the_table_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["table"])
+    with pytest.raises(SystemExit) as stopped:
+        table.main()
+    assert stopped.value.code == 2
+    assert re.fullmatch(r"error: metrics/eval\.json.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.02, "gain"), (0, 0.02, "none"), (-0.01, 0, "none"), (-0.02, -0.01, "loss")],
+)
+def test_an_interval_that_touches_0_is_no_gain(low, high, said):
+    assert table.verdict({"mean": (low + high) / 2, "low": low, "high": high}) == said
+
+
+# The grid --------------------------------------------------------------------------------------
+
+
+def items(n_per_skill):
+    question = (Question("1", "?", ("yes", "no"), "yes", (), "object"),)
+    return [
+        Item(f"{s}{i}", f"prompt {s} {i}", s, "t", question) for s, n in n_per_skill.items() for i in range(n)
+    ]
+
+
+def test_prompts_are_chosen_per_skill_by_the_seed():
+    pool = items({"a": 30, "b": 30, "c": 1})
+    chosen = grid.choose(pool, 2, seed=1)
+    assert [item.skill for item in chosen] == ["a", "b", "c", "a", "b"]
+    assert len({item.id for item in chosen}) == 5
+    assert chosen == grid.choose(pool, 2, seed=1) != grid.choose(pool, 2, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((32, 32), (192, 192)), ((80, 80), (160, 160)), ((768, 512), (192, 128))]
+)
+def test_small_pictures_grow_by_a_whole_factor_and_large_ones_shrink(size, shown):
+    cell = grid.Cell("a prompt", "count", {"base": Image.new("RGB", size, "red")})
+    colors = grid.compose([cell]).getcolors(10**6)
+    assert (shown[0] * shown[1], (255, 0, 0)) in colors
+
+
+def test_base_stands_above_merged():
+    cell = grid.Cell(
+        "p",
+        "count",
+        {"base": Image.new("RGB", (32, 32), "red"), "merged": Image.new("RGB", (32, 32), "blue")},
+    )
+    sheet = grid.compose([cell] * 7)
+    first = [color for color in (sheet.getpixel((100, y)) for y in range(sheet.height)) if color[1] == 0]
+    assert first[0] == (255, 0, 0)
+    assert (0, 0, 255) in first
+
+
+@quick
+@given(st.text("ab ", max_size=80), st.integers(20, 300))
+def test_captions_keep_their_words_and_their_width(text, width):
+    font = ImageFont.load_default(14)
+    lines = grid.wrap(text, font, width)
+    assert " ".join(lines).split() == text.split()
+    assert all(font.getlength(line) <= width or " " not in line for line in lines)
+
+
+def test_the_page_template_lies_beside_the_code():
+    assert Path(report.__file__).with_name("report.html.j2") == report.TEMPLATE and report.TEMPLATE.is_file()

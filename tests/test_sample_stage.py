@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selma import backbones, benchmarks, draw, lora, records
+from selma.errors import UserError
+from stages import sample
+
+PROMPTS = ["a red circle", "two blue squares", "a green star"]
+MODELS = {
+    "base": {"weights": "models/backbones/shapes"},
+    "count": {"weights": "models/experts/count"},
+    "merged": {"weights": "models/merged"},
+}
+SETTINGS = {
+    "models": MODELS,
+    "evaluate.images_per_prompt": 2,
+    "evaluate.steps": 2,
+    "evaluate.batch": 4,
+}
+
+
+def put_lora(folder, backbone, size: float) -> None:
+    """A LoRA whose B has entries of about `size`; 0 changes nothing."""
+    unet = backbones.load_pipeline(backbone).unet
+    lora.add_lora(unet, 2, 2.0, ["to_q", "to_v"], seed=0)
+    state = {
+        key: value if "lora_A" in key else torch.full_like(value, size)
+        for key, value in lora.lora_state(unet).items()
+    }
+    card = {"backbone": backbones.fingerprint(backbone), "rank": 2, "alpha": 2.0, "targets": ["to_q", "to_v"]}
+    lora.save_lora(folder, state, card)
+
+
+@pytest.fixture
+def project(make_project, monkeypatch):
+    root = make_project("project", SETTINGS)
+    question = benchmarks.Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
+    items = [
+        benchmarks.Item(f"count-{i}", text, "count", "shapes", (question,)) for i, text in enumerate(PROMPTS)
+    ]
+    folder = root / "data/benchmarks/shapes"
+    benchmarks.write_split(folder, "test", items)
+    benchmarks.write_split(folder, "dev", [benchmarks.Item("d", "a dog", "count", "shapes", (question,))])
+    put_lora(root / "models/experts/count", root / "models/backbones/shapes", 1.0)
+    put_lora(root / "models/merged", root / "models/backbones/shapes", 0.0)
+    monkeypatch.chdir(root)
+
+    def run(model: str) -> list[records.Pair]:
+        monkeypatch.setenv("DVC_STAGE", f"sample@{model}")
+        sample.main(model)
+        return records.read_pairs(root / "data/samples" / model)
+
+    return run
+
+
+def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
+    base, expert, merged = (project(model) for model in MODELS)
+    assert [(pair.text, pair.k) for pair in base] == [(text, k) for text in PROMPTS for k in (0, 1)]
+    assert [pair.file.name for pair in base][:2] == ["count-0-0.png", "count-0-1.png"]
+    assert [pair.seed for pair in base] == [records.image_seed(42, pair.id, pair.k) for pair in base]
+    pictures = {
+        name: np.stack([np.asarray(records.read_image(pair.file), dtype=int) for pair in pairs])
+        for name, pairs in (("base", base), ("expert", expert), ("merged", merged))
+    }
+    # the LoRA that changes nothing gives the base's very pictures: same noises, only the weights differ
+    assert np.abs(pictures["merged"] - pictures["base"]).max() <= 1
+    assert (np.abs(pictures["expert"] - pictures["base"]).max((1, 2, 3)) > 8).all()
+    assert len(np.unique(pictures["base"], axis=0)) == len(base)
+
+
+def test_an_unknown_model_is_named(project):
+    with pytest.raises(UserError, match="nobody"):
+        project("nobody")
+
+
+def test_draw_puts_base_beside_merged(project, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["draw", "a red circle", "--out", "out.png", "--images", "2"])
+    draw.main()
+    assert capsys.readouterr().out == "out.png\n"
+    with Image.open("out.png") as page:
+        pixels = np.asarray(page.convert("RGB"))
+    left, right = draw.MARGIN, 2 * draw.MARGIN + draw.TILE
+    base, merged = (
+        pixels[draw.MARGIN : draw.MARGIN + draw.TILE, x : x + draw.TILE].astype(int) for x in (left, right)
+    )
+    assert np.abs(base - merged).max() <= 1
+    assert (base[:8, :8] == base[0, 0]).all()  # enlarged eight times, pixel by pixel
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [(["--images", "0"], "--images"), (["--merged-away"], "models/merged")]
+)
+def test_draw_refuses_bad_input_in_one_line(project, monkeypatch, capsys, tmp_path, options, named):
+    if options == ["--merged-away"]:
+        options = []
+        (tmp_path / "project/models/merged/lora.json").unlink()
+    monkeypatch.setattr("sys.argv", ["draw", "a red circle", *options])
+    with pytest.raises(SystemExit) as left:
+        draw.main()
+    error = capsys.readouterr().err
+    assert (left.value.code, error.count("\n")) == (2, 1)
+    assert named in error

@@ -1,0 +1,252 @@
+"""DSG's rules on hand-worked examples, and what holds for any answers at all."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from selma import bootstrap, evaluation, scoring
+from selma.benchmarks import Item, Question
+from selma.bootstrap import bootstrap_gain
+from selma.errors import UserError
+
+# Time says nothing about these on a busy machine.
+quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+
+
+def question(id, parents=(), category="object", answer="yes"):
+    return Question(id, f"question {id}", ("yes", "no"), answer, tuple(parents), category)
+
+
+def rows(item, k=0, **answers):
+    """Answers to an item's questions about image k: q1="yes", ...; expected as the benchmark has it."""
+    expected = {q.id: q.answer for q in item.questions}
+    return [
+        {
+            "item": item.id,
+            "k": k,
+            "question": id[1:],
+            "answer": a,
+            "p_yes": 0.5,
+            "expected": expected.get(id[1:]),
+        }
+        for id, a in answers.items()
+    ]
+
+
+CHAIN = Item("a", "p", "s", "t", (question("1"), question("2", "1", "color"), question("3", "2", "relation")))
+LONE = Item("b", "q", "u", "t", (question("1", answer="no"),))
+
+
+def test_a_question_is_void_when_a_direct_parent_is_wrong_and_only_then():
+    scores = scoring.score_answers([CHAIN], rows(CHAIN, q1="no", q2="yes", q3="yes"))
+    assert [score.raw for score in scores] == [0, 1, 1]
+    # 2 is void by its parent 1; 3 stands: its own parent 2 was answered as expected
+    assert [score.score for score in scores] == [0, 0, 1]
+    assert scoring.macro(scores) == pytest.approx(1 / 3)
+    assert scoring.macro(scores, dependencies=False) == pytest.approx(2 / 3)
+
+
+def test_every_parent_must_hold_and_circles_do_no_harm():
+    item = Item("a", "p", "s", "t", (question("1", "3"), question("2"), question("3", ["1", "2", "3"])))
+    all_right = scoring.score_answers([item], rows(item, q1="yes", q2="yes", q3="yes"))
+    one_wrong = scoring.score_answers([item], rows(item, q1="yes", q2="no", q3="yes"))
+    assert [score.score for score in all_right] == [1, 1, 1]
+    assert [score.score for score in one_wrong] == [1, 0, 0]
+
+
+def test_the_expected_answer_may_be_no():
+    scores = scoring.score_answers([LONE], rows(LONE, q1="no"))
+    assert scoring.macro(scores) == 1
+
+
+def test_items_weigh_the_same_in_macro_and_questions_in_micro():
+    answers = rows(CHAIN, q1="yes", q2="yes", q3="yes") + rows(LONE, q1="yes")
+    scores = scoring.score_answers([CHAIN, LONE], answers)
+    assert scoring.macro(scores) == 0.5
+    assert scoring.micro(scores) == 0.75
+    assert scoring.item_scores(scores) == {"a": 1, "b": 0}
+    assert scoring.by_skill(scores) == {"s": 1, "u": 0}
+    assert scoring.by_category(scores) == {"color": 1, "object": 0.5, "relation": 1}
+
+
+def test_an_item_is_the_mean_over_its_images():
+    answers = rows(CHAIN, 0, q1="yes", q2="yes", q3="yes") + rows(CHAIN, 1, q1="no", q2="no", q3="no")
+    assert scoring.macro(scoring.score_answers([CHAIN], answers)) == 0.5
+
+
+def test_an_item_without_answers_scores_0_with_a_warning(capsys):
+    scores = scoring.score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="yes"), where="here")
+    assert scoring.macro(scores) == 0.5
+    assert scoring.micro(scores) == 1  # over answered questions, as DSG's released figures are
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: here: 1 answers are missing in 1 items (first: b,")
+
+
+def test_a_missing_image_never_makes_the_denominator_smaller():
+    answers = rows(CHAIN, 0, q1="yes", q2="yes", q3="yes") + rows(LONE, 0, q1="no") + rows(LONE, 1, q1="no")
+    assert scoring.item_scores(scoring.score_answers([CHAIN, LONE], answers)) == {"a": 0.5, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("answers", "named"),
+    [
+        ([], "holds no answers"),
+        (
+            [{"item": "z", "k": 0, "question": "1", "answer": "yes", "expected": "yes"}],
+            "none of the benchmark's 2",
+        ),
+        (rows(CHAIN, q9="yes"), "question '9' is not in the benchmark"),
+        (rows(CHAIN, q1="yes") * 2, "answered twice"),
+        ([{**rows(CHAIN, q1="yes")[0], "expected": "no"}], "expected 'no', the benchmark 'yes'"),
+        ([{"item": "a"}], "answer 1: KeyError('k')"),
+        ([{**rows(CHAIN, q1="yes")[0], "k": "one"}], "answer 1: ValueError"),
+    ],
+)
+def test_answers_that_do_not_fit_are_named(answers, named):
+    with pytest.raises(UserError) as error:
+        scoring.score_answers([CHAIN, LONE], answers, where="answers.jsonl")
+    assert named in str(error.value)
+    assert str(error.value).startswith("answers.jsonl")
+
+
+@st.composite
+def answered(draw):
+    """Some items with any dependencies, and answers to all their questions about every image."""
+    items, answers = [], []
+    n_images = draw(st.integers(1, 3))
+    for number in range(draw(st.integers(1, 5))):
+        ids = [str(i) for i in range(draw(st.integers(1, 5)))]
+        questions = tuple(
+            question(id, draw(st.lists(st.sampled_from(ids), unique=True)), draw(st.sampled_from("xy")))
+            for id in ids
+        )
+        item = Item(f"i{number}", f"p{number}", draw(st.sampled_from(["s", "t"])), "test", questions)
+        items.append(item)
+        for k in range(n_images):
+            said = {f"q{id}": draw(st.sampled_from(["yes", "no"])) for id in ids}
+            answers += rows(item, k, **said)
+    return items, answers
+
+
+@quick
+@given(answered())
+def test_dependencies_never_raise_a_score(case):
+    scores = scoring.score_answers(*case)
+    assert all(0 <= score.score <= score.raw <= 1 for score in scores)
+    assert scoring.macro(scores) <= scoring.macro(scores, dependencies=False)
+    assert scoring.micro(scores) <= scoring.micro(scores, dependencies=False)
+
+
+@quick
+@given(answered(), st.randoms(use_true_random=False))
+def test_the_order_of_items_and_answers_changes_no_score(case, random):
+    items, answers = case
+    before = scoring.score_answers(items, answers)
+    shuffled_items, shuffled = random.sample(items, len(items)), random.sample(answers, len(answers))
+    after = scoring.score_answers(shuffled_items, shuffled)
+    for aggregate in (scoring.item_scores, scoring.by_skill, scoring.by_category):
+        assert aggregate(after) == pytest.approx(aggregate(before))
+    assert scoring.macro(after) == pytest.approx(scoring.macro(before))
+    assert list(scoring.item_scores(after)) == [item.id for item in shuffled_items]
+
+
+# Bootstrap -------------------------------------------------------------------------------------
+
+PAIRS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1), SEEDS)
+def test_a_model_gains_nothing_over_itself(scores, seed):
+    assert bootstrap_gain(scores, scores, resamples=50, seed=seed) == (0, 0, 0)
+
+
+@quick
+@given(PAIRS, SEEDS)
+def test_exchanging_the_models_turns_the_gain_around(pairs, seed):
+    a, b = map(list, zip(*pairs, strict=True))
+    mean, low, high = bootstrap_gain(a, b, resamples=200, seed=seed)
+    assert bootstrap_gain(b, a, resamples=200, seed=seed) == pytest.approx((-mean, -high, -low), abs=1e-12)
+
+
+@quick
+@given(PAIRS, SEEDS)
+def test_the_interval_holds_the_mean_and_the_mean_is_that_of_the_differences(pairs, seed):
+    a, b = map(list, zip(*pairs, strict=True))
+    mean, low, high = bootstrap_gain(a, b, resamples=1000, seed=seed)
+    assert mean == pytest.approx(fmean(b) - fmean(a), abs=1e-12)
+    assert low - 1e-12 <= mean <= high + 1e-12
+
+
+def test_the_interval_is_that_of_the_normal_approximation_where_it_holds():
+    rng = np.random.default_rng(0)
+    a = rng.random(400)
+    b = a + rng.normal(0.02, 0.1, 400)
+    mean, low, high = bootstrap_gain(a, b, resamples=4000, seed=1)
+    half = 1.96 * np.std(b - a) / 20
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+
+
+def test_pairing_takes_out_how_hard_the_items_are():
+    hardness = np.linspace(0, 1, 100)
+    _, low, high = bootstrap_gain(hardness, hardness + 0.01, resamples=500, seed=0)
+    assert (low, high) == pytest.approx((0.01, 0.01))
+
+
+def test_the_interval_depends_on_no_chunking(monkeypatch):
+    a, b = np.random.default_rng(0).random((2, 37))
+    whole = bootstrap_gain(a, b, resamples=500, seed=3)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 37 * 7)
+    assert bootstrap_gain(a, b, resamples=500, seed=3) == whole
+    assert bootstrap_gain(a, b, resamples=500, seed=4) != whole
+
+
+@pytest.mark.parametrize(("a", "b", "resamples"), [([], [], 9), ([1], [1, 0], 9), ([1], [1], 0)])
+def test_scores_that_are_not_pairs_are_refused(a, b, resamples):
+    with pytest.raises(ValueError, match=r"scores|resamples"):
+        bootstrap_gain(a, b, resamples=resamples, seed=0)
+
+
+# Evaluation ------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_base_merged_gain_and_parts():
+    worse = scoring.score_answers([CHAIN, LONE], rows(CHAIN, q1="no", q2="no", q3="no") + rows(LONE, q1="no"))
+    better = scoring.score_answers(
+        [CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="no") + rows(LONE, q1="no")
+    )
+    models = {"base": worse, "x": better, "merged": better, "all": worse}
+    summary = evaluation.summarise(models, ["x"], resamples=100, seed=0)
+    assert (summary["n_prompts"], summary["images_per_prompt"]) == (2, 1)
+    assert summary["base"]["mean"] == summary["single"]["mean"] == 0.5
+    assert summary["merged"]["mean"] == summary["expert"]["x"]["mean"] == 0.8333
+    assert summary["gain"]["mean"] == summary["gain_over_single"]["mean"] == 0.3333
+    assert summary["gain"]["low"] == 0 and summary["gain"]["high"] == 0.6667
+    assert summary["skill"] == {
+        "s": {"base": 0.0, "merged": 0.6667, "gain": 0.6667},
+        "u": {"base": 1.0, "merged": 1.0, "gain": 0.0},
+    }
+    assert summary["category"]["relation"] == {"base": 0.0, "merged": 0.0, "gain": 0.0}
+    assert {"model": "merged", "skill": "s", "score": 0.6667} in evaluation.skill_rows(models)
+    assert {"model": "base", "category": "object", "score": 0.5} in evaluation.category_rows(models)
+
+
+def test_a_model_that_is_not_there_is_left_out_with_a_warning(capsys):
+    scores = scoring.score_answers([LONE], rows(LONE, q1="no"))
+    summary = evaluation.summarise({"base": scores}, ["x"], resamples=10, seed=0)
+    assert not {"merged", "single", "gain", "gain_over_single", "skill"} & summary.keys()
+    assert summary["expert"] == {}
+    assert capsys.readouterr().err.startswith("warning: not in params' models: merged, all, x")
+
+
+def test_models_with_other_numbers_of_images_are_not_compared():
+    one = scoring.score_answers([LONE], rows(LONE, q1="no"))
+    two = scoring.score_answers([LONE], rows(LONE, q1="no") + rows(LONE, 1, q1="no"))
+    with pytest.raises(UserError, match="base 1, merged 2"):
+        evaluation.summarise({"base": one, "merged": two}, [], resamples=10, seed=0)

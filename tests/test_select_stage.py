@@ -1,0 +1,134 @@
+"""Stage `select`: which checkpoint is kept, on which prompts and noises, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from selma import backbones, judges, records, sampler
+from selma.benchmarks import Item, Question, write_split
+from selma.errors import UserError
+from selma.judges import Answer
+from selma.params import load_params
+from stages import select
+
+ROOT = Path(__file__).parents[1]
+QUESTION = Question("1", "Is it bright?", ("yes", "no"), "yes", (), "object")
+
+
+class Lamp:
+    def answer(self, image, questions):
+        return [Answer("yes" if image.getpixel((0, 0))[0] > 100 else "no", 0.5) for _ in questions]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Three checkpoints; `step` draws bright[step] of the four dev prompts as the judge expects."""
+    for code in ("selma", "stages"):
+        (tmp_path / code).symlink_to(ROOT / code)
+    for file in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("DVC_STAGE", "select@count")
+    params = load_params()
+    monkeypatch.setitem(judges.JUDGES, params.judge.name, Lamp)
+    for split in ("dev", "test"):
+        items = [Item(f"{split}-{i}", f"{split} prompt {i}", "count", "t", (QUESTION,)) for i in range(4)]
+        write_split(Path("data/benchmarks") / params.evaluate.benchmark, split, items)
+    records.write_text(Path("models/backbones") / params.expert.backbone / "model_index.json", "{}")
+    for step in (100, 200, 1000):
+        folder = Path(f"models/checkpoints/count/step-{step:06d}")
+        records.write_text(folder / "pytorch_lora_weights.safetensors", f"weights {step}")
+        records.write_json(folder / "lora.json", {"steps": step})
+    return World(monkeypatch)
+
+
+class World:
+    """What is drawn, in place of a diffusion model: `bright` prompts of each step; calls are kept."""
+
+    def __init__(self, monkeypatch):
+        self.bright = {100: 1, 200: 3, 1000: 2}
+        self.calls = []
+        monkeypatch.setattr(backbones, "load_pipeline", self.load)
+        monkeypatch.setattr(backbones, "pick_device", lambda name: "cpu")
+        monkeypatch.setattr(sampler, "draw", self.draw)
+
+    def load(self, folder, device, dtype, lora):
+        return records.read_json(lora / "lora.json")["steps"]
+
+    def draw(self, step, texts, seeds, **settings):
+        self.calls.append((step, texts, seeds, settings))
+        bright = self.bright[step]
+        if isinstance(bright, BaseException):
+            raise bright
+        for i, text in enumerate(texts):
+            yield i, Image.new("RGB", (8, 8), "white" if int(text[-1]) < bright else "black")
+
+
+def chosen() -> tuple[int, dict]:
+    metrics = records.read_json(Path("metrics/select/count.json"))
+    kept = records.read_json(Path("models/experts/count/lora.json"))["steps"]
+    assert metrics["chosen"] == kept
+    weights = Path("models/experts/count/pytorch_lora_weights.safetensors").read_text()
+    assert weights == f"weights {kept}"
+    return kept, metrics
+
+
+def test_the_best_checkpoint_on_the_dev_split_is_kept(project):
+    records.write_text(Path("models/experts/count/stale.txt"), "")
+    select.main("count")
+    step, metrics = chosen()
+    assert step == 200
+    assert metrics == {"policy": "best", "chosen": 200, "scores": {"100": 0.25, "200": 0.75, "1000": 0.5}}
+    assert not Path("models/experts/count/stale.txt").exists()
+    assert not list(Path(".work").glob("*/*"))
+
+
+def test_every_checkpoint_draws_the_dev_prompts_from_the_same_noises(project):
+    select.main("count")
+    params = load_params()
+    (_, texts, seeds, settings), *others = project.calls
+    assert [step for step, *_ in project.calls] == [100, 200, 1000]
+    assert all((t, s, o) == (texts, seeds, settings) for _, t, s, o in others)
+    assert set(texts) == {f"dev prompt {i}" for i in range(4)}
+    assert len(texts) == 4 * params.select.images_per_prompt
+    assert seeds[0] == records.image_seed(params.seed, "dev-0", 0)
+    assert settings["guidance"] == params.evaluate.guidance
+
+
+def test_of_equal_checkpoints_the_earlier_is_kept(project):
+    project.bright = {100: 1, 200: 3, 1000: 3}
+    select.main("count")
+    assert chosen()[0] == 200
+
+
+def test_policy_last_draws_nothing(project):
+    text = Path("params.yaml").read_text()
+    assert "policy: best" in text
+    Path("params.yaml").write_text(text.replace("policy: best", "policy: last"))
+    select.main("count")
+    step, metrics = chosen()
+    assert (step, metrics["scores"], project.calls) == (1000, {}, [])
+
+
+def test_a_stopped_run_scores_only_what_is_left(project):
+    project.bright[1000] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        select.main("count")
+    assert not Path("models/experts").exists() and not Path("metrics").exists()
+    project.calls.clear()
+    project.bright = {100: 4, 200: 4, 1000: 2}  # not asked again: the kept scores stand
+    select.main("count")
+    assert [step for step, *_ in project.calls] == [1000]
+    assert chosen()[1]["scores"] == {"100": 0.25, "200": 0.75, "1000": 0.5}
+
+
+def test_an_expert_without_checkpoints_is_named(project):
+    shutil.rmtree("models/checkpoints/count")
+    Path("models/checkpoints/count/step-old").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"models/checkpoints/count holds no checkpoints"):
+        select.main("count")

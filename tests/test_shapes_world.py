@@ -1,0 +1,101 @@
+"""The shapes world's exam, corpus, language and its stand-in for an LLM."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from selma.llm import parse_list
+from selma.shapes.corpus import make_corpus
+from selma.shapes.exam import make_exam
+from selma.shapes.language import KINDS, STYLES, describe
+from selma.shapes.scene import RARE, sample_scene
+from selma.shapes.writer import Writer, read_style
+from selma.skills import load_skill, request_text
+
+SKILLS = Path("data/skills/shapes")
+LIMITS = {"objects": 30, "paragraph": 50, "tags": 50, "count": 30, "counterfactual": 30}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_captions_name_every_fact_they_claim_and_stay_within_the_word_limit(style):
+    rng = Random(0)
+    for _ in range(300):
+        scene = sample_scene(rng, rng.choice(KINDS[style]), rare=0.2)
+        text, facts = describe(rng, scene, style)
+        words = set(re.findall(r"[a-z]+", text))
+        for color, shape, size in facts.things:
+            assert color in words and (shape in words or any(w.startswith(shape) for w in words))
+            assert size is None or size in words
+        assert facts.background is None or facts.background in words
+        assert len(text.split()) <= LIMITS[style]
+
+
+def test_careless_captions_leave_facts_out_and_do_not_claim_them():
+    rng = Random(1)
+    scene = sample_scene(rng, "pair")
+    left_out = [describe(rng, scene, "objects", drop=1.0) for _ in range(20)]
+    for text, facts in left_out:
+        assert facts.relation is None and all(color is None for color, _, _ in facts.things)
+        assert not any(thing.color in text.split() for thing in scene.things)
+
+
+def test_exam_splits_are_disjoint_reproducible_and_of_the_size_asked_for():
+    exam = make_exam(7, dev_per_skill=12, test_per_skill=20)
+    assert exam == make_exam(7, dev_per_skill=12, test_per_skill=20)
+    assert {split: len(items) for split, items in exam.items()} == {"dev": 60, "test": 100}
+    prompts = [item.prompt for items in exam.values() for item in items]
+    assert len(set(prompts)) == len(prompts)
+    assert {item.skill for item in exam["test"]} == set(STYLES)
+
+
+def test_exam_questions_hang_on_the_existence_of_what_they_speak_of():
+    for item in make_exam(0, dev_per_skill=1, test_per_skill=30)["test"]:
+        objects = {q.id for q in item.questions if q.category == "object"}
+        for question in item.questions:
+            if question.category in ("object", "background"):
+                assert question.parents == ()
+            else:
+                assert question.parents and set(question.parents) <= objects
+
+
+def test_counterfactual_prompts_are_made_of_rare_combinations_only():
+    for item in make_exam(0, dev_per_skill=1, test_per_skill=30)["test"]:
+        if item.skill == "counterfactual":
+            shown = re.findall(
+                r"(red|green|blue|yellow|purple|orange) (circle|square|triangle|cross)", item.prompt
+            )
+            assert shown and set(shown) <= set(RARE)
+
+
+def test_corpus_is_reproducible_and_its_neighbours_differ():
+    corpus = make_corpus(3, 40, 2, rare=0.05, wrong=0.2, drop=0.3)
+    again = make_corpus(3, 40, 2, rare=0.05, wrong=0.2, drop=0.3)
+    assert np.array_equal(corpus.images, again.images) and corpus.captions == again.captions
+    assert corpus.images.shape == (40, 64, 64, 3) and all(len(texts) == 2 for texts in corpus.captions)
+
+
+@pytest.mark.parametrize("skill", STYLES)
+def test_the_writer_reads_the_style_from_the_request_alone(skill):
+    loaded = load_skill(SKILLS, skill)
+    assert read_style(request_text(loaded, loaded.seeds, 20), list(loaded.seeds)) == skill
+
+
+def test_a_new_skill_is_written_in_the_style_of_its_examples():
+    assert read_style("Write 20 more prompts.", ["a, b, c", "d, e, f", "g, h, i"]) == "tags"
+    assert read_style("Write 20 more prompts.", ["two circles", "three squares", "one cross"]) == "count"
+
+
+def test_the_writer_is_seeded_and_has_the_habits_of_real_models():
+    skill = load_skill(SKILLS, "objects")
+    request = request_text(skill, skill.seeds, 20)
+    replies = [Writer().reply(request, seed) for seed in range(120)]
+    assert replies == [Writer().reply(request, seed) for seed in range(120)]
+    assert {reason for _, reason in replies} == {"stop", "length"}
+    lists = [parse_list(*reply) for reply in replies]
+    assert all(15 <= len(items) <= 20 for items in lists)
+    assert any(len(set(items)) < len(items) for items in lists), "it never repeats itself"

@@ -1,0 +1,95 @@
+"""How a stage ends: exit codes and single lines, as a person at a terminal and DVC see them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selma import stage
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+from pathlib import Path
+from selma import stage
+from selma.errors import UserError
+
+def main(name: str) -> None:
+    print("stage", stage.name(), flush=True)
+    {body}
+
+if __name__ == "__main__":
+    stage.run(main)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    def start(body: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        (tmp_path / "stages").mkdir(exist_ok=True)
+        (tmp_path / "stages" / "toy.py").write_text(SCRIPT.format(body=body))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages.toy", *arguments],
+            cwd=tmp_path,
+            env={**clean, "PYTHONPATH": str(ROOT), "SELMA_TRACKING": "off", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    # stages/ of the repository is a package and would win over the toy's
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    return start
+
+
+def test_a_stage_knows_its_name(start) -> None:
+    assert start("pass", "count").communicate()[0] == "stage toy@count\n"
+    assert start("pass", "count", DVC_STAGE="toy@other").communicate()[0] == "stage toy@other\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b")])
+def test_wrong_arguments_get_the_usage(start, arguments: tuple[str, ...]) -> None:
+    process = start("pass", *arguments)
+    assert process.communicate() == ("", "usage: python -m stages.toy NAME\n")
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "code"),
+    [
+        ("raise UserError('expert.rank is 0;\\n  it must be 1')", "error: expert.rank is 0; it must be 1", 2),
+        ("raise OSError(28, 'No space left on device')", "error: no space left on the disk; free some", 2),
+        ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "error: no space left", 2),
+        ("raise KeyboardInterrupt", "interrupted: run the same command again to resume", 130),
+    ],
+)
+def test_what_a_user_causes_is_one_line(start, body: str, line: str, code: int) -> None:
+    process = start(body, "count")
+    error = process.communicate()[1]
+    assert error.startswith(line) and error.count("\n") == 1
+    assert process.returncode == code
+
+
+def test_a_bug_keeps_its_traceback(start) -> None:
+    process = start("1 / 0", "count")
+    assert "ZeroDivisionError" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+def test_ctrl_c_at_work_is_one_line(start) -> None:
+    process = start("import time; time.sleep(60)", "count")
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "interrupted: run the same command again to resume\n"
+    assert process.returncode == 130
+
+
+def test_progress_passes_everything_through(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(stage.progress(range(5), 5, "toy")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().out == ""

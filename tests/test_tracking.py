@@ -1,0 +1,177 @@
+"""Stages spool, the recorder hands over: what MLflow shows, and that no failure of it reaches a stage."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from selma import recorder, tracking
+
+ROOT = Path(__file__).parents[1]
+DVC = """
+stages:
+  merge:
+    cmd: python -m stages.merge
+    params: [seed, merge]
+    deps: [in/data]
+    metrics: [metrics/merge.json: {cache: false}]
+"""
+PARAMS = "profile: toy\nseed: 7\nmerge: {operator: factor_mean, rate: 1e-4}\n"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one stage, where stages spool and nobody records yet."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SELMA_TRACKING", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tracking, "_start_recorder", lambda: None)
+    (tmp_path / "dvc.yaml").write_text(DVC)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "dvc.lock").write_text("stages:\n  load:\n    outs:\n    - {path: in/data, md5: 0123abcd}\n")
+    (tmp_path / "metrics").mkdir()
+    return tmp_path
+
+
+def run_merge(root: Path, operator: str = "factor_mean") -> None:
+    with tracking.stage_run("merge"):
+        tracking.log_metric("loss", 0.5, step=1)
+        tracking.log_metric("loss", 0.25, step=2)
+        (root / "grid.png").write_bytes(b"picture")
+        tracking.log_image(root / "grid.png", "grid.png")
+        (root / "metrics" / "merge.json").write_text(json.dumps({"cosine": {"a@b": 0.125}, "name": operator}))
+
+
+def events(root: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(tracking.spools(root).glob("*.jsonl")) for line in open(path)]
+
+
+def test_what_mlflow_shows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages of one pipeline, a failed one, a killed one, and one of an experiment."""
+    run_merge(repository)
+    run_merge(repository)
+    with pytest.raises(ZeroDivisionError), tracking.stage_run("merge"):
+        _ = 1 / 0
+    kill = "import os, signal; from selma import tracking\ntracking._start_recorder = lambda: None\n"
+    kill += (
+        "with tracking.stage_run('merge'):\n tracking.log_metric('loss', 1.0, 0)\n os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", kill], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    monkeypatch.setenv("DVC_EXP_NAME", "tall-ship")
+    run_merge(repository)
+
+    store = recorder.record(repository, linger=0)
+    runs = {run.info.run_id: run for run in store.client.search_runs([store.experiment])}
+    parents = {run.info.run_name: run for run in runs.values() if "dvc.exp" in run.data.tags}
+    children = [run for run in runs.values() if "dvc.stage" in run.data.tags]
+    assert len(parents) == 2 and "tall-ship" in parents
+    assert sorted(run.info.status for run in children) == [
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+        "FINISHED",
+        "KILLED",
+    ]
+    assert all(run.data.tags["mlflow.parentRunId"] in runs for run in children)
+
+    of_exp = parents["tall-ship"].info.run_id
+    child = next(run for run in children if run.data.tags["mlflow.parentRunId"] == of_exp)
+    assert child.info.run_name == "merge"
+    assert child.data.params == {"seed": "7", "merge.operator": "factor_mean", "merge.rate": "0.0001"}
+    assert child.data.metrics == {"loss": 0.25, "cosine.a_b": 0.125}
+    assert parents["tall-ship"].data.metrics == {"merge/cosine.a_b": 0.125}
+    assert child.data.tags["profile"] == "toy" and child.data.tags["md5.in/data"] == "0123abcd"
+    curve = store.client.get_metric_history(child.info.run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.5), (2, 0.25)]
+    assert (repository / "mlflow.db").is_file()
+    pictures = [path.read_bytes() for path in (repository / "mlartifacts").rglob("grid.png")]
+    assert pictures == [b"picture"] * 3
+    assert not list(tracking.spools(repository).glob("*.jsonl")), "spools that were handed over are gone"
+
+
+def test_a_run_that_is_off_writes_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELMA_TRACKING", "off")
+    run_merge(repository)
+    assert not (repository / ".work").exists()
+
+
+def test_logging_outside_a_run_does_nothing(repository: Path) -> None:
+    tracking.log_metric("loss", math.nan)
+    tracking.log_image(repository / "gone.png", "gone.png")
+    assert not (repository / ".work").exists()
+
+
+def test_secrets_are_never_written(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    (repository / "params.yaml").write_text(PARAMS.replace("factor_mean", "at-sk-very-secret-url"))
+    run_merge(repository)
+    text = "".join(path.read_text() for path in tracking.spools(repository).glob("*.jsonl"))
+    assert "at-***-url" in text and "sk-very-secret" not in text
+    assert tracking.redact("http://me:pass@host/x") == "http://***@host/x"
+
+
+def test_a_failure_warns_once_and_the_stage_goes_on(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / ".work").write_text("a file where the folder should be")
+    done = []
+    with tracking.stage_run("merge"):
+        tracking.log_metric("loss", 1.0, 1)
+        done.append(1)
+    error = capsys.readouterr().err
+    assert done and error.startswith("warning: MLflow tracking: ") and error.count("\n") == 1
+
+
+def test_a_broken_metrics_file_is_a_warning(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.stage_run("merge"):
+        (repository / "metrics" / "merge.json").write_text("{")
+    assert "warning: MLflow tracking: JSONDecodeError" in capsys.readouterr().err
+
+
+def test_what_the_recorder_could_not_do_is_said_once(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(root: Path) -> None:
+        raise OSError("no server at http://me:pass@host")
+
+    monkeypatch.setattr(recorder, "Store", broken)
+    monkeypatch.setattr(recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ))
+    run_merge(repository)
+    assert recorder.main(["--linger"]) == 0
+    assert len(events(repository)) > 3, "the spool waits for the next recorder"
+    capsys.readouterr()
+    run_merge(repository)
+    error = capsys.readouterr().err
+    assert "no server at http://***@host" in error and "pass@" not in error
+    run_merge(repository)
+    assert capsys.readouterr().err == ""
+
+
+def test_stages_of_one_pipeline_share_a_run_and_other_params_make_another(repository: Path) -> None:
+    run_merge(repository)
+    run_merge(repository)
+    (repository / "params.yaml").write_text(PARAMS.replace("seed: 7", "seed: 8"))
+    run_merge(repository)
+    first, second, third = (event["run"] for event in events(repository) if event["event"] == "start")
+    assert first == second != third
+
+
+def test_a_stage_does_not_import_mlflow(repository: Path) -> None:
+    code = "import sys; from selma import stage, tracking\ntracking._start_recorder = lambda: None\n"
+    code += "with tracking.stage_run('merge'): pass\nprint('mlflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert [event["event"] for event in events(repository)] == ["start", "end"]

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from selma import backbones, examples, lora, trainer
+from selma.errors import UserError
+
+SETTINGS = trainer.Settings(
+    steps=12,
+    batch=4,
+    learning_rate=1e-2,
+    weight_decay=1e-2,
+    max_grad_norm=1.0,
+    caption_dropout=0.2,
+    checkpoint_every=5,
+)
+TEXTS = ["a red circle", "a blue square", "a green star", "a red circle", "a cross", "two dots"]
+CARD = {"name": "count", "rank": 4, "alpha": 4.0, "targets": ["to_q", "to_v"]}
+
+
+def pictures(n: int = len(TEXTS), size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
+    noise = np.random.default_rng(0).integers(0, 256, (n, *size[::-1], 3), dtype=np.uint8)
+    return [Image.fromarray(image) for image in noise]
+
+
+def trained(backbone: Path, folder: Path, settings: trainer.Settings = SETTINGS, **options) -> list:
+    """Train a fresh adapter; also run, with other arguments, in the process that is killed below."""
+    pipe = backbones.load_pipeline(backbone)
+    encoded = examples.encode(pipe, pictures(), TEXTS)
+    lora.add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    return trainer.train(
+        pipe.unet,
+        trainer.training_schedule(pipe),
+        encoded,
+        settings,
+        **{
+            "seed": 0,
+            "folder": folder / "out",
+            "state": folder / "state.safetensors",
+            "provenance": {**CARD, "backbone": backbones.fingerprint(backbone)},
+            **options,
+        },
+    )
+
+
+def kill_at(step: int):
+    """A loss callback that kills its process at a step, as the out-of-memory killer would."""
+
+    def on_loss(count: int, loss: float) -> None:
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_loss
+
+
+def checkpoints(folder: Path) -> dict[str, bytes]:
+    files = sorted((folder / "out").rglob("*.*"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+
+
+def test_training_learns_and_keeps_every_checkpoint(tiny_backbone, tmp_path):
+    curve = trained(tiny_backbone, tmp_path, replace(SETTINGS, steps=60, checkpoint_every=25))
+    assert [step for step, _ in curve] == list(range(1, 61))
+    losses = [loss for _, loss in curve]
+    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "step-000025",
+        "step-000050",
+        "step-000060",
+    ]
+    last = lora.load_lora(tmp_path / "out/step-000060")
+    assert last.provenance["steps"] == 60
+    assert any(b.abs().max() > 0 for _, b in last.factors.values())
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tiny_backbone, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    curve = trained(tiny_backbone, whole)
+    script = (
+        "import sys; from pathlib import Path; from tests.test_trainer import *;"
+        "trained(Path(sys.argv[1]), Path(sys.argv[2]), on_loss=kill_at(8))"
+    )
+    root = Path(__file__).parents[1]
+    dead = subprocess.run([sys.executable, "-c", script, tiny_backbone, killed], cwd=root)
+    assert dead.returncode == -signal.SIGKILL
+    assert sorted(file.name for file in (killed / "out").iterdir()) == ["step-000005"]
+    seen = []
+    again = trained(tiny_backbone, killed, on_loss=lambda step, loss: seen.append(step))
+    assert seen == list(range(6, 13))  # not from the start
+    assert again == curve
+    assert checkpoints(killed) == checkpoints(whole)
+
+
+def test_state_is_saved_by_time_too(tiny_backbone, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 4:
+            raise StopError
+
+    with pytest.raises(StopError):
+        trained(tiny_backbone, tmp_path, on_loss=stop, state_seconds=0.0)
+    seen = []
+    trained(tiny_backbone, tmp_path, on_loss=lambda step, loss: seen.append(step))
+    assert seen[0] == 4
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 5))
+def test_every_epoch_sees_every_example_once(n, batch, seed):
+    steps = 3 * n
+    rows = torch.cat([trainer.batch_indices(n, batch, seed, step) for step in range(steps)])
+    assert len(rows) == steps * batch
+    for epoch in rows[: len(rows) // n * n].split(n):
+        assert sorted(epoch.tolist()) == list(range(n))
+    assert max(Counter(rows.tolist()).values()) - min(Counter(rows.tolist()).values()) <= 1
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [trainer.batch_indices(50, 50, seed, step).tolist() for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_the_loss_is_that_of_the_backbones_prediction_type(
+    tiny_backbone, tiny_backbone_epsilon, tmp_path, kind
+):
+    backbone = tiny_backbone if kind == "v_prediction" else tiny_backbone_epsilon
+    pipe = backbones.load_pipeline(backbone)
+    schedule = trainer.training_schedule(pipe)
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    times = torch.tensor([10, 500, 900])
+    alpha = schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
+    expected = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if kind == "v_prediction" else noise
+    torch.testing.assert_close(trainer._target(schedule, latents, noise, times), expected)
+
+
+def test_gradients_are_clipped_before_every_step(tiny_backbone, tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **options):
+        grads = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat(grads).norm()))
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    trained(tiny_backbone, tmp_path, replace(SETTINGS, max_grad_norm=1e-4))
+    assert len(norms) == SETTINGS.steps
+    assert max(norms) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_dropout_of_every_caption_forgets_the_captions(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    schedule = trainer.training_schedule(pipe)
+    dropped = replace(SETTINGS, caption_dropout=1.0)
+    kept = replace(SETTINGS, caption_dropout=0.0)
+    with_text = examples.encode(pipe, pictures(), TEXTS)
+    without = examples.encode(pipe, pictures(), [""] * len(TEXTS))
+    with torch.no_grad():
+        forgotten = trainer._loss(pipe.unet, schedule, with_text, dropped, 0, 0)
+        assert forgotten == trainer._loss(pipe.unet, schedule, without, kept, 0, 0)
+        assert forgotten != trainer._loss(pipe.unet, schedule, with_text, kept, 0, 0)
+
+
+def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    encoded = examples.encode(pipe, pictures(), TEXTS)
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in pictures()])
+    with torch.no_grad():
+        posterior = pipe.vae.encode(pixels / 127.5 - 1).latent_dist
+    noise = torch.randn(posterior.mean.shape)
+    in_loop = (posterior.mean + posterior.std * noise) * pipe.vae.config.scaling_factor
+    torch.testing.assert_close(encoded.mean + encoded.std * noise, in_loop, rtol=1e-4, atol=1e-5)
+    texts = backbones.encode_texts(pipe, TEXTS)
+    torch.testing.assert_close(encoded.text[encoded.caption], texts)
+    assert encoded.caption[0] == encoded.caption[3]
+
+
+def test_images_of_another_size_are_fitted(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    encoded = examples.encode(pipe, pictures(2, (80, 48)), TEXTS[:2])
+    assert encoded.mean.shape == (2, 4, 8, 8)
+
+
+def test_the_base_does_not_move(tiny_backbone, tmp_path):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+    encoded = examples.encode(pipe, pictures(), TEXTS)
+    lora.add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    options = {"seed": 0, "folder": tmp_path / "out", "state": tmp_path / "state.safetensors"}
+    card = {**CARD, "backbone": "x"}
+    trainer.train(pipe.unet, trainer.training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
+    after = {name.replace(".base_layer", ""): tensor for name, tensor in pipe.unet.state_dict().items()}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_float16_and_divergence_are_one_line(tiny_backbone, tmp_path):
+    unet = backbones.load_pipeline(tiny_backbone, dtype="float16").unet
+    options = {"seed": 0, "folder": tmp_path, "state": tmp_path / "s", "provenance": {}}
+    with pytest.raises(UserError, match="bfloat16"):
+        trainer.train(unet, None, None, SETTINGS, **options)
+    with pytest.raises(UserError, match="diverged"):
+        trained(tiny_backbone, tmp_path, replace(SETTINGS, learning_rate=1e20))

@@ -1,0 +1,196 @@
+"""Work folders: found again by the same run, by no other; outs are moved into place whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from selma import work
+from selma.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DVC = """
+stages:
+  images:
+    foreach: ${skills}
+    do:
+      cmd: python -m stages.images ${item}
+      deps: [code.py, "in/${item}", "${images.backbone}.bin"]
+      params: [seed, images.steps]
+      outs: ["out/${item}"]
+  expert:
+    foreach: ${experts}
+    do:
+      cmd: python -m stages.expert ${key}
+      deps: [code.py, "${item.data}"]
+      params: ["experts.${key}"]
+      outs: ["models/${key}"]
+"""
+PARAMS = """
+seed: 1
+skills: [count, tags]
+experts: {count: {data: in/count}, all: {data: in}}
+images: {backbone: shapes, steps: 5, batch: 2}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text(DVC)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "code.py").write_text("1")
+    (tmp_path / "shapes.bin").write_text("weights")
+    for skill in ("count", "tags"):
+        (tmp_path / "in" / skill).mkdir(parents=True)
+        (tmp_path / "in" / skill / "a").write_text(skill)
+    return tmp_path
+
+
+def test_work_of_a_failed_run_is_found_again_and_gone_after_success(repository: Path) -> None:
+    with pytest.raises(RuntimeError), work.folder("images@count") as folder:
+        (folder / "half").write_text("done so far")
+        raise RuntimeError
+    with work.folder("images@count") as again:
+        assert again == folder
+        assert (again / "half").read_text() == "done so far"
+    assert not (repository / ".work" / "images@count").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "same"),
+    [
+        ("code.py", "2", False),
+        ("in/count/b", "new", False),
+        ("in/tags/a", "other skill's input", True),
+        ("params.yaml", PARAMS.replace("seed: 1", "seed: 2"), False),
+        ("params.yaml", PARAMS.replace("steps: 5", "steps: 6"), False),
+        ("params.yaml", PARAMS.replace("batch: 2", "batch: 9"), True),  # not declared
+    ],
+)
+def test_the_key_is_that_of_the_declared_inputs(repository: Path, file: str, text: str, same: bool) -> None:
+    key = work.stage_key("images@count")
+    (repository / file).write_text(text)
+    assert (work.stage_key("images@count") == key) is same
+
+
+def test_the_key_follows_templates_of_a_mapping(repository: Path) -> None:
+    one, every = work.stage_key("expert@count"), work.stage_key("expert@all")
+    (repository / "in" / "tags" / "a").write_text("changed")
+    assert work.stage_key("expert@count") == one
+    assert work.stage_key("expert@all") != every
+
+
+def test_success_removes_work_under_old_keys(repository: Path) -> None:
+    with pytest.raises(RuntimeError), work.folder("images@count") as old:
+        raise RuntimeError
+    (repository / "code.py").write_text("2")
+    with work.folder("images@count") as new:
+        assert new != old and old.is_dir()
+    assert not old.exists()
+
+
+def test_a_stage_or_dependency_that_is_not_there_is_named(repository: Path) -> None:
+    with pytest.raises(UserError, match="no stage images@animals; there are: images@count"):
+        work.stage_key("images@animals")
+    (repository / "shapes.bin").unlink()
+    with pytest.raises(UserError, match=r"shapes\.bin: no such file"), work.folder("images@count"):
+        pass
+    (repository / "params.yaml").write_text(PARAMS.replace("backbone: shapes, ", ""))
+    with pytest.raises(UserError, match=r"no key images\.backbone"):
+        work.stage_key("images@count")
+
+
+def test_a_second_process_is_refused_and_a_killed_one_leaves_its_work(repository: Path) -> None:
+    hold = (
+        "import time; from selma import work\n"
+        "with work.folder('images@count') as f:\n"
+        "    (f / 'half').write_text('x'); print(f, flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    held = Path(other.stdout.readline().strip())
+    try:
+        with pytest.raises(UserError, match="another process"), work.folder("images@count"):
+            pass
+        (repository / "code.py").write_text("2")  # another key: may run, and leaves the held one alone
+        with work.folder("images@count"):
+            pass
+        assert (held / "half").is_file()
+        (repository / "code.py").write_text("1")
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        other.stdout.close()
+    with work.folder("images@count") as folder:
+        assert folder == held and (folder / "half").is_file()
+
+
+def test_work_stays_in_the_repository_of_a_temporary_experiment(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("DVC_ROOT", str(home))
+    with work.folder("images@count") as folder:
+        assert home in folder.parents
+
+
+def test_publish_moves_folders_and_files_over_what_is_there(tmp_path: Path) -> None:
+    src, dst = tmp_path / "work" / "out", tmp_path / "data" / "images" / "count"
+    for contents in ("first", "second"):
+        src.mkdir(parents=True)
+        (src / contents).write_text(contents)
+        work.publish(src, dst)
+        assert [path.name for path in dst.iterdir()] == [contents]
+        assert list(dst.parent.iterdir()) == [dst] and not src.exists()
+    file = tmp_path / "work" / "a.jsonl"
+    for contents in ("first", "second"):
+        file.write_text(contents)
+        work.publish(file, tmp_path / "data" / "a.jsonl")
+        assert (tmp_path / "data" / "a.jsonl").read_text() == contents
+
+
+def test_publish_leaves_the_cache_that_an_out_is_linked_to(tmp_path: Path) -> None:
+    cached, dst, src = tmp_path / "cached", tmp_path / "out", tmp_path / "new"
+    cached.write_text("cached")
+    src.write_text("new")
+    dst.symlink_to(cached)
+    work.publish(src, dst)
+    assert (dst.read_text(), cached.read_text(), dst.is_symlink()) == ("new", "cached", False)
+
+
+def test_publish_copies_where_a_rename_cannot_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """data/ on another disk: the first rename across it fails."""
+    src, dst = tmp_path / "work" / "out", tmp_path / "data" / "out"
+    for folder, contents in ((src, "new"), (dst, "old")):
+        folder.mkdir(parents=True)
+        (folder / contents).write_text(contents)
+    rename = os.replace
+
+    def replace(a: Path, b: Path) -> None:
+        if Path(a).parent != Path(b).parent:
+            raise OSError(18, "Invalid cross-device link")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    work.publish(src, dst)
+    assert [path.name for path in dst.iterdir()] == ["new"]
+    assert list(dst.parent.iterdir()) == [dst]
+
+
+def test_keys_are_quick(repository: Path) -> None:
+    start = time.perf_counter()
+    for _ in range(10):
+        work.stage_key("images@count")
+    assert time.perf_counter() - start < 1
