@@ -160,6 +160,8 @@ def _check_kind(folder: Path) -> None:
 
 def _put_lora(pipe: StableDiffusionPipeline, folder: Path, lora: Path) -> None:
     """Load a LoRA folder written by selma.lora, after checking that it belongs to this backbone."""
+    from diffusers.utils import logging
+
     card, weights = lora / "lora.json", lora / "pytorch_lora_weights.safetensors"
     for file in (card, weights):
         if not file.is_file():
@@ -169,10 +171,15 @@ def _put_lora(pipe: StableDiffusionPipeline, folder: Path, lora: Path) -> None:
         raise UserError(
             f"{lora}: this LoRA was trained on another backbone than {folder}; train it again on this one"
         )
+    # diffusers warns of a LoRA without text encoder keys, which is what ours are.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
     except Exception as error:
         raise UserError(f"{weights}: this LoRA cannot be loaded ({_first_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
     # In float32 the weights can take W + dW exactly enough, which saves two matmuls per layer; in half
     # precision the sum would round the small dW away, so there the adapter stays beside W.
     if pipe.unet.dtype == torch.float32:

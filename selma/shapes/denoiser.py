@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -85,8 +86,8 @@ class Encoded:
 
 
 def pretrain_denoiser(
-    broad: Encoded,
-    curated: Encoded,
+    broad: Callable[[], Encoded],
+    curated: Callable[[], Encoded],
     empty: torch.Tensor,
     *,
     steps: int,
@@ -97,14 +98,15 @@ def pretrain_denoiser(
 ) -> UNet2DConditionModel:
     """Train on the broad corpus and, from step `curated_from` on, on the curated one, as Stable Diffusion was.
 
-    empty: [77, width], the empty caption's embedding.
+    Each corpus is encoded when the first step needs it. empty: [77, width], the empty caption's embedding.
     """
+    broad, curated = cache(broad), cache(curated)
     torch.manual_seed(seed)
     unet = make_unet()
     alphas = make_scheduler().alphas_cumprod
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
-        corpus = broad if step < curated_from else curated
+        corpus = broad() if step < curated_from else curated()
         index = torch.randint(len(corpus.latents), (BATCH,), generator=generator)
         which = torch.randint(corpus.rows.shape[1], (BATCH,), generator=generator)
         mean, std = corpus.latents[index].unbind(1)

@@ -77,8 +77,8 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
         return Encoded(latents * vae.config.scaling_factor, embeddings.clone(), rows)
 
     unet = pretrain_denoiser(
-        encoded(broad),
-        encoded(_corpus(seed + 1, recipe.rare, recipe.curated)),
+        lambda: encoded(broad),
+        lambda: encoded(_corpus(seed + 1, recipe.rare, recipe.curated)),
         embed(tokenizer, text_encoder, [""])[0].float().clone(),
         steps=recipe.unet_steps,
         curated_from=recipe.curated_from,

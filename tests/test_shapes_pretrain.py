@@ -1,0 +1,77 @@
+"""Pretraining resumes exactly, and makes a pipeline that diffusers opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from selma.shapes.optimise import optimise
+from selma.shapes.pretrain import CorpusSpec, Recipe, pretrain
+
+
+class _Stop(Exception):
+    """The run is killed here."""
+
+
+def _fit(folder: Path, stop_at: int | None = None) -> torch.Tensor:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+
+    def loss(generator: torch.Generator, step: int) -> torch.Tensor:
+        if step == stop_at:
+            raise _Stop
+        x = torch.randn(8, 3, generator=generator)
+        return (module(x) - x[:, :2]).pow(2).mean()
+
+    optimise({"m": module}, loss, steps=40, learning_rate=1e-2, seed=5, folder=folder)
+    return module.weight.detach().clone()
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    whole = _fit(tmp_path / "whole")
+    monkeypatch.setattr("selma.shapes.optimise._SAVE_EVERY_SECONDS", 0)
+    with pytest.raises(_Stop):
+        _fit(tmp_path / "stopped", stop_at=17)
+    assert torch.equal(_fit(tmp_path / "stopped"), whole)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    whole = _fit(tmp_path)
+    assert torch.equal(_fit(tmp_path, stop_at=0), whole)
+
+
+def test_the_loss_falls(tmp_path):
+    torch.manual_seed(0)
+    start = torch.nn.Linear(3, 2).weight.detach()
+    target = torch.eye(2, 3)
+    end = _fit(tmp_path)
+    assert (end - target).norm() < (start - target).norm()
+
+
+def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
+    from diffusers import DiffusionPipeline
+
+    corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, spread=1.0)
+    recipe = Recipe(
+        seed=0,
+        rare=0.1,
+        broad=corpus,
+        curated=corpus,
+        vae_steps=1,
+        clip_steps=1,
+        unet_steps=2,
+        curated_from=1,
+    )
+    seen = []
+    pipeline, clip = pretrain(recipe, tmp_path / "state", lambda *row: seen.append(row))
+    pipeline.save_pretrained(tmp_path / "backbone")
+    opened = DiffusionPipeline.from_pretrained(tmp_path / "backbone")
+    opened.set_progress_bar_config(disable=True)
+    image = opened("a red circle", num_inference_steps=2, guidance_scale=1.0).images[0]
+    assert image.size == (64, 64)
+    ids = opened.tokenizer(["a red circle"], padding="max_length", return_tensors="pt").input_ids
+    assert ids.shape == (1, 77)
+    states = clip.text_model(ids).last_hidden_state
+    assert torch.allclose(opened.text_encoder(ids).last_hidden_state, states, atol=1e-5)
