@@ -18,7 +18,13 @@ GROUND = ("errors", "schema", "params", "records", "dvcfile", "work", "tracking"
 # The one line in each of these that knows the embedded world: a registry's.
 REGISTRIES = {"selma/llm.py", "selma/sources.py", "selma/judges/__init__.py"}
 # Programs a person calls; they stand above the library.
-PROGRAMS = {"selma/draw.py", "selma/study.py", "selma/profile.py", "selma/prune.py"}
+PROGRAMS = {
+    "selma/draw.py",
+    "selma/profile.py",
+    "selma/prune.py",
+    "selma/shapes/gates.py",
+    "selma/study.py",
+}
 # Read by stages and yet not declared: it changes speed, never results, and must not run them again.
 SPEED = {"llm.concurrency"}
 

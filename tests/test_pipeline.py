@@ -168,12 +168,15 @@ def test_metrics_of_branches_are_compared(clone):
 
 
 def test_a_team_remote_serves_another_clone(clone, tmp_path):
+    """As the README says: name the remote, point store.remote at it, push; a colleague pulls."""
     remote, other = tmp_path / "remote", Clone(tmp_path / "other")
-    clone.run("dvc", "remote", "add", "--local", "team", str(remote))
-    clone.run("dvc", "push", "--remote", "team", "images@count", "merge")
+    clone.run("dvc", "remote", "add", "team", str(remote))
+    clone.change(store={"remote": "team"})
+    assert "up to date" in clone.run("dvc", "status", "merge")
+    clone.run("dvc", "push", "images@count", "merge")
+    clone.run("git", "commit", "--quiet", "--all", "--message", "a team's remote")
     subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(other.folder)], check=True)
-    other.run("dvc", "remote", "add", "--local", "team", str(remote))
-    other.run("dvc", "pull", "--remote", "team", "images@count", "merge")
+    other.run("dvc", "pull", "images@count", "merge")
     for name in ("data/images/count/metadata.jsonl", "models/merged/pytorch_lora_weights.safetensors"):
         assert (other.folder / name).read_bytes() == (clone.folder / name).read_bytes()
 

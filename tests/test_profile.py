@@ -80,8 +80,8 @@ def test_a_value_is_written_as_the_profile_writes_it(copy: Path) -> None:
 
 def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
     (copy / "profiles" / "other.yaml").write_text(
-        "profile: other\nbenchmarks:\n  shapes: {source: shapes, dev_per_skill: 1, test_per_skill: 2}\n"
-        "  more: {source: shapes, dev_per_skill: 3, test_per_skill: 4}\n"
+        "profile: other\nbenchmarks:\n  shapes: {source: shapes, seed: 1, dev_per_skill: 1, test_per_skill: 2}\n"
+        "  more: {source: shapes, seed: 2, dev_per_skill: 3, test_per_skill: 4}\n"
     )
     profile.apply("other", copy)
     assert set(load_params(copy / "params.yaml").benchmarks) == {"shapes", "more"}
