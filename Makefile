@@ -31,6 +31,7 @@ repro: setup ## run the pipeline, and print the table
 	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
 	dvc repro
 	@python -m selma.table
+	@echo "report: data/report/index.html"
 	@python -m selma.recorder
 
 test: setup ## lint and all tests, the end-to-end one included
@@ -45,7 +46,7 @@ study: setup ## three training seeds and the guidance curve, for the README's cl
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.
 pretrain: setup ## pretrain the embedded backbone anew (hours on two cores; resumable)
-	@mkdir -p .work && cp dvc.yaml .work/dvc.yaml.frozen
+	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
 	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \
 	    dvc repro --single-item pretrain

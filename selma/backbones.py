@@ -166,7 +166,8 @@ def _put_lora(pipe: StableDiffusionPipeline, folder: Path, lora: Path) -> None:
     for file in (card, weights):
         if not file.is_file():
             raise UserError(f"{file}: no such file; a LoRA folder holds lora.json and {weights.name}")
-    trained_on = records.read_json(card).get("backbone")
+    provenance = records.read_json(card)
+    trained_on = provenance.get("backbone") if isinstance(provenance, dict) else None
     if trained_on != fingerprint(folder):
         raise UserError(
             f"{lora}: this LoRA was trained on another backbone than {folder}; train it again on this one"

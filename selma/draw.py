@@ -38,9 +38,11 @@ def main() -> None:
             "merged": _draw(arguments.prompt, arguments.images, arguments.seed, Path("models/merged")),
         }
         records.write_png(arguments.out, side_by_side(arguments.prompt, rows))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     print(arguments.out)
 
 

@@ -112,6 +112,8 @@ def load_lora(folder: Path) -> LoraWeights:
         if not file.is_file():
             raise UserError(f"{file}: no such file; a LoRA folder holds {WEIGHTS} and {CARD}")
     provenance = records.read_json(card)
+    if not isinstance(provenance, dict):
+        raise UserError(f"{card}: must be a mapping of what the LoRA was trained on")
     try:
         state = load_file(weights)
         rank, alpha = int(provenance["rank"]), float(provenance["alpha"])

@@ -74,6 +74,8 @@ def check_compatible(experts: dict[str, LoraWeights]) -> None:
     """Raise UserError naming an expert whose backbone, targets or layers are not those of the first."""
     first_name, first = next(iter(experts.items()))
     for name, expert in experts.items():
+        if missing := {"backbone", "targets"} - expert.provenance.keys():
+            raise UserError(f"merge.experts: the lora.json of {name!r} lacks {', '.join(sorted(missing))}")
         for key, what in (("backbone", "was trained on another backbone"), ("targets", "has other targets")):
             theirs, ours = expert.provenance.get(key), first.provenance.get(key)
             if theirs != ours:
@@ -81,7 +83,11 @@ def check_compatible(experts: dict[str, LoraWeights]) -> None:
                     f"merge.experts: {name!r} {what} than {first_name!r} "
                     f"({_short(theirs)} against {_short(ours)}); all must be the same"
                 )
-        if expert.factors.keys() != first.factors.keys():
+        shapes, expected = (
+            {module: (a.shape[1], b.shape[0]) for module, (a, b) in lora.factors.items()}
+            for lora in (expert, first)
+        )
+        if shapes != expected:
             raise UserError(
                 f"merge.experts: {name!r} adapts other layers than {first_name!r}; all must be the same"
             )

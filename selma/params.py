@@ -216,6 +216,11 @@ def _cross_check(params: Params) -> None:
             f"it must be at most prompts.candidates ({params.prompts.candidates})"
         )
 
+    for name in ("broad", "curated"):
+        images = getattr(params.pretrain, name).images
+        if images % 2:
+            raise UserError(f"pretrain.{name}.images is {images}; it must be even: pictures come in pairs")
+
     folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
     for name, expert in params.experts.items():
         _allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -28,6 +29,7 @@ def run(main: Callable[..., None]) -> None:
     wanted = [parameter.upper() for parameter in inspect.signature(main).parameters]
     if len(arguments) != len(wanted):
         _leave(" ".join(["usage: python -m", _module(), *wanted]), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
         with tracking.stage_run(name()):
             main(*arguments)

@@ -2,7 +2,7 @@
 
     python -m selma.study            resumable; `make study` runs it
 
-Each seed is a DVC experiment of its own (`study-<seed>`: its own prompts, images, experts and noises; the same
+Each seed is a DVC experiment of its own (`study-<seed>-<digest>`: its own prompts, images, experts and noises; the same
 exam), in which the single LoRA gets as many steps as all experts together. The curve draws the backbone and the
 committed merged LoRA at several guidance scales, on both splits: settings are chosen on dev, claims made on test.
 
@@ -14,6 +14,7 @@ writes  metrics/study/seeds.json      gains by seed and over all seeds, with 95%
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import subprocess
 import sys
@@ -52,7 +53,9 @@ def guidance_curve(params: Params, kept: Path) -> list[dict]:
 
     folder = Path("models/backbones") / params.expert.backbone
     merged = Path(params.models["merged"].weights)
-    version = f"{records.folder_digest(folder)[:12]}-{records.folder_digest(merged)[:12]}"
+    settings = f"{params.seed} {params.evaluate} {params.judge} {params.runtime}"
+    inputs = [records.folder_digest(path) for path in (folder, merged, Path("data/benchmarks"))]
+    version = _digest(settings, *inputs)
     judge = load_judge(params.judge.name)
     rows = []
     for split in benchmarks.SPLITS:
@@ -98,11 +101,13 @@ def _compare(by_model: Mapping[str, Mapping[str, float]], resamples: int) -> dic
 
 def seed_scores(seed: int, params: Params) -> dict[str, dict[str, float]]:
     """Scores by model and item of one training seed: its DVC experiment's metrics/items.csv, run if need be."""
-    name = f"study-{seed}"
+    # The name says what was run: other params, another lock file or other code make another experiment.
+    pipeline = [Path(file).read_text(encoding="utf-8") for file in ("params.yaml", "dvc.yaml", "dvc.lock")]
+    name = f"study-{seed}-{_digest(*pipeline)}"
     steps = params.expert.steps * len(params.merge.experts)
     if _reference(name) is None:
         command = ["dvc", "exp", "run", "--temp", "--name", name]
-        _run([*command, "-S", f"seed={seed}", "-S", f"experts.all.steps={steps}"])
+        _run([*command, "-S", f"seed={seed}", "-S", f"++experts.all.steps={steps}"])
     text = _output(["git", "show", f"{_reference(name)}:metrics/items.csv"])
     found: dict[str, dict[str, float]] = {}
     for row in csv.DictReader(io.StringIO(text)):
@@ -146,6 +151,10 @@ def _reference(name: str) -> str | None:
     """The git reference of a DVC experiment of this name, the newest one; None if there is none."""
     names = _output(["git", "for-each-ref", "--format=%(refname)", "--sort=-committerdate", "refs/exps"])
     return next((ref for ref in names.split() if ref.endswith(f"/{name}")), None)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:10]
 
 
 def _output(command: list[str]) -> str:

@@ -27,6 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from selma.errors import UserError
+
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _spool: Spool | None = None  # of the stage this process runs
 
@@ -114,7 +116,9 @@ def _open(name: str) -> None:
     global _spool
     _warn_of_failure()
     _spool = Spool(spools(home()))
-    params = _declared(name)
+    params = {}
+    with suppress(UserError):  # bad params: the stage itself says so, in its one line
+        params = _declared(name)
     _spool.write(event="start", stage=name, params=params, tags=_tags(name), **_pipeline())
     _start_recorder()
 
@@ -158,7 +162,7 @@ def _tags(name: str) -> dict[str, str]:
     tags["git.dirty"] = "yes" if _git("status", "--porcelain", "--untracked-files=no") else "no"
     if "@" in name:
         tags["dvc.key"] = name.partition("@")[2]
-    with suppress(OSError, KeyError, TypeError):
+    with suppress(OSError, KeyError, TypeError, UserError):
         from selma.schema import load_yaml
 
         tags["profile"] = str(load_yaml(Path("params.yaml"))["profile"])

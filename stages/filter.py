@@ -50,7 +50,7 @@ def main(name: str) -> None:
         counted = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
         raise UserError(
             f"{source}: {len(kept)} of {len(candidates)} prompts pass, {keep - len(kept)} short of "
-            f"filter.keep ({keep}); dropped: {counted}; raise prompts.candidates or filter.rouge_l"
+            f"filter.keep ({keep}); dropped: {counted}; raise prompts.candidates, or filter.rouge_l if most are similar"
         )
 
     with work.folder(stage.name()) as folder:

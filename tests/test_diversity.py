@@ -124,3 +124,10 @@ def test_a_dropped_prompt_is_no_reference():
     # b is near a and c near b, but c is not near a.
     a, b, c = "a b c d e f g h i j", "a b c d e f g h i x", "a b c d e f g z y x"
     assert keep([a, b, c]) == [a, c]
+
+
+@pytest.mark.parametrize("threshold", [0.8, 0.9, 1.0])
+def test_no_threshold_lets_the_exam_into_the_training_prompts(threshold):
+    exam = ["two red circles on a black background", "赤い丸"]
+    near = "two red circles on a white background"  # F = 6/7
+    assert keep(["Two  red circles on a black background", near, "赤い丸"], threshold, exam) == []

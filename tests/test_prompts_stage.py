@@ -262,7 +262,7 @@ def test_too_few_says_by_how_many_and_what_to_raise(repo, monkeypatch):
         int, re.search(r"(\d+) of 60 prompts pass, (\d+) short of", str(error.value)).groups()
     )
     assert passed + short == 60 and short > 0
-    assert "raise prompts.candidates or filter.rouge_l" in str(error.value)
+    assert "raise prompts.candidates, or filter.rouge_l" in str(error.value)
     assert not (repo / "data/filtered").exists()
     assert not (repo / "metrics").exists()
 

@@ -15,7 +15,7 @@ class _Stop(Exception):
     """The run is killed here."""
 
 
-def _fit(folder: Path, stop_at: int | None = None) -> torch.Tensor:
+def _fit(folder: Path, stop_at: int | None = None, steps: int = 40, log=lambda *row: None) -> torch.Tensor:
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
 
@@ -25,7 +25,7 @@ def _fit(folder: Path, stop_at: int | None = None) -> torch.Tensor:
         x = torch.randn(8, 3, generator=generator)
         return (module(x) - x[:, :2]).pow(2).mean()
 
-    optimise({"m": module}, loss, steps=40, learning_rate=1e-2, seed=5, folder=folder)
+    optimise({"m": module}, loss, steps=steps, learning_rate=1e-2, seed=5, folder=folder, log=log)
     return module.weight.detach().clone()
 
 
@@ -35,6 +35,16 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     with pytest.raises(_Stop):
         _fit(tmp_path / "stopped", stop_at=17)
     assert torch.equal(_fit(tmp_path / "stopped"), whole)
+
+
+def test_the_loss_curve_of_a_stopped_run_is_that_of_a_whole_one(tmp_path, monkeypatch):
+    whole, stopped = [], []
+    _fit(tmp_path / "whole", steps=120, log=lambda *row: whole.append(row))
+    monkeypatch.setattr("selma.shapes.optimise._SAVE_EVERY_SECONDS", 0)
+    with pytest.raises(_Stop):
+        _fit(tmp_path / "stopped", stop_at=60, steps=120)
+    _fit(tmp_path / "stopped", steps=120, log=lambda *row: stopped.append(row))
+    assert stopped == whole and len(whole) == 1
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):

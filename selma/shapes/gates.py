@@ -77,4 +77,4 @@ def color_share(items: Sequence[Item], scores: Sequence[QuestionScore], things: 
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main)

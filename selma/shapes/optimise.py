@@ -44,8 +44,9 @@ def optimise(
         parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
     average = [p.detach().clone() for p in parameters]
-    start = _restore(folder / "state.safetensors", names, parameters, average, optimizer)
-    running, saved = torch.zeros(()), time.monotonic()
+    running = torch.zeros(())  # sum of the losses since the last hundred
+    start = _restore(folder / "state.safetensors", names, parameters, average, optimizer, running)
+    saved = time.monotonic()
     for step in tqdm(range(start, steps), desc=folder.name, total=steps, initial=start, mininterval=10):
         generator = torch.Generator().manual_seed((seed << 32) + step)
         torch.manual_seed((seed << 32) + step)  # for draws inside diffusers (the posterior's sample)
@@ -64,7 +65,7 @@ def optimise(
             log(step + 1, running.item() / 100)
             running.zero_()
         if time.monotonic() - saved > _SAVE_EVERY_SECONDS or step + 1 == steps:
-            _save(folder / "state.safetensors", step + 1, names, parameters, average, optimizer)
+            _save(folder / "state.safetensors", step + 1, names, parameters, average, optimizer, running)
             saved = time.monotonic()
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
@@ -84,8 +85,10 @@ def _parameters(modules: Iterable[tuple[str, nn.Module]]) -> tuple[list[str], li
     return [name for name, _ in named], [p for _, p in named]
 
 
-def _save(path: Path, step: int, names: list[str], parameters: list, average: list, optimizer) -> None:
-    tensors = {"step": torch.tensor(step)}
+def _save(
+    path: Path, step: int, names: list[str], parameters: list, average: list, optimizer, running
+) -> None:
+    tensors = {"step": torch.tensor(step), "running": running}
     for name, parameter, mean in zip(names, parameters, average, strict=True):
         state = optimizer.state[parameter]
         tensors |= {f"p.{name}": parameter.detach(), f"ema.{name}": mean}
@@ -95,11 +98,12 @@ def _save(path: Path, step: int, names: list[str], parameters: list, average: li
     partial.replace(path)
 
 
-def _restore(path: Path, names: list[str], parameters: list, average: list, optimizer) -> int:
+def _restore(path: Path, names: list[str], parameters: list, average: list, optimizer, running) -> int:
     if not path.exists():
         return 0
     tensors = load_file(path)
     step = int(tensors["step"])
+    running.copy_(tensors["running"])
     with torch.no_grad():
         for name, parameter, mean in zip(names, parameters, average, strict=True):
             parameter.copy_(tensors[f"p.{name}"])
