@@ -116,9 +116,7 @@ def _open(name: str) -> None:
     global _spool
     _warn_of_failure()
     _spool = Spool(spools(home()))
-    params = {}
-    with suppress(UserError):  # bad params: the stage itself says so, in its one line
-        params = _declared(name)
+    params = _declared(name)
     _spool.write(event="start", stage=name, params=params, tags=_tags(name), **_pipeline())
     _start_recorder()
 
@@ -162,7 +160,7 @@ def _tags(name: str) -> dict[str, str]:
     tags["git.dirty"] = "yes" if _git("status", "--porcelain", "--untracked-files=no") else "no"
     if "@" in name:
         tags["dvc.key"] = name.partition("@")[2]
-    with suppress(OSError, KeyError, TypeError, UserError):
+    with suppress(OSError, KeyError, TypeError):
         from selma.schema import load_yaml
 
         tags["profile"] = str(load_yaml(Path("params.yaml"))["profile"])
@@ -242,6 +240,8 @@ def _try(call: Any, *args: Any, **kwargs: Any) -> None:
     global _spool
     try:
         call(*args, **kwargs)
+    except UserError:
+        _spool = None  # bad params or a bad dvc.yaml: the stage itself says so, in its one line
     except Exception as error:
         _warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         _spool = None

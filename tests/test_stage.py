@@ -93,3 +93,29 @@ def test_ctrl_c_at_work_is_one_line(start) -> None:
 def test_progress_passes_everything_through(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(stage.progress(range(5), 5, "toy")) == [0, 1, 2, 3, 4]
     assert capsys.readouterr().out == ""
+
+
+def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
+    """Tracking reads the params as well, and must leave the complaint to the stage."""
+    import os
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).parents[1]
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        text.replace("  benchmark: shapes", "  # none", 1), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.filter", "count"],
+        cwd=tmp_path,
+        env=os.environ | {"SELMA_TRACKING": "on", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error:") and "evaluate.benchmark" in line
