@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,12 +98,6 @@ def test_progress_passes_everything_through(capsys: pytest.CaptureFixture[str]) 
 
 def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
     """Tracking reads the params as well, and must leave the complaint to the stage."""
-    import os
-    import shutil
-    import subprocess
-    import sys
-    from pathlib import Path
-
     root = Path(__file__).parents[1]
     shutil.copy(root / "dvc.yaml", tmp_path)
     text = (root / "params.yaml").read_text(encoding="utf-8")
