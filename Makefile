@@ -54,6 +54,6 @@ pretrain: setup ## pretrain the embedded backbone anew (hours on two cores; resu
 prune: setup ## remove folders under data/ and models/ that params.yaml does not name
 	python -m selma.prune
 
-clean: ## remove unfinished work and caches of tools (.venv and everything DVC keeps stay)
+clean: ## remove unfinished work and caches of tools (.venv, an LLM's replies in .llm and all that DVC keeps stay)
 	rm -rf .work .pytest_cache .ruff_cache .hypothesis
 	find selma stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

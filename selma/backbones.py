@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING
 import torch
 
 from selma import records
+from selma.devices import pick_device, torch_dtype
 from selma.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+# Kind of pipeline, as model_index.json names it -> what is not loaded of it: parts that drawing and training need not.
+# The safety checker blacks out training images.
+KINDS: dict[str, dict] = {
+    "StableDiffusionPipeline": {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    },
+    "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
+}
 
 # Name in params.yaml -> (class in diffusers, options set over the backbone's own scheduler config).
 # Latents have no fixed range, so DDIM must never clip them, whatever the config it inherits says.
@@ -28,29 +41,6 @@ SCHEDULERS: dict[str, tuple[str, dict]] = {
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
-
-
-def pick_device(name: str) -> str:
-    """Resolve "auto" to the best device at hand; a named device that is not there raises UserError."""
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if name == "auto":
-        return available[-1]
-    if name.split(":")[0] not in available:
-        raise UserError(
-            f"runtime.device: {name!r} is not on this machine; allowed: auto, {', '.join(available)}"
-        )
-    return name
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Map "float32", "bfloat16" or "float16" to torch's dtype; any other name raises UserError."""
-    if name not in DTYPES:
-        raise UserError(f"runtime.dtype: {name!r} is unknown; allowed: {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def make_scheduler(name: str, config: dict) -> SchedulerMixin:
@@ -77,34 +67,32 @@ def fingerprint(folder: Path) -> str:
 
 def load_pipeline(
     folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
-) -> StableDiffusionPipeline:
-    """Open a backbone folder, and put one LoRA folder on it at weight 1.
+) -> Pipeline:
+    """Open a backbone folder on a device as runtime.device names it, and put one LoRA folder on it at weight 1.
 
-    The pipeline comes in eval mode with every parameter frozen, no safety checker (it blacks out training
-    images) and no progress bar. Only safetensors are read, and nothing is fetched.
+    The pipeline comes in eval mode with every parameter frozen, no safety checker or watermark and no progress
+    bar. Only safetensors are read, and nothing is fetched. A VAE that overflows in float16 and says so
+    (`force_upcast`, SDXL's own) stays in float32 there.
     Raises UserError when the folder is missing, corrupt or of another kind, and when the LoRA was trained on
     another backbone.
     """
-    _check_kind(folder)
+    kind = read_kind(folder)
     _silence_loading()
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=torch_dtype(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
+        pipe = getattr(diffusers, kind).from_pretrained(
+            folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
         )
     except Exception as error:  # safetensors, json, transformers and diffusers each raise their own kind
         raise UserError(f"{folder}: this backbone cannot be opened ({_first_line(error)})") from error
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(device)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    pipe.to(pick_device(device))
+    for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         part.eval().requires_grad_(False)
-    if str(device).startswith("cuda"):
+    if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
+        pipe.vae.float()
+    if pipe.device.type == "cuda":
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if lora is not None:
@@ -112,26 +100,25 @@ def load_pipeline(
     return pipe
 
 
-def image_size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
-    """(width, height) in pixels that the backbone draws by itself."""
+def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
+    """(width, height) in pixels: a square of `side`, or what the backbone draws by itself.
+
+    Raises UserError for a side that the VAE cannot give.
+    """
+    factor = pipe.vae_scale_factor
+    if side is not None:
+        if side < 1 or side % factor:
+            raise UserError(f"resolution: {side} pixels; this backbone's must be a multiple of {factor}")
+        return side, side
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+    return width * factor, height * factor
 
 
-@torch.no_grad()
-def encode_texts(pipe: StableDiffusionPipeline, texts: list[str], batch: int = 64) -> torch.Tensor:
-    """Encode texts to [n, tokens, channels] on the CPU, in the pipeline's dtype.
-
-    Batches have a fixed size, the last one padded with empty texts, so that shapes are static.
-    """
-    batch = min(batch, len(texts))
-    states = []
-    for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
-        padded = part + [""] * (batch - len(part))
-        states.append(pipe.encode_prompt(padded, pipe.device, 1, False)[0][: len(part)].cpu())
-    return torch.cat(states)
+def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:
+    """The backbone's text encoders: one, or SDXL's two."""
+    found = (pipe.components.get(name) for name in ("text_encoder", "text_encoder_2"))
+    return [encoder for encoder in found if encoder is not None]
 
 
 def _silence_loading() -> None:
@@ -145,20 +132,23 @@ def _silence_loading() -> None:
     diffusers.utils.logging.disable_progress_bar()
 
 
-def _check_kind(folder: Path) -> None:
-    """Raise UserError unless model_index.json names a kind of pipeline that is supported here."""
+def read_kind(folder: Path) -> str:
+    """The class of pipeline that model_index.json names; UserError unless it is one of KINDS."""
     index = folder / "model_index.json"
     try:
         kind = json.loads(index.read_text())["_class_name"]
     except FileNotFoundError:
-        raise UserError(f"{folder}: no backbone here (no model_index.json); `dvc pull` brings it") from None
+        raise UserError(
+            f"{folder}: no backbone here (no model_index.json); `dvc pull` or `dvc repro` brings it"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not a diffusers pipeline index ({_first_line(error)})") from error
-    if kind != "StableDiffusionPipeline":
-        raise UserError(f"{folder}: a {kind} cannot be used as a backbone; allowed: StableDiffusionPipeline")
+    if kind not in KINDS:
+        raise UserError(f"{folder}: a {kind} cannot be used as a backbone; allowed: {', '.join(KINDS)}")
+    return kind
 
 
-def _put_lora(pipe: StableDiffusionPipeline, folder: Path, lora: Path) -> None:
+def _put_lora(pipe: Pipeline, folder: Path, lora: Path) -> None:
     """Load a LoRA folder written by selma.lora, after checking that it belongs to this backbone."""
     from diffusers.utils import logging
 

@@ -7,7 +7,9 @@ One JSON Lines file per split, one item per line; the questions follow DSG (arXi
          "parents": [], "category": "shape"}, ...]}
 
 A question whose parent is answered wrongly is void (scoring.py). Parents may point forwards, at themselves
-or in a circle, as some of DSG's own do: only their own answers count, so that is harmless.
+or in a circle, as some of DSG's own do: only their own answers count, so that is harmless. A parent that the
+benchmark names and yet lacks (DSG's tifa160_134) stands in the item's `absent`, a key that others have not;
+nobody can answer it. An item without questions is drawn for preference scores alone.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Item:
     skill: str
     source: str
     questions: tuple[Question, ...]
+    absent: tuple[str, ...] = ()
 
 
 # Files -----------------------------------------------------------------------------------------
@@ -74,9 +77,26 @@ def load_split(folder: Path, split: str) -> list[Item]:
     prompt, double id, unknown parent, answer not among the choices), and when the folder's splits overlap.
     """
     path = _split_file(folder, split)
+    if not path.is_file():
+        found = splits(folder)
+        why = f"this benchmark is {found[0]} alone" if found else "the benchmark stage writes it"
+        raise UserError(f"{path} is missing; {why}")
     items = _read(path)
     _check_disjoint(path, items, folder, split)
     return items
+
+
+def splits(folder: Path) -> list[str]:
+    """The splits that a benchmark's folder holds, in SPLITS' order: DSG, TIFA and HPS v2 are test alone."""
+    return [split for split in SPLITS if _split_file(folder, split).is_file()]
+
+
+def folders(root: Path, primary: str, others: Sequence[str]) -> dict[str, Path]:
+    """The folder of each benchmark in use under `root`, where models' pictures or scores of them are kept.
+
+    The primary's is `root` itself, each other's a folder in it, because items of two may share an id.
+    """
+    return {primary: root, **{name: root / name for name in others}}
 
 
 def _split_file(folder: Path, split: str) -> Path:
@@ -138,34 +158,38 @@ def _to_row(item: Item) -> dict[str, Any]:
         }
         for q in item.questions
     ]
-    return {
+    row = {
         "id": item.id,
         "prompt": item.prompt,
         "skill": item.skill,
         "source": item.source,
         "questions": questions,
     }
+    return {**row, "absent": list(item.absent)} if item.absent else row
 
 
 def _item(row: Any, where: str) -> Item:
-    _check_keys(row, _ITEM_KEYS, where)
+    _check_keys(row, _ITEM_KEYS, where, optional=("absent",))
     id, prompt, skill, source = (_text(row, key, where) for key in ("id", "prompt", "skill", "source"))
     if not _SAFE_ID.fullmatch(id):
         raise UserError(f"{where}: id {id!r} must be letters, digits, '.', '_' or '-': it names image files")
-    if not isinstance(row["questions"], list) or not row["questions"]:
-        raise UserError(f"{where}: item {id!r} has no questions; a list of at least one is allowed")
+    if not isinstance(row["questions"], list):
+        raise UserError(f"{where}: questions of item {id!r} is {row['questions']!r}; a list is allowed")
     questions = tuple(_question(question, f"{where}, item {id!r}") for question in row["questions"])
     known = [question.id for question in questions]
+    absent = _texts(row, "absent", f"{where}, item {id!r}") if "absent" in row else ()
+    if there := set(absent) & set(known):
+        raise UserError(f"{where}, item {id!r}: absent holds {', '.join(sorted(there))}, which is there")
     for question in questions:
         if known.count(question.id) > 1:
             raise UserError(f"{where}, item {id!r}: question id {question.id!r} is there twice")
         for parent in question.parents:
-            if parent not in known:
+            if parent not in known and parent not in absent:
                 raise UserError(
                     f"{where}, item {id!r}: question {question.id!r} has the unknown parent {parent!r}; "
                     f"allowed: {', '.join(known)}"
                 )
-    return Item(id, prompt, skill, source, questions)
+    return Item(id, prompt, skill, source, questions, absent)
 
 
 def _question(row: Any, where: str) -> Question:
@@ -180,10 +204,10 @@ def _question(row: Any, where: str) -> Question:
     return Question(id, text, choices, answer, parents, category)
 
 
-def _check_keys(row: Any, keys: Sequence[str], where: str) -> None:
+def _check_keys(row: Any, keys: Sequence[str], where: str, optional: Sequence[str] = ()) -> None:
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: {json.dumps(row)[:40]} is not an object with the keys {', '.join(keys)}")
-    for key in (*keys, *row):
+    for key in (*keys, *(key for key in row if key not in optional)):
         if (key in row) != (key in keys):
             problem = "is missing" if key in keys else "is unknown"
             raise UserError(f"{where}: key {key!r} {problem}; allowed: {', '.join(keys)}")

@@ -51,7 +51,7 @@ def _draw(prompt: str, count: int, seed: int, lora: Path | None) -> list[Image]:
     params = load_params()
     pipe = backbones.load_pipeline(
         Path("models/backbones") / params.expert.backbone,
-        backbones.pick_device(params.runtime.device),
+        params.runtime.device,
         params.runtime.dtype,
         lora=lora,
     )
@@ -63,6 +63,7 @@ def _draw(prompt: str, count: int, seed: int, lora: Path | None) -> list[Image]:
         guidance=params.evaluate.guidance,
         scheduler=params.evaluate.scheduler,
         batch=count,
+        size=params.evaluate.resolution,
     )
     return [image for _, image in drawn]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from selma import scoring
@@ -13,9 +14,12 @@ from selma.errors import UserError
 from selma.scoring import QuestionScore
 
 BASE, MERGED, SINGLE = "base", "merged", "all"  # `all` is the one LoRA trained on every skill's images
+_NAMED = ((BASE, "base"), (MERGED, "merged"), (SINGLE, "single"))
+_GAINS = ((BASE, "gain"), (SINGLE, "gain_over_single"))
 _PLACES = 4
 
 Scores = Mapping[str, Sequence[QuestionScore]]  # by model; the same items, in the same order, for each
+Means = Mapping[str, Mapping[str, float]]  # by model, then by item; the same items for each
 
 
 def summarise(models: Scores, experts: Sequence[str], *, resamples: int, seed: int) -> dict[str, Any]:
@@ -30,16 +34,16 @@ def summarise(models: Scores, experts: Sequence[str], *, resamples: int, seed: i
         "n_prompts": len({score.item for score in first}),
         "images_per_prompt": _images_per_prompt(models),
     }
-    for name, key in ((BASE, "base"), (MERGED, "merged"), (SINGLE, "single")):
+    for name, key in _NAMED:
         if name in models:
             summary[key] = {
                 "mean": _round(scoring.macro(models[name])),
                 "micro": _round(scoring.micro(models[name])),
                 "no_dependencies": _round(scoring.macro(models[name], dependencies=False)),
             }
-    for reference, key in ((BASE, "gain"), (SINGLE, "gain_over_single")):
-        if reference in models and MERGED in models:
-            summary[key] = _gain(models[reference], models[MERGED], resamples, seed)
+    summary.update(
+        _gains({name: scoring.item_scores(found) for name, found in models.items()}, resamples, seed)
+    )
     summary["expert"] = {
         name: {"mean": _round(scoring.macro(models[name]))} for name in experts if name in models
     }
@@ -47,6 +51,34 @@ def summarise(models: Scores, experts: Sequence[str], *, resamples: int, seed: i
         base, merged = models[BASE], models[MERGED]
         summary["skill"] = _side_by_side(scoring.by_skill(base), scoring.by_skill(merged))
         summary["category"] = _side_by_side(scoring.by_category(base), scoring.by_category(merged))
+    return summary
+
+
+def summarise_preferences(
+    models: Means, items: Sequence[Item], experts: Sequence[str], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """One judge's scores of all models on one benchmark, as in `summarise`, but on the judge's own scale.
+
+    A score is the mean over prompts of the means over a prompt's images. `skill` holds base beside merged for
+    each skill of the items, which are the four styles in HPS v2.
+    """
+    summary: dict[str, Any] = {"n_prompts": len(items)}
+    for name, key in _NAMED:
+        if name in models:
+            summary[key] = {"mean": _round(fmean(models[name].values()))}
+    summary.update(_gains(models, resamples, seed))
+    summary["expert"] = {
+        name: {"mean": _round(fmean(models[name].values()))} for name in experts if name in models
+    }
+    if BASE in models and MERGED in models:
+        groups: dict[str, list[str]] = {}
+        for item in items:
+            groups.setdefault(item.skill, []).append(item.id)
+        base, merged = (
+            {skill: fmean(models[name][item] for item in ids) for skill, ids in groups.items()}
+            for name in (BASE, MERGED)
+        )
+        summary["skill"] = _side_by_side(base, merged)
     return summary
 
 
@@ -124,12 +156,17 @@ def _images_per_prompt(models: Scores) -> int:
     return next(iter(counts.values()))
 
 
-def _gain(
-    base: Sequence[QuestionScore], other: Sequence[QuestionScore], resamples: int, seed: int
-) -> dict[str, float]:
-    a, b = scoring.item_scores(base), scoring.item_scores(other)
-    estimate = bootstrap_gain(list(a.values()), [b[item] for item in a], resamples=resamples, seed=seed)
-    return dict(zip(("mean", "low", "high"), map(_round, estimate), strict=True))
+def _gains(models: Means, resamples: int, seed: int) -> dict[str, dict[str, float]]:
+    """Merged over base and over the single LoRA, as far as they are there."""
+    gains = {}
+    for reference, key in _GAINS:
+        if reference in models and MERGED in models:
+            a, b = models[reference], models[MERGED]
+            estimate = bootstrap_gain(
+                list(a.values()), [b[item] for item in a], resamples=resamples, seed=seed
+            )
+            gains[key] = dict(zip(("mean", "low", "high"), map(_round, estimate), strict=True))
+    return gains
 
 
 def _side_by_side(base: Mapping[str, float], merged: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -96,7 +96,7 @@ def save_lora(folder: Path, state: dict[str, torch.Tensor], provenance: dict) ->
     tensors = {f"unet.{key}": value.detach().cpu().float().contiguous() for key, value in state.items()}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, indent=2, sort_keys=True)}
     with records.atomic(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(_sort_header(save(tensors, metadata)))
+        temporary.write_bytes(sort_header(save(tensors, metadata)))
     records.write_json(folder / CARD, provenance)
 
 
@@ -134,7 +134,7 @@ def load_lora(folder: Path) -> LoraWeights:
     return LoraWeights(factors, alpha / rank, provenance)
 
 
-def _sort_header(file: bytes) -> bytes:
+def sort_header(file: bytes) -> bytes:
     """A safetensors file with its header sorted: every write puts the metadata in another, random order."""
     size = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + size])

@@ -13,11 +13,23 @@ from pathlib import Path
 from typing import Annotated
 
 from selma.errors import UserError
-from selma.schema import Name, OneOf, Range, Unique, build, load_yaml
+from selma.schema import Matches, MayBeEmpty, Name, OneOf, Range, Unique, build, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 OPERATORS = ("factor_mean", "delta_mean")
+# Where a benchmark comes from (selma/sources.py), and what its section must name.
+BENCHMARK_FIELDS = {
+    "shapes": ("seed", "dev_per_skill", "test_per_skill"),
+    "dsg": ("url", "path"),
+    "tifa": ("url", "path"),
+    "hps": ("files",),
+}
+HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
+# Judges that answer questions (selma/judges), and those that score an image for its prompt.
+VQA_KINDS = ("embedded", "blip_vqa", "blip2", "instructblip", "chat_vlm", "endpoint")
+SCORE_KINDS = ("pickscore", "clipscore", "hps", "image_reward")
 BACKBONES = "models/backbones"
+EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 EXPERTS = "models/experts"
 MERGED = "models/merged"
 IMAGES = "data/images"
@@ -29,6 +41,17 @@ Fraction = Annotated[float, Range(0, 1)]
 Guidance = Annotated[float, Range(0)]  # classifier-free guidance scale; 1 is none
 Scheduler = Annotated[str, OneOf(*SCHEDULERS)]
 Names = Annotated[tuple[Name, ...], Unique()]
+AnyNames = Annotated[tuple[Name, ...], Unique(empty=True)]
+Sha256 = Annotated[str, Matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")]
+Pixels = Annotated[int, Range(8)]  # of each side of an image
+Commit = Annotated[
+    str,
+    Matches(
+        r"[0-9a-f]{40}",
+        "a commit of 40 hex digits, because a branch can change or vanish: "
+        "`git ls-remote https://huggingface.co/OWNER/NAME HEAD` prints the newest, the page's history lists all",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -47,13 +70,52 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Where a benchmark comes from, and how many prompts per skill its splits hold."""
+class File:
+    """One file, by URL or by local path; `sha256` is null where nobody has checked it yet."""
 
-    source: Name
-    seed: Seed
-    dev_per_skill: Count
-    test_per_skill: Count
+    url: str | None = None
+    path: str | None = None
+    sha256: Sha256 | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a benchmark comes from: made from a seed, one file (dsg, tifa), or several (hps).
+
+    `_check_benchmark` holds which source takes which of the fields.
+    """
+
+    source: Annotated[str, OneOf(*BENCHMARK_FIELDS)]
+    seed: Seed | None = None
+    dev_per_skill: Count | None = None
+    test_per_skill: Count | None = None
+    url: str | None = None
+    path: str | None = None
+    sha256: Sha256 | None = None
+    files: dict[Annotated[str, OneOf(*HPS_STYLES)], File] | None = None
+
+
+@dataclass(frozen=True)
+class Vae:
+    """A VAE that takes the place of a backbone's own: a hub repository at one commit."""
+
+    id: str
+    revision: Commit
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a backbone comes from: a hub repository (id, revision) or a folder (path), in diffusers' layout.
+
+    `variant` names the set of weights to take where a part has several (fp16), plain ones where it has not.
+    """
+
+    source: Annotated[str, OneOf("hub", "local")]
+    id: str | None = None
+    revision: Commit | None = None
+    path: str | None = None
+    variant: Name | None = None
+    vae: Vae | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +134,18 @@ class Corpus:
     wrong: Fraction
     drop: Fraction
     spread: Fraction
+    jitter: Fraction
+
+
+@dataclass(frozen=True)
+class UnetRun:
+    """One run of the embedded backbone's UNet (selma/shapes/denoiser.py)."""
+
+    corpora: dict[str, Count]
+    noisy: Fraction
+    zero_snr: bool
+    text: bool
+    decay_from: Fraction
 
 
 @dataclass(frozen=True)
@@ -80,18 +154,28 @@ class Pretrain:
 
     seed: Seed
     rare: Fraction
-    broad: Corpus
-    curated: Corpus
+    corpora: dict[Name, Corpus]
     vae_steps: Count
     clip_steps: Count
-    unet_steps: Count
-    curated_from: Count
+    unet: tuple[UnetRun, ...]
 
 
 @dataclass(frozen=True)
 class Llm:
     provider: Name
+    base_url: str | None
+    model: str | None
+    api: Annotated[str, OneOf("chat", "completions")]
+    temperature: Annotated[float, Range(0, 2)]
+    top_p: Annotated[float, Range(0, 1, open_low=True)]
+    max_tokens: Count
+    input_price: Annotated[float, Range(0)] | None
+    output_price: Annotated[float, Range(0)] | None
+    key_env: str | None
     concurrency: Count
+    timeout: Positive
+    retries: Annotated[int, Range(0)]
+    max_requests: Count
 
 
 @dataclass(frozen=True)
@@ -107,6 +191,7 @@ class Prompts:
 class Filter:
     rouge_l: Fraction
     keep: Count
+    dev: Annotated[int, Range(0)] = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +201,7 @@ class Images:
     steps: Count
     guidance: Guidance
     batch: Count
+    resolution: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +219,8 @@ class Training:
     batch: Count
     steps: Count
     checkpoint_every: Count
+    accumulate: Count = 1
+    resolution: Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -150,16 +238,58 @@ class Merge:
 @dataclass(frozen=True)
 class Evaluate:
     benchmark: Name
+    others: AnyNames
     images_per_prompt: Count
     scheduler: Scheduler
     steps: Count
     guidance: Guidance
     batch: Count
     bootstrap: Count
+    resolution: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Files of one hub repository at one commit, each with its sha256, or null where nobody knows it yet."""
+
+    repo: Annotated[str, Matches(r"[\w.-]+/[\w.-]+", "a hub repository, owner/name")]
+    revision: Annotated[
+        str, Matches(r"[0-9a-f]{40}", "a commit of 40 hex digits: the repository's history shows it")
+    ]
+    files: dict[
+        Annotated[str, Matches(r"(?!.*\.\.)\w[\w./+-]*", "a path inside the repository")],
+        Annotated[str, Matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")] | None,
+    ]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server; `base_url` null is OpenAI's own, the key comes from the variable `key_env`."""
+
+    model: str
+    base_url: str | None = None
+    key_env: Name = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class JudgeSource:
+    """Where a judge comes from; stages/judge.py brings it into models/judges/<name>/.
+
+    `tokenizer` is for a score whose own repository holds none, `matcher` a sentence embedding that maps a free
+    answer to the nearest choice (all-mpnet-base-v2 in TIFA).
+    """
+
+    kind: Annotated[str, OneOf(*VQA_KINDS, *SCORE_KINDS)]
+    weights: Pinned | None = None
+    tokenizer: Pinned | None = None
+    matcher: Pinned | None = None
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True)
 class Judge:
+    """Which of `judges` answers the benchmark's questions."""
+
     name: Name
 
 
@@ -178,6 +308,7 @@ class Params:
     skills: Names
     experts: dict[Name, Expert]
     models: dict[Name, Model]
+    backbones: Annotated[dict[Name, Backbone], MayBeEmpty()]
     benchmarks: dict[Name, Benchmark]
     store: Store
     pretrain: Pretrain
@@ -189,7 +320,9 @@ class Params:
     select: Select
     merge: Merge
     evaluate: Evaluate
+    judges: dict[Name, JudgeSource]
     judge: Judge
+    preferences: AnyNames
     runtime: Runtime
 
 
@@ -210,16 +343,26 @@ def load_params(path: Path | None = None) -> Params:
 
 def _cross_check(params: Params) -> None:
     """Raise UserError where two keys contradict each other."""
-    if params.filter.keep > params.prompts.candidates:
+    if params.filter.keep + params.filter.dev > params.prompts.candidates:
         raise UserError(
-            f"filter.keep is {params.filter.keep}; "
-            f"it must be at most prompts.candidates ({params.prompts.candidates})"
+            f"filter.keep is {params.filter.keep}, filter.dev {params.filter.dev}; "
+            f"together it must be at most prompts.candidates ({params.prompts.candidates})"
         )
 
-    for name in ("broad", "curated"):
-        images = getattr(params.pretrain, name).images
-        if images % 2:
-            raise UserError(f"pretrain.{name}.images is {images}; it must be even: pictures come in pairs")
+    for name, corpus in params.pretrain.corpora.items():
+        if corpus.images % 2:
+            raise UserError(
+                f"pretrain.corpora.{name}.images is {corpus.images}; it must be even: pictures come in pairs"
+            )
+    for number, run in enumerate(params.pretrain.unet):
+        for name in run.corpora:
+            _allow(
+                f"pretrain.unet[{number}].corpora holds",
+                name,
+                params.pretrain.corpora,
+                "in `pretrain.corpora`",
+                verb="",
+            )
 
     folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
     for name, expert in params.experts.items():
@@ -234,6 +377,34 @@ def _cross_check(params: Params) -> None:
     for expert in params.merge.experts:
         _allow("merge.experts holds", expert, params.experts, "in `experts`", verb="")
     _allow("evaluate.benchmark", params.evaluate.benchmark, params.benchmarks, "in `benchmarks`")
+    for name in params.evaluate.others:
+        _allow("evaluate.others holds", name, params.benchmarks, "in `benchmarks`", verb="")
+        if name == params.evaluate.benchmark:
+            raise UserError(f"evaluate.others holds {name}, which is evaluate.benchmark; name it once")
+
+    for name, benchmark in params.benchmarks.items():
+        _check_benchmark(f"benchmarks.{name}", benchmark)
+
+    for name, source in params.judges.items():
+        _check_judge(f"judges.{name}", source)
+    _allow("judge.name", params.judge.name, params.judges, "in `judges`")
+    if params.judges[params.judge.name].kind not in VQA_KINDS:
+        raise UserError(f"judge.name is {params.judge.name}, which answers no questions; see `preferences`")
+    for name in params.preferences:
+        _allow("preferences holds", name, params.judges, "in `judges`", verb="")
+        if params.judges[name].kind == "embedded":
+            raise UserError(f"preferences holds {name}, which scores no images for their prompts")
+
+    for name, backbone in params.backbones.items():
+        _check_backbone(name, backbone)
+    drawn = {EMBEDDED, *params.backbones}
+    _allow("images.backbone", params.images.backbone, drawn, "in `backbones`, or the embedded one")
+    _allow("expert.backbone", params.expert.backbone, drawn, "in `backbones`, or the embedded one")
+    if params.expert.accumulate > params.expert.batch:
+        raise UserError(
+            f"expert.accumulate is {params.expert.accumulate}; "
+            f"it must be at most expert.batch ({params.expert.batch})"
+        )
 
     base = f"{BACKBONES}/{params.expert.backbone}"
     weights = {base, MERGED, *(f"{EXPERTS}/{name}" for name in params.experts)}
@@ -243,6 +414,58 @@ def _cross_check(params: Params) -> None:
         if name not in params.models or params.models[name].weights != folder:
             raise UserError(
                 f"models.{name} is needed, with weights {folder}: every score is compared with it"
+            )
+
+
+def _check_benchmark(key: str, benchmark: Benchmark) -> None:
+    """Raise UserError unless a benchmark names what its source is made of, and nothing else."""
+    wanted = BENCHMARK_FIELDS[benchmark.source]
+    one_file = "url" in wanted
+    allowed = {"source", *wanted, *(("sha256",) if one_file else ())}
+    for field in ("seed", "dev_per_skill", "test_per_skill", "url", "path", "sha256", "files"):
+        if getattr(benchmark, field) is not None and field not in allowed:
+            raise UserError(f"{key}.{field} means nothing to the source {benchmark.source}; take it out")
+    if one_file:
+        _check_file(key, benchmark)
+        return
+    for field in wanted:
+        if getattr(benchmark, field) is None:
+            raise UserError(f"{key}.{field} is missing; the source {benchmark.source} needs it")
+    for name, file in (benchmark.files or {}).items():
+        _check_file(f"{key}.files.{name}", file)
+
+
+def _check_file(key: str, file: File | Benchmark) -> None:
+    if (file.url is None) == (file.path is None):
+        raise UserError(f"{key} needs either url or path, one of the two")
+
+
+def _check_judge(key: str, source: JudgeSource) -> None:
+    """Raise UserError unless a judge names what its kind is made of, and nothing else."""
+    needs = {"embedded": set(), "endpoint": {"endpoint"}}.get(source.kind, {"weights"})
+    takes = needs | ({"tokenizer"} if source.kind in SCORE_KINDS else {"matcher"})
+    for part in ("weights", "tokenizer", "matcher", "endpoint"):
+        given = getattr(source, part) is not None
+        if part in needs and not given:
+            raise UserError(f"{key}.{part} is missing; a judge of kind {source.kind} needs it")
+        if given and (part not in takes or source.kind == "embedded"):
+            raise UserError(f"{key}.{part} means nothing to a judge of kind {source.kind}; take it out")
+
+
+def _check_backbone(name: str, backbone: Backbone) -> None:
+    """Raise UserError unless a backbone names what its source needs, and nothing that means nothing there."""
+    if name == EMBEDDED:
+        raise UserError(f"backbones.{name}: the embedded backbone has that name; choose another")
+    needs = {"hub": ("id", "revision"), "local": ("path",)}[backbone.source]
+    for key in ("id", "revision", "path"):
+        given = getattr(backbone, key) is not None
+        if key in needs and not given:
+            raise UserError(
+                f"backbones.{name}.{key} is missing; a backbone from source {backbone.source} needs it"
+            )
+        if given and key not in needs:
+            raise UserError(
+                f"backbones.{name}.{key} means nothing with source {backbone.source}; take it out"
             )
 
 

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from selma import charts, lineage, records
+from selma import charts, lineage, other_tables, records
 from selma.errors import UserError
 from selma.table import percent, verdict
 
@@ -55,6 +55,7 @@ def render(
             **_models(summary, lineage.read_csv(metrics / "by_skill.csv")),
             "pair_charts": _pair_charts(summary),
             "categories": _categories(summary),
+            "others": other_tables.tables(records.read_json(metrics / "others.json")),
             "examples": [_example(example, grid) for example in records.read_json(grid / "examples.json")],
             **lineage.read(metrics, skills, experts),
         }
@@ -194,5 +195,5 @@ def _data_uri(path: Path) -> str:
 def _plain(value: Any) -> str:
     """A setting as params.yaml writes it, or nearly."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "none"
     return str(value)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selma import backbones, records
+from selma import backbones, conditioning, records
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
     from PIL.Image import Image
+
+    from selma.backbones import Pipeline
+    from selma.conditioning import Conditioning
 
 DECODE_PIXELS = (
     8 * 512 * 512
@@ -22,7 +24,7 @@ DECODE_PIXELS = (
 
 
 def draw(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     texts: list[str],
     seeds: list[int],
     *,
@@ -30,16 +32,15 @@ def draw(
     guidance: float,
     scheduler: str,
     batch: int,
-    height: int | None = None,
-    width: int | None = None,
+    size: int | None = None,
     done: Collection[int] = (),
 ) -> Iterator[tuple[int, Image]]:
     """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, all i in `done` left out.
 
     `guidance` is the classifier-free guidance scale: 1 makes one UNet pass per step, anything else two.
     The whole list is cut into even batches of at most `batch`, the last one padded: shapes are static, and an
-    image keeps its batch, hence its exact bytes, when drawing goes on after a stop. Height and width are in
-    pixels and default to the backbone's own. Raises UserError for an unknown scheduler.
+    image keeps its batch, hence its exact bytes, when drawing goes on after a stop. `size` is the pixels of each
+    side, by default the backbone's own. Raises UserError for an unknown scheduler and an impossible size.
     """
     if len(texts) != len(seeds):
         raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
@@ -47,10 +48,10 @@ def draw(
         return
     batch = math.ceil(len(texts) / math.ceil(len(texts) / batch))
     pipe.scheduler = backbones.make_scheduler(scheduler, pipe.scheduler.config)
-    shape = _latent_shape(pipe, height, width)
+    shape = _latent_shape(pipe, size)
     unique = list(dict.fromkeys(["", *texts]))
     row = {text: i for i, text in enumerate(unique)}
-    states = backbones.encode_texts(pipe, unique)
+    encoded = conditioning.encode_texts(pipe, unique)
     for start in range(0, len(texts), batch):
         wanted = [i for i in range(start, min(start + batch, len(texts))) if i not in done]
         if not wanted:
@@ -58,8 +59,8 @@ def draw(
         indices = [min(i, len(texts) - 1) for i in range(start, start + batch)]
         images = _draw_batch(
             pipe,
-            states[[row[texts[i]] for i in indices]],
-            states[[row[""]] * batch] if guidance != 1 else None,
+            encoded[[row[texts[i]] for i in indices]],
+            encoded[[row[""]] * batch] if guidance != 1 else None,
             [torch.Generator().manual_seed(seeds[i]) for i in indices],
             shape,
             steps,
@@ -70,7 +71,7 @@ def draw(
 
 
 def draw_folder(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     rows: list[dict],
     folder: Path,
     *,
@@ -78,6 +79,7 @@ def draw_folder(
     guidance: float,
     scheduler: str,
     batch: int,
+    size: int | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda images, total: images,
 ) -> None:
     """Draw an HF imagefolder: a PNG per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
@@ -96,6 +98,7 @@ def draw_folder(
         guidance=guidance,
         scheduler=scheduler,
         batch=batch,
+        size=size,
         done=done,
     )
     for i, image in progress(images, len(rows) - len(done)):
@@ -115,29 +118,28 @@ def contact_sheet(images: list[Image], columns: int = 4) -> Image:
     return sheet
 
 
-def _latent_shape(
-    pipe: StableDiffusionPipeline, height: int | None, width: int | None
-) -> tuple[int, int, int]:
-    """(channels, height, width) of one image's latents; pixels that are not given are the backbone's own."""
-    native_width, native_height = backbones.image_size(pipe)
-    height, width = height or native_height, width or native_width
+def _latent_shape(pipe: Pipeline, size: int | None) -> tuple[int, int, int]:
+    """(channels, height, width) of one image's latents, for a square of `size` pixels or the backbone's own."""
+    width, height = backbones.image_size(pipe, size)
     return pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
 
 
 @torch.inference_mode()
 def _draw_batch(
-    pipe: StableDiffusionPipeline,
-    text_states: torch.Tensor,
-    empty_states: torch.Tensor | None,
+    pipe: Pipeline,
+    texts: Conditioning,
+    empty: Conditioning | None,
     generators: list[torch.Generator],
     shape: tuple[int, int, int],
     steps: int,
     guidance: float,
 ) -> list[Image]:
-    """Denoise and decode one batch; states are [batch, tokens, channels], one CPU generator per image."""
+    """Denoise and decode one batch; `empty` is the conditioning without text, one CPU generator per image."""
     device, dtype, scheduler = pipe.device, pipe.unet.dtype, pipe.scheduler
-    states = text_states if empty_states is None else torch.cat([empty_states, text_states])
-    states = states.to(device, dtype)
+    condition = texts if empty is None else conditioning.concatenate([empty, texts])
+    pixels = (shape[1] * pipe.vae_scale_factor, shape[2] * pipe.vae_scale_factor)
+    ids = torch.tensor([conditioning.time_ids(pixels, (0, 0), pixels)], device=device).float()
+    inputs = condition.to(device, dtype).unet_inputs(ids.expand(len(condition.states), -1))
     scheduler.set_timesteps(steps, device=device)
     # fp32 on the CPU: the same noise on every machine; latents stay fp32 through the scheduler's arithmetic
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
@@ -145,10 +147,10 @@ def _draw_batch(
     extra = _step_options(scheduler, generators)
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, t).to(dtype)
-        if empty_states is None:
-            prediction = pipe.unet(scaled, t, states, return_dict=False)[0].float()
+        if empty is None:
+            prediction = pipe.unet(scaled, t, **inputs, return_dict=False)[0].float()
         else:
-            both = pipe.unet(torch.cat([scaled, scaled]), t, states, return_dict=False)[0].float()
+            both = pipe.unet(torch.cat([scaled, scaled]), t, **inputs, return_dict=False)[0].float()
             without_text, with_text = both.chunk(2)
             prediction = without_text + guidance * (with_text - without_text)
         latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
@@ -165,7 +167,7 @@ def _step_options(scheduler: object, generators: list[torch.Generator]) -> dict:
     return {"generator": generators} if takes else {}
 
 
-def _decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> list[Image]:
+def _decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image]:
     """Latents [n, channels, h, w] to RGB images, a few at a time to bound memory."""
     factor = pipe.vae_scale_factor
     pixels = latents.shape[2] * latents.shape[3] * factor**2

@@ -54,13 +54,23 @@ class OneOf:
 
 
 class Unique:
-    """A list that is not empty and names nothing twice."""
+    """A list that names nothing twice, and at least one unless it may be `empty`."""
+
+    def __init__(self, *, empty: bool = False) -> None:
+        self.empty = empty
 
     def __call__(self, values: tuple[str, ...]) -> str | None:
-        if not values:
+        if not values and not self.empty:
             return "it must name at least one"
         twice = sorted({value for value in values if values.count(value) > 1})
         return f"it must not name {', '.join(twice)} twice" if twice else None
+
+
+class MayBeEmpty:
+    """A mapping that may have no entries; any other needs one."""
+
+    def __call__(self, value: dict) -> str | None:
+        return None
 
 
 class Slug:
@@ -70,6 +80,16 @@ class Slug:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", value):
             return None
         return "it must be a name of letters, digits and _ . + -"
+
+
+class Matches:
+    """Text of the form of a regular expression; `wanted` says in words what that is."""
+
+    def __init__(self, pattern: str, wanted: str) -> None:
+        self.pattern, self.wanted = pattern, wanted
+
+    def __call__(self, value: str) -> str | None:
+        return None if re.fullmatch(self.pattern, value) else f"it must be {self.wanted}"
 
 
 Name = Annotated[str, Slug()]
@@ -114,6 +134,8 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         return _fields(kind, value, key)
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        if value == {} and any(isinstance(rule, MayBeEmpty) for rule in args[1:]):
+            return {}
         built = _build(args[0], value, key)
         for rule in args[1:]:
             if problem := rule(built):

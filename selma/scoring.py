@@ -5,7 +5,8 @@ any DIRECT parent is 0: there is no use in a colour when the object is not there
 parents count, so nothing cascades further and circles among the parents do no harm. An image's score is the
 mean over its questions, an item's the mean over its images, a model's the mean over its items (macro).
 
-A missing answer is a score of 0 with a warning, never a smaller denominator.
+A missing answer is a score of 0 with a warning, never a smaller denominator. So is a parent that the benchmark
+itself lacks (`Item.absent`): what depends on it is void.
 """
 
 from __future__ import annotations
@@ -40,21 +41,39 @@ class QuestionScore:
     score: float
 
 
-def load_answers(path: Path, items: Sequence[Item]) -> list[QuestionScore]:
-    """Scores of an answers file of rows {item, k, question, answer, p_yes, expected}; see `score_answers`."""
+def load_answers(path: Path, items: Sequence[Item], benchmark: str | None = None) -> list[QuestionScore]:
+    """Scores of an answers file of rows {item, k, question, answer, p_yes, expected}; see `score_answers`.
+
+    `benchmark` picks the rows of one, where the file holds several's. A benchmark with multiple choice (TIFA)
+    needs all answers: there one that is missing, or is none of the choices, raises UserError.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing; the answer stage writes it")
-    return score_answers(items, read_jsonl(path), where=str(path))
+    rows, where = read_jsonl(path), str(path)
+    if benchmark is not None:
+        rows, where = [row for row in rows if row.get("benchmark") == benchmark], f"{path}, {benchmark}"
+    offered = {(item.id, q.id): q.choices for item in items for q in item.questions}
+    multiple = any(set(choices) != {"yes", "no"} for choices in offered.values())
+    scores = score_answers(items, rows, where=where, quiet=multiple)
+    for score in scores if multiple else ():
+        choices = offered[score.item, score.question]
+        if score.answer not in choices:
+            said = "has no answer" if score.answer is None else f"is answered {score.answer!r}"
+            raise UserError(
+                f"{where}: item {score.item!r}, image {score.k}, question {score.question!r} {said}; "
+                f"one of {', '.join(choices)} is needed"
+            )
+    return scores
 
 
 def score_answers(
-    items: Sequence[Item], rows: Iterable[Mapping[str, Any]], *, where: str = "answers"
+    items: Sequence[Item], rows: Iterable[Mapping[str, Any]], *, where: str = "answers", quiet: bool = False
 ) -> list[QuestionScore]:
     """Score every question of every item about every image, in the order of items, images and questions.
 
     The images of an item are all values of k in `rows`; rows of other items (another split's, say) are passed
     over. Raises UserError, naming `where`, for no rows, none of the items, an unknown question, two answers
-    to one question, or an expected answer other than the benchmark's.
+    to one question, or an expected answer other than the benchmark's. `quiet` keeps the warning of gaps back.
     """
     answers = _index(items, rows, where)
     images = sorted({k for _, k, _ in answers})
@@ -64,11 +83,12 @@ def score_answers(
             given = {q.id: answers.get((item.id, k, q.id)) for q in item.questions}
             raw = {q.id: float(given[q.id] == q.answer) for q in item.questions}
             for q in item.questions:
-                score = min([raw[q.id], *(raw[parent] for parent in q.parents)])
+                score = min([raw[q.id], *(raw.get(parent, 0.0) for parent in q.parents)])
                 scores.append(
                     QuestionScore(item.id, item.skill, q.category, k, q.id, given[q.id], raw[q.id], score)
                 )
-    _warn_of_gaps(scores, where)
+    if not quiet:
+        _warn_of_gaps(scores, where)
     return scores
 
 
@@ -76,6 +96,8 @@ def _index(
     items: Sequence[Item], rows: Iterable[Mapping[str, Any]], where: str
 ) -> dict[tuple[str, int, str], str]:
     expected = {(item.id, q.id): q.answer for item in items for q in item.questions}
+    if not expected:
+        raise UserError(f"{where}: the benchmark has no questions; its pictures have preference scores alone")
     names = {item.id for item in items}
     answers: dict[tuple[str, int, str], str] = {}
     number = 0
@@ -147,6 +169,18 @@ def by_skill(scores: Sequence[QuestionScore]) -> dict[str, float]:
 def by_category(scores: Iterable[QuestionScore]) -> dict[str, float]:
     """Mean over the questions of each category, void ones counted as 0 (micro), by name."""
     return dict(sorted(_mean_by((score.category, score.score) for score in scores).items()))
+
+
+def clusters(scores: Iterable[QuestionScore]) -> dict[str, tuple[float, int]]:
+    """Sum of the scores and number of the answered questions of each item that has any.
+
+    Their quotient over all items is `micro`; the items are what a bootstrap draws (bootstrap.py).
+    """
+    groups: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        if score.answer is not None:
+            groups[score.item].append(score.score)
+    return {item: (sum(values), len(values)) for item, values in groups.items()}
 
 
 def _mean_by(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

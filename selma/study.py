@@ -67,7 +67,7 @@ def guidance_curve(params: Params, kept: Path) -> list[dict]:
                 if not path.exists():
                     print(f"{split}, guidance {guidance:g}, {name}", file=sys.stderr)
                     pipe = backbones.load_pipeline(
-                        folder, backbones.pick_device(params.runtime.device), params.runtime.dtype, lora=lora
+                        folder, params.runtime.device, params.runtime.dtype, lora=lora
                     )
                     images = sampler.draw(
                         pipe,

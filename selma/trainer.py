@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +18,22 @@ import torch
 from torch.nn import functional
 
 from selma import lora, records
+from selma.conditioning import Conditioning
 from selma.errors import UserError
 from selma.examples import Examples
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers import DDPMScheduler
+
+    from selma.backbones import Pipeline
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the learning rate is constant, `caption_dropout` the share of captions made empty."""
+    """How to train; the learning rate is constant, `caption_dropout` the share of captions made empty.
+
+    `accumulate` is in how many parts a batch goes through the UNet: more parts, less memory, the same gradient.
+    """
 
     steps: int
     batch: int
@@ -36,9 +42,33 @@ class Settings:
     max_grad_norm: float
     caption_dropout: float
     checkpoint_every: int
+    accumulate: int = 1
 
 
-def training_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on: noisy latents [n, channels, h, w], times [n], conditioning, and the target."""
+
+    noisy: torch.Tensor
+    times: torch.Tensor
+    texts: Conditioning
+    time_ids: torch.Tensor
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """The batch in at most `parts` parts of one size, the last one perhaps smaller."""
+        size = -(-len(self) // parts)
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield Batch(
+                self.noisy[rows], self.times[rows], self.texts[rows], self.time_ids[rows], self.target[rows]
+            )
+
+
+def training_schedule(pipe: Pipeline) -> DDPMScheduler:
     """The backbone's noise schedule: its own betas and prediction type, whatever sampler it names."""
     from diffusers import DDPMScheduler
 
@@ -63,7 +93,8 @@ def train(
 
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
     whose lora.json is `provenance` plus its steps. Parameters and optimizer are saved in the file `state` at
-    every checkpoint and every `state_seconds`; a run that finds it goes on from there. The losses of the curve
+    every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it goes
+    on from there. The losses of the curve
     are means over windows of a hundredth of the steps; `on_loss` gets each as it comes.
     Raises UserError for a base in float16 (its gradients underflow) and for a loss that is not finite.
     """
@@ -82,23 +113,27 @@ def train(
     losses = torch.zeros(settings.steps, device=device)  # stays on the device: reading a loss waits for it
     first = _load_state(state, parameters, optimizer, losses)
     window = max(1, settings.steps // 100)
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), state_seconds
     for step in progress(range(first, settings.steps)):
-        loss = _loss(unet, schedule, examples, settings, seed, step)
-        loss.backward()
+        for part in draw_batch(schedule, examples, settings, seed, step).split(settings.accumulate):
+            loss = batch_loss(unet, part) * (len(part) / settings.batch)
+            loss.backward()
+            losses[step] += loss.detach()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        losses[step] = loss.detach()
         count = step + 1
         if count % window == 0 or count == settings.steps:
             on_loss(count, _mean(losses, count, window))
         at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
         if at_checkpoint:
             _save_checkpoint(folder, unet, {**provenance, "steps": count})
-        if at_checkpoint or time.monotonic() - saved_at > state_seconds:
+        if at_checkpoint or time.monotonic() - saved_at > pause:
+            began = time.monotonic()
             _save_state(state, parameters, optimizer, losses, count)
             saved_at = time.monotonic()
+            # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
+            pause = state_seconds * max(1.0, saved_at - began)
     ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
     return [(count, _mean(losses, count, window)) for count in ends]
 
@@ -116,16 +151,11 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> torch.Tensor:
     return order[start - offset : end - offset]
 
 
-def _loss(
-    unet: torch.nn.Module,
-    schedule: DDPMScheduler,
-    examples: Examples,
-    settings: Settings,
-    seed: int,
-    step: int,
-) -> torch.Tensor:
-    """Denoising loss of a batch, by the backbone's prediction type; every draw is seeded by (seed, step)."""
-    device, dtype, n = examples.mean.device, unet.dtype, settings.batch
+def draw_batch(
+    schedule: DDPMScheduler, examples: Examples, settings: Settings, seed: int, step: int
+) -> Batch:
+    """The batch of step `step` (from 0), on the examples' device; every draw is seeded by (seed, step)."""
+    device, n = examples.mean.device, settings.batch
     rows = batch_indices(len(examples.mean), n, seed, step).to(device)
     # drawn on the CPU: the same numbers on every device
     generator = _generator(seed, "step", step)
@@ -134,10 +164,20 @@ def _loss(
     times = torch.randint(schedule.config.num_train_timesteps, (n,), generator=generator).to(device)
     dropped = (torch.rand(n, generator=generator) < settings.caption_dropout).to(device)
     latents = examples.mean[rows] + examples.std[rows] * sample
-    noisy = schedule.add_noise(latents, noise, times)
-    states = examples.text[examples.caption[rows].masked_fill(dropped, 0)]
-    prediction = unet(noisy.to(dtype), times, states.to(dtype), return_dict=False)[0]
-    return functional.mse_loss(prediction.float(), _target(schedule, latents, noise, times))
+    return Batch(
+        noisy=schedule.add_noise(latents, noise, times),
+        times=times,
+        texts=examples.texts[examples.caption[rows].masked_fill(dropped, 0)],
+        time_ids=examples.time_ids[rows],
+        target=_target(schedule, latents, noise, times),
+    )
+
+
+def batch_loss(unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The denoising loss: mean squared error, in fp32, of what the backbone predicts (noise or v)."""
+    inputs = batch.texts.to(unet.dtype).unet_inputs(batch.time_ids)
+    prediction = unet(batch.noisy.to(unet.dtype), batch.times, **inputs, return_dict=False)[0]
+    return functional.mse_loss(prediction.float(), batch.target)
 
 
 def _target(

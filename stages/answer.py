@@ -1,17 +1,21 @@
-"""Ask the judge the benchmark's questions about one model's images; one answer per line.
+"""Ask the judge the benchmarks' questions about one model's images; one answer per line.
 
     python -m stages.answer merged
 
-reads   data/samples/<model>/         images of the test prompts
-        data/benchmarks/<benchmark>/  their questions
-writes  data/answers/<model>.jsonl    item, k, question, answer, p_yes, expected
+reads   data/samples/<model>/               images of the test prompts
+        data/benchmarks/<name>/             their questions, for evaluate.benchmark and evaluate.others
+        models/judges/<judge.name>/         the judge
+writes  data/answers/<model>.jsonl          item, k, question, answer, p_yes, expected
+        data/other_answers/<model>.jsonl    benchmark, and the same: of evaluate.others, no lines without
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from selma import benchmarks, records, stage
+from selma import benchmarks, records, stage, work
+from selma.benchmarks import Item
 from selma.errors import UserError
 from selma.judges import ask, load_judge
 from selma.params import load_params
@@ -19,30 +23,51 @@ from selma.params import load_params
 
 def main(model: str) -> None:
     params = load_params()
-    samples = Path("data/samples") / model
-    items = {
-        item.id: item
-        for item in benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, "test")
-    }
+    samples = benchmarks.folders(
+        Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others
+    )
+    shots = {name: _shots(name, images) for name, images in samples.items()}
+    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
+
+    with work.folder(stage.name()) as folder:
+        # A file per image, as it comes: a run that is stopped and started again asks nothing twice.
+        todo = [
+            (name, item, pair, folder / "images" / name / f"{pair.file.name}.jsonl")
+            for name, found in shots.items()
+            for item, pair in found
+        ]
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in shots}
+        for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
+            if not file.exists():
+                records.write_jsonl(file, ask(judge, item, records.read_image(pair.file), pair.k))
+            answers[name] += records.read_jsonl(file)
+        primary, others = folder / "primary.jsonl", folder / "others.jsonl"
+        records.write_jsonl(primary, answers[params.evaluate.benchmark])
+        records.write_jsonl(
+            others, ({"benchmark": name, **row} for name in params.evaluate.others for row in answers[name])
+        )
+        work.publish(primary, Path("data/answers") / f"{model}.jsonl")
+        work.publish(others, Path("data/other_answers") / f"{model}.jsonl")
+
+
+def _shots(benchmark: str, samples: Path) -> list[tuple[Item, records.Pair]]:
+    """A benchmark's items that ask something, each with every image of it.
+
+    Raises UserError unless the images are of the benchmark's prompts, and of all of them, equally many.
+    """
+    items = {item.id: item for item in benchmarks.load_split(Path("data/benchmarks") / benchmark, "test")}
     pairs = records.read_pairs(samples)
-    _check(samples, pairs, items)
-    judge = load_judge(params.judge.name)
-
-    rows = []
-    for pair in stage.progress(pairs, len(pairs), f"answer {model}"):
-        rows += ask(judge, items[pair.id], records.read_image(pair.file), pair.k)
-    records.write_jsonl(Path("data/answers") / f"{model}.jsonl", rows)
-
-
-def _check(samples: Path, pairs: list[records.Pair], items: dict[str, benchmarks.Item]) -> None:
-    """Raise UserError unless the images are of the benchmark's prompts, and of all of them."""
     for pair in pairs:
         if pair.id not in items or pair.text != items[pair.id].prompt:
             raise UserError(
-                f"{pair.file}: {pair.id!r} is no prompt of this benchmark; run the sample stage again"
+                f"{pair.file}: {pair.id!r} is no prompt of benchmark {benchmark}; run the sample stage again"
             )
-    for missing in items.keys() - {pair.id for pair in pairs}:
-        raise UserError(f"{samples}: no image of item {missing!r}; run the sample stage again")
+    there, images = {(pair.id, pair.k) for pair in pairs}, sorted({pair.k for pair in pairs})
+    for item in items:
+        for k in images:
+            if (item, k) not in there:
+                raise UserError(f"{samples}: no image of item {item!r}, k {k}; run the sample stage again")
+    return [(items[pair.id], pair) for pair in pairs if items[pair.id].questions]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 
 reads   data/answers/<model>.jsonl    for every model in params
         data/samples/<model>/         for the grid; data/benchmarks/<benchmark>/
+        data/other_answers/, data/preferences/   of evaluate.others, and by the judges in `preferences`
 writes  metrics/eval.json             scores and gains (selma/evaluation.py)
+        metrics/others.json           the other benchmarks' and the preference scores (selma/others.py)
         metrics/by_skill.csv          model, skill, score
         metrics/by_category.csv       model, category, score
         metrics/items.csv             item, skill, and a column of scores for each model
@@ -16,7 +18,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selma import benchmarks, evaluation, grid, records, scoring, stage, tracking, work
+from selma import benchmarks, evaluation, grid, others, records, scoring, stage, tracking, work
 from selma.benchmarks import Item
 from selma.errors import UserError
 from selma.evaluation import BASE, MERGED, Scores
@@ -34,12 +36,23 @@ def main() -> None:
     summary = evaluation.summarise(
         models, params.merge.experts, resamples=params.evaluate.bootstrap, seed=params.seed
     )
+    further = others.measure(
+        Path("data"),
+        params.evaluate.benchmark,
+        params.evaluate.others,
+        models=list(params.models),
+        judges=params.preferences,
+        experts=params.merge.experts,
+        resamples=params.evaluate.bootstrap,
+        seed=params.seed,
+    )
     with work.folder(stage.name()) as folder:
         out = folder / "grid"
         shutil.rmtree(out, ignore_errors=True)  # half of one, if a run was stopped here
         shown = {name: models[name] for name in (BASE, MERGED) if name in models}
         _write_grid(out, items, shown, params.seed)
         records.write_json(Path("metrics/eval.json"), summary)
+        records.write_json(Path("metrics/others.json"), further)
         records.write_csv(
             Path("metrics/by_skill.csv"), evaluation.skill_rows(models), ["model", "skill", "score"]
         )

@@ -35,6 +35,7 @@ def main(name: str) -> None:
         max_grad_norm=params.expert.max_grad_norm,
         caption_dropout=params.expert.caption_dropout,
         checkpoint_every=params.expert.checkpoint_every,
+        accumulate=params.expert.accumulate,
     )
     provenance = {
         "name": name,
@@ -47,10 +48,10 @@ def main(name: str) -> None:
         "seed": params.seed,
     }
 
-    # Encode every pair once; the VAE and the text encoder are not needed after that.
-    device = backbones.pick_device(params.runtime.device)
-    pipe = backbones.load_pipeline(backbone, device, params.runtime.dtype)
-    encoded = examples.encode(pipe, map(records.read_image, (p.file for p in pairs)), [p.text for p in pairs])
+    # Encode every pair once; the VAE and the text encoders are not needed after that.
+    pipe = backbones.load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
+    images = (records.read_image(pair.file) for pair in pairs)
+    encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
     unet, schedule = pipe.unet, trainer.training_schedule(pipe)
     del pipe
     lora.add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)

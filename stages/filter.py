@@ -3,9 +3,10 @@
     python -m stages.filter count
 
 reads   data/prompts/<skill>/           prompts.jsonl, in order of arrival
-        data/benchmarks/<name>/         every split: no prompt near one of them is trained on
+        data/benchmarks/<name>/         evaluate.benchmark's and others' splits: no prompt near one is trained on
         data/skills/<world>/<skill>.yaml   word limit; the seeds are compared with, never trained on
-writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `filter.keep`
+writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `filter.keep`, to train on
+                                        dev.jsonl {id, text}: `filter.dev` more, spread evenly among them
                                         dropped.jsonl {id, text, reason, neighbour, rouge_l}
         metrics/filter/<skill>.json     candidates, kept, dropped by reason, unused (came after the last kept)
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from selma import records, stage, work
-from selma.benchmarks import SPLITS, load_split
+from selma.benchmarks import load_split, splits
 from selma.diversity import DiversityFilter, Reason
 from selma.errors import UserError
 from selma.params import load_params
@@ -28,15 +29,18 @@ def main(name: str) -> None:
     skill = load_skill(params.prompts.skills, name)
     source = Path("data/prompts") / name / "prompts.jsonl"
     candidates = read_prompts(source)
-    benchmark = Path("data/benchmarks") / params.evaluate.benchmark
-    exam = [item.prompt for split in SPLITS for item in load_split(benchmark, split)]
+    exam = [
+        prompt
+        for benchmark in (params.evaluate.benchmark, *params.evaluate.others)
+        for prompt in read_exam(Path("data/benchmarks") / benchmark)
+    ]
 
     diversity = DiversityFilter(params.filter.rouge_l, skill.max_words, exam, skill.seeds)
-    keep = params.filter.keep
+    keep, dev = params.filter.keep, params.filter.dev
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     for row in candidates:
-        if len(kept) == keep:
+        if len(kept) == keep + dev:
             break
         verdict = diversity.offer(row["text"])
         if verdict.kept:
@@ -46,20 +50,33 @@ def main(name: str) -> None:
             dropped.append({**row, "reason": verdict.reason, **near})
 
     reasons = {reason: sum(row["reason"] == reason for row in dropped) for reason in get_args(Reason)}
-    if len(kept) < keep:
+    if len(kept) < keep + dev:
+        wanted = f"filter.keep ({keep})" + (f" and filter.dev ({dev})" if dev else "")
         counted = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
         raise UserError(
-            f"{source}: {len(kept)} of {len(candidates)} prompts pass, {keep - len(kept)} short of "
-            f"filter.keep ({keep}); dropped: {counted}; raise prompts.candidates, or filter.rouge_l if most are similar"
+            f"{source}: {len(kept)} of {len(candidates)} prompts pass, {keep + dev - len(kept)} short of "
+            f"{wanted}; dropped: {counted}; raise prompts.candidates, or filter.rouge_l if most are similar"
         )
 
+    held = {(2 * i + 1) * len(kept) // (2 * dev) for i in range(dev)}
     with work.folder(stage.name()) as folder:
-        records.write_jsonl(folder / "out" / "prompts.jsonl", kept)
+        trained_on = [row for i, row in enumerate(kept) if i not in held]
+        records.write_jsonl(folder / "out" / "prompts.jsonl", trained_on)
+        if dev:
+            records.write_jsonl(folder / "out" / "dev.jsonl", [kept[i] for i in sorted(held)])
         records.write_jsonl(folder / "out" / "dropped.jsonl", dropped)
         work.publish(folder / "out", Path("data/filtered") / name)
     unused = len(candidates) - len(kept) - len(dropped)
-    metrics = {"candidates": len(candidates), "kept": len(kept), "dropped": reasons, "unused": unused}
+    metrics = {"candidates": len(candidates), "kept": len(trained_on), "dropped": reasons, "unused": unused}
+    if dev:
+        metrics["dev"] = dev
     records.write_json(Path("metrics/filter") / f"{name}.json", metrics)
+
+
+def read_exam(benchmark: Path) -> list[str]:
+    """The prompts of every split of a benchmark; UserError where the test split is not among them."""
+    found = dict.fromkeys((*splits(benchmark), "test"))
+    return [item.prompt for split in found for item in load_split(benchmark, split)]
 
 
 def read_prompts(path: Path) -> list[dict[str, str]]:

@@ -33,7 +33,7 @@ def main(skill: str) -> None:
     ]
     pipe = backbones.load_pipeline(
         Path("models/backbones") / params.images.backbone,
-        backbones.pick_device(params.runtime.device),
+        params.runtime.device,
         params.runtime.dtype,
     )
 
@@ -47,6 +47,7 @@ def main(skill: str) -> None:
             guidance=params.images.guidance,
             scheduler=params.images.scheduler,
             batch=params.images.batch,
+            size=params.images.resolution,
             progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
         )
         sheet = folder / "sheet.png"

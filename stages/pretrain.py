@@ -19,7 +19,7 @@ import torch
 
 from selma import records, stage, tracking, work
 from selma.params import load_params
-from selma.shapes.pretrain import CorpusSpec, Recipe, pretrain
+from selma.shapes.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 FIELDS = ["part", "step", "loss"]
 
@@ -29,12 +29,10 @@ def main() -> None:
     recipe = Recipe(
         seed=params.pretrain.seed,
         rare=params.pretrain.rare,
-        broad=CorpusSpec(**asdict(params.pretrain.broad)),
-        curated=CorpusSpec(**asdict(params.pretrain.curated)),
+        corpora={name: CorpusSpec(**asdict(spec)) for name, spec in params.pretrain.corpora.items()},
         vae_steps=params.pretrain.vae_steps,
         clip_steps=params.pretrain.clip_steps,
-        unet_steps=params.pretrain.unet_steps,
-        curated_from=params.pretrain.curated_from,
+        unet=[UnetRun(**asdict(run)) for run in params.pretrain.unet],
     )
     with work.folder(stage.name()) as folder:
         # A resumed run logs some steps again, with the same values: the key keeps one of each.

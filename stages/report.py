@@ -2,7 +2,7 @@
 
     python -m stages.report
 
-reads   metrics/     eval.json, by_skill.csv, merge.json, filter/, loss/, select/
+reads   metrics/     eval.json, others.json, by_skill.csv, merge.json, filter/, loss/, select/
         data/grid/   examples.json and the pictures that it names
 writes  data/report/index.html
 """

@@ -1,9 +1,11 @@
-"""Score an expert's checkpoints on the dev split and keep one: the best (ties: the earlier), or the last.
+"""Score an expert's checkpoints on dev prompts and keep one: the best (ties: the earlier), or the last.
 
     python -m stages.select count
 
 reads   models/checkpoints/<name>/step-*/   LoRA folders
-        models/backbones/<expert.backbone>/, data/benchmarks/<evaluate.benchmark>/
+        models/backbones/<expert.backbone>/
+        data/benchmarks/<evaluate.benchmark>/   the dev split; its score is faithfulness
+        data/filtered/<skill>/dev.jsonl         instead, where filter.dev holds prompts out; theirs is VQAScore
 writes  models/experts/<name>/              the chosen checkpoint
         metrics/select/<name>.json          policy, chosen step, dev score of every step
 
@@ -16,15 +18,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from selma import benchmarks, records, scoring, stage, work
-from selma.errors import UserError
-from selma.judges import ask, load_judge
+from selma import benchmarks, records, selection, stage, work
+from selma.judges import load_judge
 from selma.params import Params, load_params
 
 
 def main(name: str) -> None:
     params = load_params()
-    checkpoints = _checkpoints(Path("models/checkpoints") / name)
+    checkpoints = selection.checkpoints(Path("models/checkpoints") / name)
     with work.folder(stage.name()) as folder:
         best = params.select.policy == "best"
         scores = _score(checkpoints, _scorer(params), folder / "scores.json", name) if best else {}
@@ -37,15 +38,6 @@ def main(name: str) -> None:
         metrics = {"policy": params.select.policy, "chosen": chosen, "scores": rounded}
         records.write_json(Path("metrics/select") / f"{name}.json", metrics)
         work.publish(out, Path("models/experts") / name)
-
-
-def _checkpoints(folder: Path) -> dict[int, Path]:
-    """Checkpoint folders by step, in the order of steps."""
-    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
-    found = {int(step): path for path, step in steps.items() if step.isdecimal()}
-    if not found:
-        raise UserError(f"{folder} holds no checkpoints (step-*); the expert stage writes them")
-    return dict(sorted(found.items()))
 
 
 def _score(
@@ -64,15 +56,18 @@ def _scorer(params: Params) -> Callable[[Path], float]:
     """A function from a checkpoint to its dev score; every checkpoint draws from the same noises."""
     from selma import backbones, sampler  # torch: policy `last` does without it
 
-    items = benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, "dev")
+    if params.filter.dev:
+        items = selection.held_out(Path("data/filtered"), params.skills)
+    else:
+        items = benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, "dev")
     shots = [(item, k) for item in items for k in range(params.select.images_per_prompt)]
-    judge = load_judge(params.judge.name)
+    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 
     def score(checkpoint: Path) -> float:
         # Loaded anew, as the sample stage does: cheap beside drawing, and the same to the bit.
         pipe = backbones.load_pipeline(
             Path("models/backbones") / params.expert.backbone,
-            backbones.pick_device(params.runtime.device),
+            params.runtime.device,
             params.runtime.dtype,
             lora=checkpoint,
         )
@@ -84,9 +79,11 @@ def _scorer(params: Params) -> Callable[[Path], float]:
             guidance=params.evaluate.guidance,
             scheduler=params.evaluate.scheduler,
             batch=params.evaluate.batch,
+            size=params.evaluate.resolution,
         )
-        rows = [row for i, image in images for row in ask(judge, shots[i][0], image, shots[i][1])]
-        return scoring.macro(scoring.score_answers(items, rows, where=str(checkpoint)))
+        if params.filter.dev:
+            return selection.vqa_score(judge, shots, images)
+        return selection.faithfulness(judge, shots, images, where=str(checkpoint))
 
     return score
 

@@ -13,31 +13,61 @@ os.environ.setdefault("SELMA_TRACKING", "off")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def make_backbone(folder: Path, prediction_type: str, seed: int = 0) -> Path:
-    """Write a random pipeline that draws 32 px images from 8 x 8 latents."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+def _text_part(width: int, layers: int, projection: int | None = None) -> tuple[object, object]:
+    """A tokenizer of single letters and a random text encoder, with a projection of its pooled state if asked."""
     from tokenizers import pre_tokenizers
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     tokenizer = CLIPTokenizer({token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
+    config = CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=projection or width,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return tokenizer, (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def _vae() -> object:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=32,
+        scaling_factor=0.5,
+    )
+
+
+def _spread(encoder: object) -> None:
+    """The default init hardly tells two texts apart."""
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data * 5 if parameter.dim() > 1 else parameter.data
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def make_backbone(folder: Path, prediction_type: str, seed: int = 0) -> Path:
+    """Write a random pipeline that draws 32 px images from 8 x 8 latents."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokens),
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=77,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        )
+        tokenizer, text_encoder = _text_part(16, layers=1)
         unet = UNet2DConditionModel(
             sample_size=8,
             layers_per_block=1,
@@ -48,22 +78,10 @@ def make_backbone(folder: Path, prediction_type: str, seed: int = 0) -> Path:
             attention_head_dim=2,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 16, 16),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=32,
-            scaling_factor=0.5,
-        )
-        for parameter in text_encoder.parameters():  # the default init hardly tells two texts apart
-            parameter.data = parameter.data * 5 if parameter.dim() > 1 else parameter.data
+        vae = _vae()
+        _spread(text_encoder)
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        **BETAS,
         prediction_type=prediction_type,
         clip_sample=False,
         set_alpha_to_one=False,
@@ -82,6 +100,47 @@ def make_backbone(folder: Path, prediction_type: str, seed: int = 0) -> Path:
     return folder
 
 
+def make_sdxl(folder: Path, prediction_type: str = "epsilon", zeros: bool = True, seed: int = 2) -> Path:
+    """Write a random SDXL pipeline that draws 32 px images; `zeros` is what it takes for no text."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, text_encoder = _text_part(16, layers=2)
+        tokenizer_2, text_encoder_2 = _text_part(24, layers=3, projection=20)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            cross_attention_dim=16 + 24,
+            attention_head_dim=2,
+            norm_num_groups=8,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 20,
+        )
+        vae = _vae()
+        _spread(text_encoder)
+        _spread(text_encoder_2)
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**BETAS, prediction_type=prediction_type, steps_offset=1),
+        force_zeros_for_empty_prompt=zeros,
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random backbone that predicts v."""
@@ -92,6 +151,20 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_backbone_epsilon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another random backbone, which predicts the noise."""
     return make_backbone(tmp_path_factory.mktemp("backbones") / "tiny-epsilon", "epsilon", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SDXL that predicts the noise and takes zeros for no text, as SDXL base does."""
+    return make_sdxl(tmp_path_factory.mktemp("backbones") / "tiny-sdxl")
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SDXL that predicts v and encodes the empty text."""
+    return make_sdxl(
+        tmp_path_factory.mktemp("backbones") / "tiny-sdxl-v", "v_prediction", zeros=False, seed=3
+    )
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from selma import backbones, lora
+from selma import backbones, devices, lora
 from selma.errors import UserError
 
 
@@ -37,6 +37,33 @@ def test_the_pipeline_is_frozen_in_eval_mode_without_a_safety_checker(tiny_backb
 def test_the_dtype_reaches_every_part(tiny_backbone):
     pipe = backbones.load_pipeline(tiny_backbone, dtype="bfloat16")
     assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16}
+
+
+def test_an_sdxl_opens_whole(tiny_sdxl):
+    pipe = backbones.load_pipeline(tiny_sdxl, dtype="bfloat16")
+    assert type(pipe).__name__ == "StableDiffusionXLPipeline" and pipe.watermark is None
+    parts = (pipe.unet, pipe.vae, *backbones.text_encoders(pipe))
+    assert len(parts) == 4
+    assert {part.dtype for part in parts} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for part in parts for parameter in part.parameters())
+    assert backbones.image_size(pipe) == (32, 32)
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_a_vae_that_overflows_in_float16_stays_in_float32(tiny_sdxl, tmp_path, upcast):
+    folder = shutil.copytree(tiny_sdxl, tmp_path / "sdxl")
+    config = folder / "vae/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": upcast}))
+    pipe = backbones.load_pipeline(folder, dtype="float16")
+    assert pipe.unet.dtype == torch.float16
+    assert pipe.vae.dtype == (torch.float32 if upcast else torch.float16)
+
+
+def test_an_impossible_resolution_is_named(tiny_backbone):
+    pipe = backbones.load_pipeline(tiny_backbone)
+    assert backbones.image_size(pipe, 48) == (48, 48)
+    with pytest.raises(UserError, match="resolution: 30 pixels; this backbone's must be a multiple of 4"):
+        backbones.image_size(pipe, 30)
 
 
 def test_a_missing_backbone_is_named(tmp_path):
@@ -109,12 +136,6 @@ def test_unknown_names_say_what_is_allowed():
     with pytest.raises(UserError, match="ddim"):
         backbones.make_scheduler("magic", {})
     with pytest.raises(UserError, match="float32"):
-        backbones.torch_dtype("float12")
+        devices.torch_dtype("float12")
     with pytest.raises(UserError, match="cpu"):
-        backbones.pick_device("abacus")
-
-
-def test_texts_are_encoded_alike_in_any_batch(tiny_backbone):
-    pipe = backbones.load_pipeline(tiny_backbone)
-    texts = ["a red circle", "", "two blue squares on a black background"]
-    torch.testing.assert_close(backbones.encode_texts(pipe, texts, 2), backbones.encode_texts(pipe, texts, 7))
+        devices.pick_device("abacus")

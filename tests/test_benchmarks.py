@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma import sources
-from selma.benchmarks import Item, Question, load_split, write_split
+from selma.benchmarks import Item, Question, load_split, splits, write_split
 from selma.errors import UserError
 
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "object")
@@ -47,7 +47,9 @@ def test_what_is_written_is_read_back_in_order(tmp_path):
         ({"id": "../up"}, "'../up'"),
         ({"id": "good"}, "'good' is there twice"),
         ({"extra": 1}, "'extra' is unknown"),
-        ({"questions": []}, "no questions"),
+        ({"questions": "none"}, "questions of item 'count-1' is 'none'; a list is allowed"),
+        ({"absent": ["1"]}, "absent holds 1, which is there"),
+        ({"absent": "9"}, "absent is '9'"),
         ({"q_id": "2"}, "'2' is there twice"),
         ({"q_answer": "maybe"}, "'maybe' is not among its choices; allowed: yes, no"),
         ({"q_choices": "yes"}, "choices"),
@@ -80,9 +82,21 @@ def test_a_file_that_holds_no_items_is_an_error(tmp_path, text, named):
         load_split(tmp_path, "test")
 
 
+def test_an_item_may_lack_questions_and_a_question_that_others_depend_on(tmp_path):
+    bare = Item("anime-00000", "a knight", "anime", "hps", ())
+    orphan = Item("tifa160_134", "two pigs", "tifa160", "tifa160", (CHILD,), absent=("1",))
+    write_split(tmp_path, "test", [bare, orphan])
+    assert load_split(tmp_path, "test") == [bare, orphan]
+    assert "absent" not in (tmp_path / "test.jsonl").read_text().splitlines()[0]
+
+
 def test_a_missing_file_and_an_unknown_split_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"test\.jsonl"):
+    with pytest.raises(UserError, match=r"test\.jsonl is missing; the benchmark stage writes it"):
         load_split(tmp_path, "test")
+    write_split(tmp_path, "test", [ITEM])
+    with pytest.raises(UserError, match=r"dev\.jsonl is missing; this benchmark is test alone"):
+        load_split(tmp_path, "dev")
+    assert splits(tmp_path) == ["test"]
     with pytest.raises(UserError, match="'train' is unknown; allowed: dev, test"):
         load_split(tmp_path, "train")
 
@@ -117,13 +131,15 @@ def test_one_prompt_may_stand_twice_in_a_split_as_in_dsg(tmp_path):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_embedded_exam_fits_the_schema_and_its_splits_are_disjoint(tmp_path_factory, seed):
     folder = tmp_path_factory.mktemp("exam")
-    splits = sources.build("shapes", seed=seed, dev_per_skill=2, test_per_skill=3)
-    for split, items in splits.items():
+    exam = sources.build("shapes", seed=seed, dev_per_skill=2, test_per_skill=3)
+    for split, items in exam.items():
         write_split(folder, split, items)
-    assert {split: load_split(folder, split) for split in splits} == splits
-    assert [len(items) % 5 for items in splits.values()] == [0, 0]
+    assert {split: load_split(folder, split) for split in splits(folder)} == exam
+    assert [len(items) % 5 for items in exam.values()] == [0, 0]
 
 
 def test_an_unknown_source_is_named():
     with pytest.raises(UserError, match="'web' is unknown; allowed: shapes"):
         sources.build("web", seed=0, dev_per_skill=1, test_per_skill=1)
+    with pytest.raises(UserError, match="'web' is unknown; allowed: dsg, tifa, hps"):
+        sources.read("web", {})

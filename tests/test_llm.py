@@ -1,4 +1,4 @@
-"""Asking for lists: parsing what real models send, order under concurrency, replies that survive a kill."""
+"""Asking for lists: order under concurrency, and replies that survive a kill."""
 
 from __future__ import annotations
 
@@ -7,81 +7,22 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from selma.errors import UserError
-from selma.llm import RecordedProvider, Reply, Request, ThreadedProvider, load_provider, parse_list
-
-# Parsing -----------------------------------------------------------------------------------------
-
-plain = st.text(alphabet="abcdefgh ,", min_size=1, max_size=30).map(lambda text: " ".join(text.split()))
-plain = plain.map(lambda text: f"a {text.strip(' ,')}".strip())
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 9999), st.sampled_from([". ", ") ", ".", ".  "]), plain), max_size=30)
-)
-def test_items_survive_any_numbers(items):
-    text = "\n".join(f"{number}{mark}{item}" for number, mark, item in items)
-    assert parse_list(text) == [item for _, _, item in items]
-    assert parse_list(text, "length") == [item for _, _, item in items][:-1]
-
-
-@given(st.text(), st.sampled_from(["stop", "length"]))
-def test_anything_parses_into_single_lines_that_say_something(text, finish_reason):
-    for item in parse_list(text, finish_reason):
-        assert item == " ".join(item.split())
-        assert any(char.isalnum() for char in item)
-
-
-@pytest.mark.parametrize(
-    ("text", "items"),
-    [
-        ("4. a cat\n6. a dog\n6. a cow\n1. a hen", ["a cat", "a dog", "a cow", "a hen"]),
-        ("- a cat\n* a dog\n• a cow", ["a cat", "a dog", "a cow"]),
-        ("Sure! Here are 2 prompts:\n\n4. a cat\n5. a dog\n\nLet me know!", ["a cat", "a dog"]),
-        ("4. a cat\n5. a dog\nLet me know if you want more.", ["a cat", "a dog"]),
-        ("4. a cat\n\n5. a dog\n\n6. a cow", ["a cat", "a dog", "a cow"]),
-        ("4. a cat on\n   a mat\n5. a dog\nby a log", ["a cat on a mat", "a dog by a log"]),
-        ('4. "a cat"\n5. “a dog”\n6. **a cow**\n7. **"a hen"**', ["a cat", "a dog", "a cow", "a hen"]),
-        ("**4.** a cat\n**5. a dog**\n6. *a cow*\n7. `a hen`", ["a cat", "a dog", "a cow", "a hen"]),
-        ("4. 'a dog's bone'\n5. the cat's 'bed'", ["a dog's bone", "the cat's 'bed'"]),
-        ('4. "one" and "two"', ['"one" and "two"']),
-        ('- "a cat",\n- "a dog"', ["a cat", "a dog"]),
-        ("```\n4. a cat\n```\nDone", ["a cat"]),
-        ("4. a cat\r\n5. a dog\r\n", ["a cat", "a dog"]),
-        ("4.\n5. ...\n6. a cat", ["a cat"]),
-        ("4. 3.5 metres of rope\n5. 16:9 picture", ["3.5 metres of rope", "16:9 picture"]),
-        ("4. a rope of\n3.5 metres", ["a rope of 3.5 metres"]),
-        ("I cannot help with that.", []),
-        ("", []),
-    ],
-)
-def test_replies_as_models_write_them(text, items):
-    assert parse_list(text) == items
-
-
-@pytest.mark.parametrize(
-    "text", ["4. a cat\n5. a do", "4. a cat\n5.", "4. a cat\n5. a dog\n6", "4. a cat\n5. a dog\nby"]
-)
-def test_a_reply_that_is_cut_off_loses_its_last_item(text):
-    assert parse_list(text, "length") == ["a cat"]
-
-
-# Providers ---------------------------------------------------------------------------------------
+from selma.llm import Reply, Request, Settings, ThreadedProvider, load_provider
+from selma.llm_store import RecordedProvider, keep_replies
 
 REQUESTS = [Request(index, f"text {index}", index * 7, 20) for index in range(8)]
 
 
-def answer(text: str, seed: int) -> tuple[str, str]:
-    return f"1. reply to {text} with {seed}", "stop"
+def answer(request: Request) -> Reply:
+    return Reply(request.index, f"1. reply to {request.text} with {request.seed}", "stop")
 
 
 def test_replies_come_in_request_order_though_they_arrive_in_another():
-    def later_is_faster(text: str, seed: int) -> tuple[str, str]:
-        time.sleep(0.02 * (8 - seed // 7) / 8)
-        return answer(text, seed)
+    def later_is_faster(request: Request) -> Reply:
+        time.sleep(0.02 * (8 - request.index) / 8)
+        return answer(request)
 
     arrived: list[int] = []
     replies = ThreadedProvider(later_is_faster, 8).complete(
@@ -96,7 +37,7 @@ def test_replies_come_in_request_order_though_they_arrive_in_another():
 def test_no_more_requests_in_flight_than_allowed():
     flying, most, lock = 0, 0, threading.Lock()
 
-    def count(text: str, seed: int) -> tuple[str, str]:
+    def count(request: Request) -> Reply:
         nonlocal flying, most
         with lock:
             flying += 1
@@ -104,7 +45,7 @@ def test_no_more_requests_in_flight_than_allowed():
         time.sleep(0.01)
         with lock:
             flying -= 1
-        return answer(text, seed)
+        return answer(request)
 
     ThreadedProvider(count, 3).complete(REQUESTS)
     assert 1 < most <= 3
@@ -112,17 +53,17 @@ def test_no_more_requests_in_flight_than_allowed():
 
 def test_unknown_provider():
     with pytest.raises(UserError, match=r"llm\.provider is 'gpt'; it must be one of: .*shapes"):
-        load_provider("gpt", 1)
+        load_provider("gpt", Settings())
 
 
 def test_recorded_replies_are_not_asked_again(tmp_path):
     asked: list[str] = []
 
-    def dies_at_five(text: str, seed: int) -> tuple[str, str]:
-        asked.append(text)
-        if text == "text 5":
+    def dies_at_five(request: Request) -> Reply:
+        asked.append(request.text)
+        if request.index == 5:
             raise ConnectionError("gone")
-        return answer(text, seed)
+        return answer(request)
 
     path = tmp_path / "replies.jsonl"
     with pytest.raises(ConnectionError):
@@ -132,9 +73,9 @@ def test_recorded_replies_are_not_asked_again(tmp_path):
     with path.open("a") as file:
         file.write('{"index": 5, "seed": 35, "requ')  # killed while it wrote
 
-    def again(text: str, seed: int) -> tuple[str, str]:
-        assert int(text.split()[1]) not in saved
-        return answer(text, seed)
+    def again(request: Request) -> Reply:
+        assert request.index not in saved
+        return answer(request)
 
     seen: list[Reply] = []
     recorded = RecordedProvider(ThreadedProvider(again, 2), path)
@@ -142,7 +83,10 @@ def test_recorded_replies_are_not_asked_again(tmp_path):
     assert replies == ThreadedProvider(answer, 1).complete(REQUESTS)
     assert {reply.index for reply in seen} == set(range(8))
     assert [row["index"] for row in recorded.rows] == list(range(8))
-    assert RecordedProvider(ThreadedProvider(dies_at_five, 1), path).rows == recorded.rows
+    assert recorded.reused == len(saved)
+    resumed = RecordedProvider(ThreadedProvider(dies_at_five, 1), path)
+    assert resumed.complete(REQUESTS) == replies
+    assert (resumed.rows, resumed.reused) == (recorded.rows, 8)
 
 
 def test_a_recorded_reply_to_another_request_does_not_count(tmp_path):
@@ -151,3 +95,48 @@ def test_a_recorded_reply_to_another_request_does_not_count(tmp_path):
     changed = Request(0, "another text", 0, 20)
     [reply] = RecordedProvider(ThreadedProvider(answer, 1), path).complete([changed])
     assert "another text" in reply.text
+
+
+def test_a_failure_loses_no_reply_that_is_on_its_way():
+    """Replies in flight are paid for: they are waited for and handed over before the failure is raised."""
+    begun = threading.Barrier(4)
+
+    def one_fails(request: Request) -> Reply:
+        if request.index < 4:
+            begun.wait(10)
+        if request.index == 0:
+            raise ConnectionError("gone")
+        time.sleep(0.05)
+        return answer(request)
+
+    handed: list[int] = []
+    with pytest.raises(ConnectionError):
+        ThreadedProvider(one_fails, 4).complete(REQUESTS, lambda reply: handed.append(reply.index))
+    assert sorted(handed) == [1, 2, 3]
+
+
+def test_one_file_serves_many_settings(tmp_path, monkeypatch):
+    """A reply is another's under another model, index or seed, and is found again when that one returns."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def ask(model: str, requests: list[Request], answer=answer) -> RecordedProvider:
+        recorded = keep_replies(ThreadedProvider(answer, 2, {"model": model}), "count", tmp_path / "work")
+        recorded.complete(requests)
+        return recorded
+
+    def silent(request: Request) -> Reply:
+        raise AssertionError("asked again")
+
+    first = ask("a", REQUESTS)
+    assert first.reused == 0
+    assert ask("b", REQUESTS).reused == 0
+    assert ask("a", [Request(0, "text 0", 1, 20)]).reused == 0
+    again = ask("a", REQUESTS, silent)
+    assert (again.reused, again.rows) == (8, first.rows)
+    assert sorted(path.name for path in tmp_path.rglob("*.jsonl")) == ["count.jsonl"]
+
+
+def test_replies_of_this_repositorys_own_code_stay_in_the_work_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    keep_replies(ThreadedProvider(answer, 2), "count", tmp_path).complete(REQUESTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["replies.jsonl"]

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from selma import backbones, lora
 from selma.errors import UserError
+from tests.unets import KNOWN
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -136,3 +137,22 @@ def test_a_damaged_lora_is_named(tiny_backbone, tmp_path):
         with pytest.raises(UserError, match=name) as caught:
             lora.load_lora(folder)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("sd14", 25.5), ("sd2", 26.6), ("sdxl", 185.8)])
+def test_the_papers_adapters_have_the_papers_size(name, millions):
+    """At rank 128 on to_q, to_k, to_v and to_out.0 of the full-size UNets, on the meta device: no weights."""
+    from diffusers import UNet2DConditionModel
+
+    config, parameters, blocks = KNOWN[name]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+        lora.add_lora(unet, 128, 128.0, TARGETS, seed=0)
+    trained = lora.lora_parameters(unet)
+    assert round(sum(parameter.numel() for parameter in trained.values()) / 1e6, 1) == millions
+    adapted = {key.rsplit(".lora_", 1)[0] for key in trained}
+    assert len(adapted) == blocks * 2 * 4 and len(trained) == 2 * len(adapted)
+    assert all(".transformer_blocks." in module for module in adapted)
+    ends = {module.split(".transformer_blocks.")[1].partition(".")[2] for module in adapted}
+    assert ends == {f"{attention}.{to}" for attention in ("attn1", "attn2") for to in TARGETS}

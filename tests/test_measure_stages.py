@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from selma import judges, records
 from selma.benchmarks import Item, Question, load_split, write_split
 from selma.errors import UserError
 from selma.judges import Answer
 from selma.params import load_params
-from stages import answer, benchmark, evaluate, report
+from stages import answer, benchmark, evaluate, judge, prefer, report
 
 ROOT = Path(__file__).parents[1]
-SKILLS = ("objects", "count")
+SKILLS, STYLES = ("objects", "count"), ("anime", "photo")
 BRIGHT, DARK = (250, 250, 250), (9, 9, 9)
 
 
 class Lamp:
-    """A judge that says yes to everything about a bright picture."""
+    """A judge that says the first choice (yes) to everything about a bright picture, else the last."""
 
     def answer(self, image, questions):
         bright = image.getpixel((0, 0))[0] > 100
-        return [Answer("yes" if bright else "no", float(bright)) for _ in questions]
+        return [Answer(question.choices[0 if bright else -1], float(bright)) for question in questions]
 
 
 def item(skill: str, number: int, split: str) -> Item:
@@ -40,7 +41,7 @@ def item(skill: str, number: int, split: str) -> Item:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Three test prompts per skill, two pictures each: base's are dark, everyone else's bright."""
+    """Three test prompts per skill, two pictures each: base's are dark, everyone else's bright; and judges."""
     for code in ("selma", "stages"):
         (tmp_path / code).symlink_to(ROOT / code)
     for file in ("dvc.yaml", "params.yaml"):
@@ -48,11 +49,13 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setitem(judges.JUDGES, load_params().judge.name, Lamp)
+    for name in load_params().judges:
+        run(monkeypatch, judge, name)
     for split in ("dev", "test"):
         items = [item(skill, number, split) for skill in SKILLS for number in range(3)]
         write_split(folder(), split, items)
     for model in load_params().models:
-        draw(model, DARK if model == "base" else BRIGHT)
+        draw(folder(), Path("data/samples") / model, DARK if model == "base" else BRIGHT)
     return tmp_path
 
 
@@ -60,14 +63,63 @@ def folder() -> Path:
     return Path("data/benchmarks") / load_params().evaluate.benchmark
 
 
-def draw(model: str, color: tuple[int, int, int]) -> None:
+def draw(benchmark: Path, samples: Path, color: tuple[int, int, int]) -> None:
     rows = []
-    for shown in load_split(folder(), "test"):
+    for shown in load_split(benchmark, "test"):
         for k in range(2):
             name = f"{shown.id}-{k}.png"
-            records.write_png(Path("data/samples") / model / name, Image.new("RGB", (32, 32), color))
+            records.write_png(samples / name, Image.new("RGB", (32, 32), color))
             rows.append({"file_name": name, "text": shown.prompt, "id": shown.id, "seed": 7, "k": k})
-    records.write_jsonl(Path("data/samples") / model / "metadata.jsonl", rows)
+    records.write_jsonl(samples / "metadata.jsonl", rows)
+
+
+def set_params(**values: object) -> None:
+    """Set keys of params.yaml: set_params(evaluate={"others": []}) changes one of the section's."""
+    path, yaml = Path("params.yaml"), YAML()
+    params = yaml.load(path)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            params[key].update(value)
+        else:
+            params[key] = value
+    yaml.dump(params, path)
+
+
+PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
+
+
+def name_scorers(monkeypatch, *names: str) -> Brightness:
+    """Put preference judges into params; each scores a picture by its brightness."""
+    set_params(
+        judges={name: {"kind": "pickscore", "weights": PINNED} for name in names}, preferences=list(names)
+    )
+    scorer = Brightness()
+    monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: scorer)
+    return scorer
+
+
+def add_others() -> None:
+    """Two more benchmarks, with pictures: `many` asks multiple choice about items with the primary's ids,
+    `styles` asks nothing."""
+    file = {"path": "somewhere"}
+    set_params(
+        benchmarks={
+            "many": {"source": "tifa", **file},
+            "styles": {"source": "hps", "files": {"anime": file}},
+        },
+        evaluate={"others": ["many", "styles"]},
+    )
+    questions = (
+        Question("1", "What colour is it?", ("red", "blue", "green"), "red", (), "color"),
+        Question("2", "Is it big?", ("yes", "no"), "no", (), "attribute"),
+    )
+    many = [Item(f"count-test-{i}", f"a big thing {i}", "coco", "coco", questions) for i in range(4)]
+    styles = [Item(f"{style}-{i}", f"{style} {i}", style, "hps", ()) for style in STYLES for i in range(2)]
+    for name, items in (("many", many), ("styles", styles)):
+        write_split(Path("data/benchmarks") / name, "test", items)
+        for model in load_params().models:
+            samples = Path("data/samples") / model / name
+            draw(Path("data/benchmarks") / name, samples, DARK if model == "base" else BRIGHT)
 
 
 def run(monkeypatch, stage, *arguments: str) -> None:
@@ -76,9 +128,14 @@ def run(monkeypatch, stage, *arguments: str) -> None:
     stage.main(*arguments)
 
 
-def evaluated(monkeypatch) -> None:
+def answered(monkeypatch) -> None:
     for model in load_params().models:
         run(monkeypatch, answer, model)
+    run(monkeypatch, prefer)
+
+
+def evaluated(monkeypatch) -> None:
+    answered(monkeypatch)
     run(monkeypatch, evaluate)
 
 
@@ -159,18 +216,93 @@ def test_images_of_other_prompts_or_too_few_of_them_are_an_error(project, monkey
     metadata = Path("data/samples/merged/metadata.jsonl")
     rows = records.read_jsonl(metadata)
     records.write_jsonl(metadata, rows[2:])
-    with pytest.raises(UserError, match="no image of item 'objects-test-0'"):
+    with pytest.raises(UserError, match="no image of item 'objects-test-0', k 0"):
+        run(monkeypatch, answer, "merged")
+    records.write_jsonl(metadata, rows[:-1])
+    with pytest.raises(UserError, match="no image of item 'count-test-2', k 1"):
         run(monkeypatch, answer, "merged")
     records.write_jsonl(metadata, [{**rows[0], "text": "another exam"}, *rows[1:]])
-    with pytest.raises(UserError, match="'objects-test-0' is no prompt of this benchmark"):
+    with pytest.raises(UserError, match="'objects-test-0' is no prompt of benchmark shapes"):
         run(monkeypatch, answer, "merged")
 
 
 def test_a_model_without_samples_and_an_unknown_judge_are_named(project, monkeypatch):
     with pytest.raises(UserError, match="data/samples/nobody"):
         run(monkeypatch, answer, "nobody")
-    with pytest.raises(UserError, match=r"judge\.name 'owl' is unknown; allowed: .*oracle"):
+    with pytest.raises(UserError, match=r"judge\.name 'owl' is unknown: .* allowed without: oracle"):
         judges.load_judge("owl")
+
+
+def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, monkeypatch):
+    run(monkeypatch, answer, "base")
+    wanted = Path("data/answers/base.jsonl").read_bytes()
+    Path("data/answers/base.jsonl").unlink()
+    asked = []
+
+    class Stopping(Lamp):
+        def answer(self, image, questions):
+            if len(asked) == 5:
+                raise KeyboardInterrupt
+            asked.append(1)
+            return super().answer(image, questions)
+
+    monkeypatch.setitem(judges.JUDGES, load_params().judge.name, Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, answer, "base")
+    assert not Path("data/answers/base.jsonl").exists()
+
+    class Counting(Lamp):
+        def answer(self, image, questions):
+            asked.append(1)
+            return super().answer(image, questions)
+
+    monkeypatch.setitem(judges.JUDGES, load_params().judge.name, Counting)
+    run(monkeypatch, answer, "base")
+    assert len(asked) == 6 * 2
+    assert Path("data/answers/base.jsonl").read_bytes() == wanted
+    assert not list(project.glob(".work/*/*"))
+
+
+# prefer ----------------------------------------------------------------------------------------
+
+
+class Brightness:
+    """Scores a picture by its brightness; it keeps what it was asked."""
+
+    def __init__(self, stop_after: int = 10**6) -> None:
+        self.asked: list[str] = []
+        self.stop_after = stop_after
+
+    def score(self, image, prompt):
+        if len(self.asked) == self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append(prompt)
+        return image.getpixel((0, 0))[0] / 1000
+
+
+def test_without_preferences_the_files_are_empty(project, monkeypatch):
+    run(monkeypatch, prefer)
+    assert {file.stem: file.read_text() for file in Path("data/preferences").iterdir()} == {
+        model: "" for model in load_params().models
+    }
+
+
+def test_every_image_is_scored_by_every_judge_and_a_stopped_run_goes_on(project, monkeypatch):
+    name_scorers(monkeypatch, "bright", "pale")
+    images = 12 * len(load_params().models)
+    stopping, going_on = Brightness(stop_after=images + 13), Brightness()
+    monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, prefer)
+    assert not Path("data/preferences").exists()
+    monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: going_on)
+    run(monkeypatch, prefer)
+    assert len(going_on.asked) == images - 12  # all of `bright` and one model of `pale` were on disk
+    rows = records.read_jsonl(Path("data/preferences/merged.jsonl"))
+    assert len(rows) == 2 * 12
+    assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "bright", "score": 0.25}
+    assert {row["judge"] for row in rows[12:]} == {"pale"}
+    assert records.read_jsonl(Path("data/preferences/base.jsonl"))[0]["score"] == 0.009
 
 
 # evaluate --------------------------------------------------------------------------------------
@@ -222,8 +354,7 @@ def test_items_without_answers_score_0_with_a_warning(project, monkeypatch, caps
 
 @pytest.mark.parametrize("content", ["", "{", None])
 def test_a_spoilt_answers_file_is_named_and_nothing_written(project, monkeypatch, content):
-    for model in load_params().models:
-        run(monkeypatch, answer, model)
+    answered(monkeypatch)
     path = Path("data/answers/count.jsonl")
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(UserError, match=r"data/answers/count\.jsonl"):
@@ -232,13 +363,153 @@ def test_a_spoilt_answers_file_is_named_and_nothing_written(project, monkeypatch
 
 
 def test_a_truncated_image_in_the_grid_is_named(project, monkeypatch):
-    for model in load_params().models:
-        run(monkeypatch, answer, model)
+    answered(monkeypatch)
     for image in Path("data/samples/base").glob("*.png"):
         spoil_truncated(image)
     with pytest.raises(UserError, match=r"data/samples/base/.*\.png"):
         run(monkeypatch, evaluate)
     assert not Path("metrics").exists() and not Path("data/grid").exists()
+
+
+# other benchmarks and preferences --------------------------------------------------------------
+
+
+def primary_outs() -> dict[str, str]:
+    """Digests of all that is about the primary benchmark."""
+    files = [
+        *Path("data/answers").iterdir(),
+        *Path("data/preferences").glob("*.jsonl"),
+        *(path for path in Path("metrics").glob("*.*") if path.name != "others.json"),
+    ]
+    return {str(path): records.sha256_file(path) for path in files} | {
+        "data/grid": records.folder_digest(Path("data/grid"))
+    }
+
+
+def test_nothing_more_is_measured_than_was_asked_for(project, monkeypatch):
+    evaluated(monkeypatch)
+    assert Path("metrics/others.json").read_text() == "{}\n"
+    assert {file.read_text() for file in Path("data/other_answers").iterdir()} == {""}
+    assert len(list(Path("data/other_answers").iterdir())) == len(load_params().models)
+
+
+def test_others_are_measured_and_change_nothing_of_the_primary(project, monkeypatch):
+    name_scorers(monkeypatch, "bright")
+    evaluated(monkeypatch)
+    before = primary_outs()
+    alone = records.read_json(Path("metrics/others.json"))
+    assert list(alone) == ["preference"] and list(alone["preference"]) == ["shapes"]
+    add_others()
+    evaluated(monkeypatch)
+    assert primary_outs() == before and len(before) == 2 * len(load_params().models) + 5
+
+    found = records.read_json(Path("metrics/others.json"))
+    assert list(found["benchmark"]) == ["many"]  # `styles` asks nothing
+    many = found["benchmark"]["many"]
+    assert (many["n_prompts"], many["images_per_prompt"]) == (4, 2)
+    assert many["base"]["mean"] == many["merged"]["mean"] == 0.5  # dark: no, as expected; bright: red
+    assert many["category"]["color"] == {"base": 0.0, "merged": 1.0, "gain": 1.0}
+    assert many["category"]["attribute"] == {"base": 1.0, "merged": 0.0, "gain": -1.0}
+
+    assert list(found["preference"]) == ["shapes", "many", "styles"]
+    assert found["preference"]["shapes"] == alone["preference"]["shapes"]
+    styles = found["preference"]["styles"]["bright"]
+    assert styles["n_prompts"] == 4
+    assert (styles["base"]["mean"], styles["merged"]["mean"], styles["single"]["mean"]) == (0.009, 0.25, 0.25)
+    assert styles["gain"] == {"mean": 0.241, "low": 0.241, "high": 0.241}
+    assert styles["gain_over_single"]["mean"] == 0
+    assert list(styles["expert"]) == list(load_params().merge.experts)
+    assert styles["skill"] == {style: {"base": 0.009, "merged": 0.25, "gain": 0.241} for style in STYLES}
+
+
+def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(project, monkeypatch):
+    add_others()
+    asked = []
+
+    class Stopping(Lamp):
+        def answer(self, image, questions):
+            if len(asked) == 15:  # three pictures of `many`, after the primary's twelve
+                raise KeyboardInterrupt
+            asked.append(questions)
+            return super().answer(image, questions)
+
+    monkeypatch.setitem(judges.JUDGES, load_params().judge.name, Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, answer, "merged")
+    assert not Path("data/answers").exists() and not Path("data/other_answers").exists()
+
+    class GoingOn(Lamp):
+        def answer(self, image, questions):
+            asked.append(questions)
+            return super().answer(image, questions)
+
+    monkeypatch.setitem(judges.JUDGES, load_params().judge.name, GoingOn)
+    run(monkeypatch, answer, "merged")
+    assert len(asked) == 12 + 8 and all(asked)
+    rows = records.read_jsonl(Path("data/other_answers/merged.jsonl"))
+    assert rows[0] == {
+        "benchmark": "many",
+        "item": "count-test-0",
+        "k": 0,
+        "question": "1",
+        "answer": "red",
+        "p_yes": 1.0,
+        "expected": "red",
+    }
+    assert len(rows) == 4 * 2 * 2
+    assert not any("benchmark" in row for row in records.read_jsonl(Path("data/answers/merged.jsonl")))
+
+
+def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
+    add_others()
+    metadata = Path("data/samples/merged/many/metadata.jsonl")
+    records.write_jsonl(metadata, records.read_jsonl(metadata)[:-1])
+    with pytest.raises(UserError, match="samples/merged/many: no image of item 'count-test-3', k 1"):
+        run(monkeypatch, answer, "merged")
+    shutil.rmtree("data/samples/merged/styles")
+    with pytest.raises(UserError, match="data/samples/merged/styles"):
+        run(monkeypatch, prefer)
+    assert not Path("data/other_answers").exists() and not Path("data/preferences").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda rows: rows[:-1], "'count-test-3', image 1, question '2' has no answer; one of yes, no is"),
+        (
+            lambda rows: [{**rows[0], "answer": "rot"}, *rows[1:]],
+            "is answered 'rot'; one of red, blue, green",
+        ),
+        (lambda rows: [], "merged.jsonl, many holds no answers"),
+    ],
+)
+def test_a_gap_in_multiple_choice_is_an_error_and_nothing_is_written(project, monkeypatch, spoil, says):
+    add_others()
+    answered(monkeypatch)
+    path = Path("data/other_answers/merged.jsonl")
+    records.write_jsonl(path, spoil(records.read_jsonl(path)))
+    with pytest.raises(UserError, match=says) as error:
+        run(monkeypatch, evaluate)
+    assert "\n" not in str(error.value) and not Path("metrics").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda rows: rows[:-1], "item 'photo-1', image 1 has no score by bright"),
+        (lambda rows: [{**row, "judge": "pale"} for row in rows], "judge holds no 'bright'"),
+        (lambda rows: [*rows, {**rows[0], "item": "else"}], "'else' is not in the benchmark"),
+    ],
+)
+def test_a_gap_in_preference_scores_is_an_error(project, monkeypatch, spoil, says):
+    name_scorers(monkeypatch, "bright")
+    add_others()
+    answered(monkeypatch)
+    path = Path("data/preferences/styles/merged.jsonl")
+    records.write_jsonl(path, spoil(records.read_jsonl(path)))
+    with pytest.raises(UserError, match=says):
+        run(monkeypatch, evaluate)
+    assert not Path("metrics").exists()
 
 
 # report ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from selma import profile
 from selma.errors import UserError
 from selma.params import load_params
+from selma.shapes.render import CANVAS
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -31,6 +32,12 @@ def test_the_committed_params_are_the_default_profile(copy: Path) -> None:
     before = text(copy)
     profile.apply("shapes", copy)
     assert text(copy) == before
+
+
+def test_the_embedded_profile_draws_at_the_size_its_backbone_was_pretrained_for() -> None:
+    params = load_params(ROOT / "params.yaml")
+    sizes = {params.images.resolution, params.expert.resolution, params.evaluate.resolution}
+    assert sizes == {CANVAS}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from ruamel.yaml import YAML
 
 from selma import llm, stage
 from selma.benchmarks import SPLITS, Item, Question, write_split
@@ -34,7 +35,16 @@ def repo(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "data/skills", tmp_path / "data/skills")
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text)
-    change(tmp_path, provider="fake", candidates=60, per_request=8, round=3, keep=20)
+    change(
+        tmp_path,
+        {
+            "llm.provider": "fake",
+            "prompts.candidates": 60,
+            "prompts.per_request": 8,
+            "prompts.round": 3,
+            "filter.keep": 20,
+        },
+    )
     for split, prompt in EXAM.items():
         question = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
         write_split(
@@ -46,19 +56,30 @@ def repo(tmp_path, monkeypatch):
     return tmp_path
 
 
-def change(repo: Path, **values: object) -> None:
-    """Set params by the last part of their key, which is enough here."""
-    path = repo / "params.yaml"
-    text = path.read_text()
-    for key, value in values.items():
-        text, found = re.subn(rf"(?m)^(  {key}:) \S+", rf"\1 {value}", text)
-        assert found == 1, key
-    path.write_text(text)
+def change(repo: Path, values: dict[str, object]) -> None:
+    """Set params by their dotted keys."""
+    yaml = YAML()
+    params = yaml.load(repo / "params.yaml")
+    for dotted, value in values.items():
+        *sections, key = dotted.split(".")
+        section = params
+        for part in sections:
+            section = section[part]
+        assert key in section, dotted
+        section[key] = value
+    yaml.dump(params, repo / "params.yaml")
 
 
 def use(monkeypatch, answer) -> None:
     """Make `answer` the LLM behind the name "fake"."""
-    monkeypatch.setitem(llm.PROVIDERS, "fake", lambda concurrency: llm.ThreadedProvider(answer, concurrency))
+
+    def provider(settings: llm.Settings) -> llm.Provider:
+        return llm.ThreadedProvider(
+            lambda request: llm.Reply(request.index, *answer(request.text, request.seed)),
+            settings.concurrency,
+        )
+
+    monkeypatch.setitem(llm.PROVIDERS, "fake", provider)
 
 
 def write(request: str, seed: int) -> tuple[str, str]:
@@ -109,6 +130,9 @@ def test_prompts_are_collected_and_raw_replies_kept(repo, monkeypatch):
     for row in rows:
         assert row["text"] in raw[row["request"]]["reply"]
     assert not (repo / ".work").exists() or not any((repo / ".work").rglob("*.jsonl"))
+    assert not (repo / ".llm").exists()
+    metrics = {"requests": len(raw), "empty": 0, "candidates": 60}
+    assert read_json(repo / "metrics/prompts/count.json") == metrics
 
 
 def test_examples_come_from_the_pool_at_the_rounds_start(repo, monkeypatch):
@@ -130,10 +154,10 @@ def test_examples_come_from_the_pool_at_the_rounds_start(repo, monkeypatch):
 def test_concurrency_changes_nothing_and_the_seed_does(repo, monkeypatch):
     run(monkeypatch, prompts_stage)
     first = outs(repo)
-    change(repo, concurrency=1)
+    change(repo, {"llm.concurrency": 1})
     run(monkeypatch, prompts_stage)
     assert outs(repo) == first
-    (repo / "params.yaml").write_text((repo / "params.yaml").read_text().replace("seed: 42", "seed: 43"))
+    change(repo, {"seed": 43})
     run(monkeypatch, prompts_stage)
     assert outs(repo)["prompts.jsonl"] != first["prompts.jsonl"]
 
@@ -192,7 +216,7 @@ def test_bad_input_is_one_line_and_exit_code_2(repo, monkeypatch, capsys):
 
 def test_as_a_command(repo):
     """The real entry points with the embedded LLM; an unknown skill and an unknown provider get one line."""
-    change(repo, provider="shapes", keep=5)
+    change(repo, {"llm.provider": "shapes", "filter.keep": 5})
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
@@ -205,7 +229,7 @@ def test_as_a_command(repo):
     unknown = call("stages.prompts", "objcets")
     assert unknown.returncode == 2
     assert "objcets is unknown" in unknown.stderr and unknown.stderr.count("\n") == 1
-    change(repo, provider="gpt")
+    change(repo, {"llm.provider": "gpt"})
     unknown = call("stages.prompts", "objects")
     assert unknown.returncode == 2
     assert "llm.provider is 'gpt'" in unknown.stderr and unknown.stderr.count("\n") == 1
@@ -246,7 +270,7 @@ def test_no_prompt_near_any_split_is_kept(repo, monkeypatch, split):
     source = repo / "data/prompts/count/prompts.jsonl"
     source.parent.mkdir(parents=True)
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    change(repo, keep=1)
+    change(repo, {"filter.keep": 1})
     run(monkeypatch, filter_stage)
     assert read_jsonl(repo / "data/filtered/count/prompts.jsonl") == rows[1:]
     [row] = read_jsonl(repo / "data/filtered/count/dropped.jsonl")
@@ -255,7 +279,7 @@ def test_no_prompt_near_any_split_is_kept(repo, monkeypatch, split):
 
 def test_too_few_says_by_how_many_and_what_to_raise(repo, monkeypatch):
     run(monkeypatch, prompts_stage)
-    change(repo, keep=60)
+    change(repo, {"filter.keep": 60})
     with pytest.raises(UserError) as error:
         run(monkeypatch, filter_stage)
     passed, short = map(
@@ -264,7 +288,7 @@ def test_too_few_says_by_how_many_and_what_to_raise(repo, monkeypatch):
     assert passed + short == 60 and short > 0
     assert "raise prompts.candidates, or filter.rouge_l" in str(error.value)
     assert not (repo / "data/filtered").exists()
-    assert not (repo / "metrics").exists()
+    assert not (repo / "metrics/filter").exists()
 
 
 @pytest.mark.parametrize(
@@ -284,8 +308,8 @@ def test_broken_candidates(repo, monkeypatch, content, message):
         run(monkeypatch, filter_stage)
 
 
-def test_a_missing_exam_split_is_an_error(repo, monkeypatch):
+def test_a_missing_exam_is_an_error(repo, monkeypatch):
     run(monkeypatch, prompts_stage)
-    (repo / "data/benchmarks/shapes/dev.jsonl").unlink()
-    with pytest.raises(UserError, match=r"dev\.jsonl"):
+    shutil.rmtree(repo / "data/benchmarks/shapes")
+    with pytest.raises(UserError, match="data/benchmarks/shapes"):
         run(monkeypatch, filter_stage)

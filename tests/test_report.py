@@ -45,6 +45,7 @@ def run(tmp_path):
     """Metrics and grid folders of a made-up run whose texts try to break out of the page."""
     metrics, pictures = tmp_path / "metrics", tmp_path / "grid"
     records.write_json(metrics / "eval.json", summary())
+    records.write_json(metrics / "others.json", {})
     rows = [
         {"model": model, "skill": "count", "score": 0.6}
         for model in ("base", "count", "merged", "all", "own")
@@ -142,6 +143,31 @@ def test_a_gain_whose_interval_holds_0_is_reported_as_none(run):
     assert "the interval lies below zero: merged is worse" in page(run)
 
 
+def test_other_benchmarks_and_preferences_have_a_section_only_if_there_are_any(run):
+    assert "Other benchmarks" not in page(run)
+    preferred = {
+        "base": {"mean": 0.2512},
+        "merged": {"mean": 0.2624},
+        "gain": {"mean": 0.0112, "low": 0.01, "high": 0.0124},
+        "expert": {"count": {"mean": 0.255}},
+        "skill": {style: {"base": 0.25, "merged": 0.24, "gain": -0.01} for style in ("anime", HOSTILE)},
+    }
+    scored = summary(gain=NONE, category={"color": {"base": 0.5, "merged": 0.6, "gain": 0.1}})
+    others = {"benchmark": {"tifa": scored}, "preference": {"hps": {"pickscore": preferred}}}
+    records.write_json(run[0] / "others.json", others)
+    html = page(run)
+    assert Tags(html).text.count("alert('x')") > 4  # still text
+    text = " ".join(re.sub("<[^>]*>", " ", html).split())
+    for shown in (
+        "Other benchmarks, % faithful base count one LoRA merged",
+        "tifa 60.00 61.23 61.70 62.10 none (+0.40 [-1.00, +1.80])",
+        "hps, pickscore 0.2512 0.2550 0.2624 +0.0112 [+0.0100, +0.0124]",
+        "anime 0.2500 0.2400 -0.0100",
+    ):
+        assert shown in text
+    assert "tifa: base against merged" not in text  # one kind of question is no table
+
+
 def test_a_run_without_some_models_has_a_page_without_them(run):
     some = summary()
     for key in ("single", "gain_over_single", "merged", "gain", "skill", "category"):
@@ -155,6 +181,7 @@ def test_a_run_without_some_models_has_a_page_without_them(run):
     ("file", "content"),
     [
         ("metrics/eval.json", "[]"),
+        ("metrics/others.json", '{"benchmark": {"tifa": {}}}'),
         ("metrics/merge.json", "{}"),
         ("metrics/loss/count.csv", "step,loss\n1,x\n"),
     ],

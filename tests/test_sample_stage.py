@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,29 @@ def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
     assert np.abs(pictures["merged"] - pictures["base"]).max() <= 1
     assert (np.abs(pictures["expert"] - pictures["base"]).max((1, 2, 3)) > 8).all()
     assert len(np.unique(pictures["base"], axis=0)) == len(base)
+
+
+def test_other_benchmarks_are_drawn_beside_the_primary_and_change_nothing_of_it(project, monkeypatch):
+    def primary() -> dict[str, str]:
+        files = Path("data/samples/base").glob("*.*")
+        return {file.name: records.sha256_file(file) for file in files}
+
+    project("base")
+    before = primary()
+    # an item with the primary's id, and another prompt
+    benchmarks.write_split(
+        Path("data/benchmarks/more"), "test", [benchmarks.Item("count-0", "a dog", "x", "x", ())]
+    )
+    text = Path("params.yaml").read_text().replace("others: []", "others: [more]")
+    Path("params.yaml").write_text(
+        text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
+    )
+    pairs = project("base")
+    assert primary() == before and len(before) == 2 * len(PROMPTS) + 1
+    assert [pair.text for pair in pairs[::2]] == PROMPTS
+    more = records.read_pairs(Path("data/samples/base/more"))
+    assert [(pair.id, pair.text, pair.k) for pair in more] == [("count-0", "a dog", k) for k in (0, 1)]
+    assert more[0].file.read_bytes() != pairs[0].file.read_bytes()
 
 
 def test_an_unknown_model_is_named(project):

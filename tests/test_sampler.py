@@ -12,11 +12,9 @@ SEEDS = [3, 1, 4, 159, 26]
 SETTINGS = {"steps": 4, "guidance": 3.0, "scheduler": "ddim"}
 
 
-@pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
-def pipe(request, tiny_backbone, tiny_backbone_epsilon):
-    return backbones.load_pipeline(
-        tiny_backbone if request.param == "v_prediction" else tiny_backbone_epsilon
-    )
+@pytest.fixture(scope="module", params=["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl", "tiny_sdxl_v"])
+def pipe(request):
+    return backbones.load_pipeline(request.getfixturevalue(request.param))
 
 
 def drawn(pipe, batch=3, done=(), **settings):
@@ -84,8 +82,8 @@ def test_drawing_leaves_gradients_on_for_the_caller(tiny_backbone):
 
 def test_another_size_can_be_asked_for(tiny_backbone):
     pipe = backbones.load_pipeline(tiny_backbone)
-    (image,) = (im for _, im in sampler.draw(pipe, ["x"], [0], batch=1, height=16, width=48, **SETTINGS))
-    assert image.size == (48, 16)
+    (image,) = (im for _, im in sampler.draw(pipe, ["x"], [0], batch=1, size=48, **SETTINGS))
+    assert image.size == (48, 48)
 
 
 def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selma import bootstrap, evaluation, scoring
 from selma.benchmarks import Item, Question
-from selma.bootstrap import bootstrap_gain
+from selma.bootstrap import bootstrap_gain, bootstrap_mean
 from selma.errors import UserError
 
 # Time says nothing about these on a busy machine.
@@ -59,6 +59,17 @@ def test_every_parent_must_hold_and_circles_do_no_harm():
     assert [score.score for score in one_wrong] == [1, 0, 0]
 
 
+def test_a_parent_that_the_benchmark_lacks_voids_its_children_whatever_the_picture_shows():
+    item = Item("a", "p", "s", "t", (question("2", "1"), question("3")), absent=("1",))
+    scores = scoring.score_answers([item], rows(item, q2="yes", q3="yes"))
+    assert [(score.raw, score.score) for score in scores] == [(1, 0), (1, 1)]
+
+
+def test_a_benchmark_without_questions_cannot_be_answered():
+    with pytest.raises(UserError, match="here: the benchmark has no questions"):
+        scoring.score_answers([Item("a", "p", "s", "t", ())], [], where="here")
+
+
 def test_the_expected_answer_may_be_no():
     scores = scoring.score_answers([LONE], rows(LONE, q1="no"))
     assert scoring.macro(scores) == 1
@@ -82,6 +93,7 @@ def test_an_item_is_the_mean_over_its_images():
 def test_an_item_without_answers_scores_0_with_a_warning(capsys):
     scores = scoring.score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="yes"), where="here")
     assert scoring.macro(scores) == 0.5
+    assert scoring.clusters(scores) == {"a": (3, 3)}
     assert scoring.micro(scores) == 1  # over answered questions, as DSG's released figures are
     warning = capsys.readouterr().err
     assert warning.startswith("warning: here: 1 answers are missing in 1 items (first: b,")
@@ -211,6 +223,40 @@ def test_the_interval_depends_on_no_chunking(monkeypatch):
 def test_scores_that_are_not_pairs_are_refused(a, b, resamples):
     with pytest.raises(ValueError, match=r"scores|resamples"):
         bootstrap_gain(a, b, resamples=resamples, seed=0)
+
+
+GROUPS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=6), min_size=1, max_size=30)
+
+
+@quick
+@given(GROUPS, SEEDS)
+def test_the_mean_over_items_of_several_scores_is_that_over_scores(groups, seed):
+    sums, counts = [sum(group) for group in groups], [len(group) for group in groups]
+    mean, low, high = bootstrap_mean(sums, counts, resamples=1000, seed=seed)
+    assert mean == pytest.approx(fmean(score for group in groups for score in group), abs=1e-12)
+    means = [fmean(group) for group in groups]
+    assert min(means) - 1e-12 <= low <= high <= max(means) + 1e-12
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), SEEDS)
+def test_one_score_per_item_is_the_gain_over_a_model_that_scores_0(scores, seed):
+    gain = bootstrap_gain([0] * len(scores), scores, resamples=200, seed=seed)
+    assert bootstrap_mean(scores, resamples=200, seed=seed) == pytest.approx(gain, abs=1e-12)
+
+
+def test_scores_that_come_in_groups_are_less_certain_than_as_many_alone():
+    rng = np.random.default_rng(0)
+    items = rng.integers(0, 2, 100)  # an item's ten questions are right or wrong together
+    _, low, high = bootstrap_mean(items * 10, [10] * 100, resamples=2000, seed=0)
+    _, alone_low, alone_high = bootstrap_mean(np.repeat(items, 10), resamples=2000, seed=0)
+    assert high - low == pytest.approx(np.sqrt(10) * (alone_high - alone_low), rel=0.15)
+
+
+@pytest.mark.parametrize(("sums", "counts"), [([], []), ([1], [1, 1]), ([1, 1], [1, 0])])
+def test_sums_without_their_counts_are_refused(sums, counts):
+    with pytest.raises(ValueError, match="sums of scores and their counts"):
+        bootstrap_mean(sums, counts, resamples=9, seed=0)
 
 
 # Evaluation ------------------------------------------------------------------------------------

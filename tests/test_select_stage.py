@@ -39,6 +39,10 @@ def project(tmp_path, monkeypatch):
     for split in ("dev", "test"):
         items = [Item(f"{split}-{i}", f"{split} prompt {i}", "count", "t", (QUESTION,)) for i in range(4)]
         write_split(Path("data/benchmarks") / params.evaluate.benchmark, split, items)
+    records.write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "embedded"})
+    for skill in params.skills:
+        rows = [{"id": f"{skill}-{i}", "text": f"{skill} held out {i}"} for i in range(2)]
+        records.write_jsonl(Path("data/filtered") / skill / "dev.jsonl", rows)
     records.write_text(Path("models/backbones") / params.expert.backbone / "model_index.json", "{}")
     for step in (100, 200, 1000):
         folder = Path(f"models/checkpoints/count/step-{step:06d}")
@@ -54,7 +58,6 @@ class World:
         self.bright = {100: 1, 200: 3, 1000: 2}
         self.calls = []
         monkeypatch.setattr(backbones, "load_pipeline", self.load)
-        monkeypatch.setattr(backbones, "pick_device", lambda name: "cpu")
         monkeypatch.setattr(sampler, "draw", self.draw)
 
     def load(self, folder, device, dtype, lora):
@@ -98,6 +101,28 @@ def test_every_checkpoint_draws_the_dev_prompts_from_the_same_noises(project):
     assert len(texts) == 4 * params.select.images_per_prompt
     assert seeds[0] == records.image_seed(params.seed, "dev-0", 0)
     assert settings["guidance"] == params.evaluate.guidance
+
+
+def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypatch):
+    class Likely(Lamp):
+        def score(self, image, prompt):
+            assert "held out" in prompt
+            return 0.75 if image.getpixel((0, 0))[0] > 100 else 0.25
+
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("  dev: 0 ", "  dev: 2 "))
+    params = load_params()
+    assert params.filter.dev == 2
+    with pytest.raises(UserError, match="gives no VQAScore"):
+        select.main("count")
+    monkeypatch.setitem(judges.JUDGES, params.judge.name, Likely)
+    project.bright = {100: 0, 200: 2, 1000: 1}  # of the two prompts of every skill
+    project.calls.clear()
+    select.main("count")
+    assert chosen()[1]["scores"] == {"100": 0.25, "200": 0.75, "1000": 0.5}
+    _, texts, seeds, _ = project.calls[0]
+    assert texts == [f"{skill} held out {i}" for skill in params.skills for i in range(2)]
+    assert seeds[0] == records.image_seed(params.seed, f"{params.skills[0]}-0", 0)
 
 
 def test_of_equal_checkpoints_the_earlier_is_kept(project):

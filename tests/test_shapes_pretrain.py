@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selma.shapes.optimise import optimise
-from selma.shapes.pretrain import CorpusSpec, Recipe, pretrain
+from selma.shapes.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 
 class _Stop(Exception):
@@ -63,16 +63,17 @@ def test_the_loss_falls(tmp_path):
 def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
     from diffusers import DiffusionPipeline
 
-    corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, spread=1.0)
+    corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, spread=1.0, jitter=1.0)
     recipe = Recipe(
         seed=0,
         rare=0.1,
-        broad=corpus,
-        curated=corpus,
+        corpora={"broad": corpus, "better": corpus},
         vae_steps=1,
         clip_steps=1,
-        unet_steps=2,
-        curated_from=1,
+        unet=[
+            UnetRun({"broad": 1, "better": 1}, noisy=0.6, zero_snr=False, text=False, decay_from=1.0),
+            UnetRun({"better": 1}, noisy=0.0, zero_snr=True, text=True, decay_from=0.4),
+        ],
     )
     seen = []
     pipeline, clip = pretrain(recipe, tmp_path / "state", lambda *row: seen.append(row))
@@ -83,5 +84,7 @@ def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
     assert image.size == (64, 64)
     ids = opened.tokenizer(["a red circle"], padding="max_length", return_tensors="pt").input_ids
     assert ids.shape == (1, 77)
-    states = clip.text_model(ids).last_hidden_state
+    states = pipeline.text_encoder(ids).last_hidden_state
     assert torch.allclose(opened.text_encoder(ids).last_hidden_state, states, atol=1e-5)
+    # The UNet's last run trains the text encoder on; the CLIP stays what it was.
+    assert not torch.allclose(clip.text_model(ids).last_hidden_state, states, atol=1e-5)

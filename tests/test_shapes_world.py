@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from selma.llm import parse_list
+from selma.diversity import rouge_l
+from selma.replies import parse_list
 from selma.shapes.corpus import make_corpus
 from selma.shapes.exam import make_exam
 from selma.shapes.language import KINDS, STYLES, describe
@@ -51,6 +52,8 @@ def test_exam_splits_are_disjoint_reproducible_and_of_the_size_asked_for():
     prompts = [item.prompt for items in exam.values() for item in items]
     assert len(set(prompts)) == len(prompts)
     assert {item.skill for item in exam["test"]} == set(STYLES)
+    for item in exam["test"]:
+        assert max(rouge_l(item.prompt, other.prompt) for other in exam["dev"]) <= 0.8
 
 
 def test_exam_questions_hang_on_the_existence_of_what_they_speak_of():
@@ -73,8 +76,9 @@ def test_counterfactual_prompts_are_made_of_rare_combinations_only():
 
 
 def test_corpus_is_reproducible_and_its_neighbours_differ():
-    corpus = make_corpus(3, 40, 2, rare=0.05, wrong=0.2, drop=0.3)
-    again = make_corpus(3, 40, 2, rare=0.05, wrong=0.2, drop=0.3)
+    recipe = {"images": 40, "captions": 2, "rare": 0.05, "wrong": 0.2, "drop": 0.3}
+    corpus = make_corpus(3, **recipe)
+    again = make_corpus(3, **recipe)
     assert np.array_equal(corpus.images, again.images) and corpus.captions == again.captions
     assert corpus.images.shape == (40, 64, 64, 3) and all(len(texts) == 2 for texts in corpus.captions)
 

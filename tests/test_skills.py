@@ -11,7 +11,7 @@ from selma.params import load_params
 from selma.skills import load_skill, request_text
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ROOT / "data/skills/shapes"
+SHIPPED = ROOT / "data/skills"
 
 GOOD = """\
 description: Prompts about numbers.
@@ -27,8 +27,9 @@ def write(folder: Path, text: str, file: str = "count.yaml") -> Path:
 
 
 @pytest.mark.parametrize("name", ["objects", "paragraph", "tags", "count", "counterfactual"])
-def test_shipped_skills(name):
-    skill = load_skill(SHIPPED, name)
+@pytest.mark.parametrize("world", ["shapes", "photo"])
+def test_shipped_skills(world, name):
+    skill = load_skill(SHIPPED / world, name)
     assert skill.max_words == (50 if name in ("paragraph", "tags") else 30)
     assert 3 <= len(skill.rules) <= 5
     assert len(skill.seeds) == 3
@@ -48,6 +49,9 @@ def test_request_holds_everything_the_llm_needs(tmp_path):
     assert "20 more prompts" in request
     assert "starting at 4" in request
     assert not any(seed in request for seed in skill.seeds)  # examples are the caller's choice
+    as_json = request_text(skill, ["a cat", "a dog", "a cow"], 20, "json")
+    assert '{"prompts": [' in as_json and "numbered list" not in as_json
+    assert as_json.split("Reply with")[0] == request.split("Reply with")[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selma import backbones, examples, lora, trainer
+from selma import backbones, conditioning, examples, lora, trainer
 from selma.errors import UserError
 
 SETTINGS = trainer.Settings(
@@ -149,6 +149,17 @@ def test_the_loss_is_that_of_the_backbones_prediction_type(
     torch.testing.assert_close(trainer._target(schedule, latents, noise, times), expected)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_batch_in_parts_trains_the_same(tiny_sdxl, tmp_path, parts):
+    settings = replace(SETTINGS, steps=6, learning_rate=1e-3)
+    whole = trained(tiny_sdxl, tmp_path / "whole", settings)
+    split = trained(tiny_sdxl, tmp_path / "parts", replace(settings, accumulate=parts))
+    np.testing.assert_allclose([loss for _, loss in whole], [loss for _, loss in split], rtol=1e-4)
+    one, other = (lora.load_lora(tmp_path / name / "out/step-000006") for name in ("whole", "parts"))
+    for module in one.factors:
+        torch.testing.assert_close(one.delta(module), other.delta(module), rtol=2e-2, atol=1e-5)
+
+
 def test_gradients_are_clipped_before_every_step(tiny_backbone, tmp_path, monkeypatch):
     norms = []
     step = torch.optim.AdamW.step
@@ -172,9 +183,11 @@ def test_dropout_of_every_caption_forgets_the_captions(tiny_backbone):
     with_text = examples.encode(pipe, pictures(), TEXTS)
     without = examples.encode(pipe, pictures(), [""] * len(TEXTS))
     with torch.no_grad():
-        forgotten = trainer._loss(pipe.unet, schedule, with_text, dropped, 0, 0)
-        assert forgotten == trainer._loss(pipe.unet, schedule, without, kept, 0, 0)
-        assert forgotten != trainer._loss(pipe.unet, schedule, with_text, kept, 0, 0)
+        forgotten, textless, remembered = (
+            trainer.batch_loss(pipe.unet, trainer.draw_batch(schedule, encoded, settings, 0, 0))
+            for encoded, settings in ((with_text, dropped), (without, kept), (with_text, kept))
+        )
+    assert forgotten == textless != remembered
 
 
 def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
@@ -186,8 +199,8 @@ def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
     noise = torch.randn(posterior.mean.shape)
     in_loop = (posterior.mean + posterior.std * noise) * pipe.vae.config.scaling_factor
     torch.testing.assert_close(encoded.mean + encoded.std * noise, in_loop, rtol=1e-4, atol=1e-5)
-    texts = backbones.encode_texts(pipe, TEXTS)
-    torch.testing.assert_close(encoded.text[encoded.caption], texts)
+    texts = conditioning.encode_texts(pipe, TEXTS)
+    torch.testing.assert_close(encoded.texts[encoded.caption].states, texts.states)
     assert encoded.caption[0] == encoded.caption[3]
 
 
@@ -195,6 +208,9 @@ def test_images_of_another_size_are_fitted(tiny_backbone):
     pipe = backbones.load_pipeline(tiny_backbone)
     encoded = examples.encode(pipe, pictures(2, (80, 48)), TEXTS[:2])
     assert encoded.mean.shape == (2, 4, 8, 8)
+    # 48 pixels high became 32, so 80 wide became 53.3, of which the crop leaves 10.7 out on either side
+    assert encoded.time_ids.tolist() == [[48, 80, 0, 11, 32, 32]] * 2
+    assert examples.encode(pipe, pictures(1), TEXTS[:1], 16).mean.shape == (1, 4, 4, 4)
 
 
 def test_the_base_does_not_move(tiny_backbone, tmp_path):

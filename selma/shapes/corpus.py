@@ -30,24 +30,32 @@ class Corpus:
 
 
 def make_corpus(
-    seed: int, size: int, captions: int, *, rare: float, wrong: float, drop: float, spread: float = 1.0
+    seed: int,
+    *,
+    images: int,
+    captions: int,
+    rare: float,
+    wrong: float,
+    drop: float,
+    spread: float = 1.0,
+    jitter: float = 1.0,
 ) -> Corpus:
-    """A seeded corpus of `size` images (even), each with `captions` captions.
+    """A seeded corpus of so many images (even), each with so many captions.
 
     rare: chance that a thing is a rare combination. wrong: chance that a caption describes another scene (one or
     two facts replaced). drop: chance that a caption is a careless one, which leaves out about half of the facts.
-    spread: how far from the middle things stand (see render.place).
+    spread, jitter: how far from the middle things stand, and how much they vary in size and gaps (render.place).
     """
     rng = Random(f"corpus:{seed}")
-    images = np.empty((size, CANVAS, CANVAS, 3), np.uint8)
+    pixels = np.empty((images, CANVAS, CANVAS, 3), np.uint8)
     texts = []
-    for index in range(0, size, 2):
+    for index in range(0, images, 2):
         kind = rng.choices(_KINDS, _KIND_WEIGHTS)[0]
         scene = sample_scene(rng, kind, rare, numbers=(1, 2, 2, 3, 3, 4, 5))
         for offset, shown in enumerate((scene, corrupt_scene(rng, scene))):
-            images[index + offset] = np.asarray(draw_scene(rng, shown, spread))
+            pixels[index + offset] = np.asarray(draw_scene(rng, shown, spread, jitter))
             texts.append([_caption(rng, shown, wrong, drop) for _ in range(captions)])
-    return Corpus(images, texts)
+    return Corpus(pixels, texts)
 
 
 def _caption(rng: Random, scene: Scene, wrong: float, drop: float) -> str:

@@ -1,23 +1,23 @@
-"""The backbone's UNet: v-prediction on cached latents and cached text embeddings."""
+"""The backbone's UNet: v-prediction on cached latents, at last together with the text encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from selma.shapes.clip import WIDTH, tokenize
+from selma.shapes.clip import WIDTH
 from selma.shapes.optimise import optimise
 
 BATCH = 64
 _EMPTY_CAPTIONS = 0.1  # share of captions left empty, for classifier-free guidance
-_HIGH_NOISE = 0.6  # share of time steps drawn from the noisy end, where colours and layout are decided
-_HIGH_NOISE_FROM = 600
+_NOISY_FROM = 600  # the noisy end of the time steps, where colours and layout are decided
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -36,8 +36,12 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
-def make_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule with v-prediction, which keeps backgrounds right at this size."""
+def make_scheduler(zero_snr: bool) -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v-prediction, which keeps backgrounds right at this size.
+
+    zero_snr: the last time step is pure noise (arXiv 2305.08891). Otherwise enough of a picture shines through it
+    that the UNet reads colours and layout there and not from the text, and at sampling takes them from the noise.
+    """
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -47,28 +51,8 @@ def make_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-    )
-
-
-@torch.inference_mode()
-def embed(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, texts: list[str], batch: int = 500
-) -> torch.Tensor:
-    """Text embeddings, float16 [texts, 77, width]."""
-    out = torch.empty((len(texts), tokenizer.model_max_length, WIDTH), dtype=torch.float16)
-    for start in range(0, len(texts), batch):
-        ids = tokenize(tokenizer, [texts[start : start + batch]])[0].long()
-        out[start : start + batch] = text_encoder(ids).last_hidden_state.half()
-    return out
-
-
-def embed_captions(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, captions: list[list[str]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of the distinct captions, float16 [texts, 77, width], and each image's rows in them, [n, each]."""
-    rows = {text: row for row, text in enumerate(dict.fromkeys(t for texts in captions for t in texts))}
-    return embed(tokenizer, text_encoder, list(rows)), torch.tensor(
-        [[rows[t] for t in texts] for texts in captions]
+        rescale_betas_zero_snr=zero_snr,
+        timestep_spacing="trailing" if zero_snr else "leading",
     )
 
 
@@ -76,48 +60,84 @@ def embed_captions(
 class Encoded:
     """A corpus as the UNet sees it, encoded once.
 
-    latents: [n, 2, 4, 8, 8], the posterior's mean and std, scaled. embeddings: float16 [texts, 77, width] of the
-    distinct captions. rows: [n, captions each], where in them an image's captions are.
+    latents: [n, 2, 4, 8, 8], the posterior's mean and std, scaled. captions: int16 token ids [n, captions each, 77].
     """
 
     latents: torch.Tensor
-    embeddings: torch.Tensor
-    rows: torch.Tensor
+    captions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training run of the UNet, from where the last one ended.
+
+    corpora: (corpus, steps) in order; a corpus is encoded when the first step needs it. noisy: share of the time
+    steps drawn from the noisy end, [600, 1000); the others are drawn from all. zero_snr: see make_scheduler.
+    text: train the text encoder, too. decay_from: share of the steps after which the learning rate falls to
+    zero; 1 keeps it constant.
+    """
+
+    corpora: Sequence[tuple[Callable[[], Encoded], int]]
+    noisy: float
+    zero_snr: bool
+    text: bool
+    decay_from: float
 
 
 def pretrain_denoiser(
-    broad: Callable[[], Encoded],
-    curated: Callable[[], Encoded],
+    phases: Sequence[Phase],
+    text_encoder: CLIPTextModel,
     empty: torch.Tensor,
     *,
-    steps: int,
-    curated_from: int,
     seed: int,
     folder: Path,
     log: Callable[[int, float], None],
 ) -> UNet2DConditionModel:
-    """Train on the broad corpus and, from step `curated_from` on, on the curated one, as Stable Diffusion was.
+    """Train phase after phase, as Stable Diffusion was (v1.1 on all of the web, v1.2 on its better part, ...).
 
-    Each corpus is encoded when the first step needs it. empty: [77, width], the empty caption's embedding.
+    text_encoder: changed in place by the phases that train it. empty: int16 [77], the empty caption's token ids.
+    log: called with (step over all phases, mean loss).
     """
-    broad, curated = cache(broad), cache(curated)
     torch.manual_seed(seed)
     unet = make_unet()
-    alphas = make_scheduler().alphas_cumprod
+    done = 0
+    for number, phase in enumerate(phases):
+        text_encoder.requires_grad_(phase.text)
+        optimise(
+            {"unet": unet, "text_encoder": text_encoder},
+            _loss(unet, text_encoder, phase, empty),
+            steps=sum(steps for _, steps in phase.corpora),
+            learning_rate=1e-3,
+            seed=seed + number,
+            decay_from=phase.decay_from,
+            folder=folder / f"phase-{number}",
+            log=lambda step, loss, done=done: log(done + step, loss),
+        )
+        done += sum(steps for _, steps in phase.corpora)
+    text_encoder.requires_grad_(True)
+    return unet.eval()
+
+
+def _loss(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, phase: Phase, empty: torch.Tensor
+) -> Callable[[torch.Generator, int], torch.Tensor]:
+    alphas = make_scheduler(phase.zero_snr).alphas_cumprod
+    ends = list(accumulate(steps for _, steps in phase.corpora))
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
-        corpus = broad() if step < curated_from else curated()
+        corpus = phase.corpora[bisect_right(ends, step)][0]()
         index = torch.randint(len(corpus.latents), (BATCH,), generator=generator)
-        which = torch.randint(corpus.rows.shape[1], (BATCH,), generator=generator)
+        which = torch.randint(corpus.captions.shape[1], (BATCH,), generator=generator)
         mean, std = corpus.latents[index].unbind(1)
         clean = mean + std * torch.randn(mean.shape, generator=generator)
         left_empty = torch.rand(BATCH, generator=generator) < _EMPTY_CAPTIONS
-        text = corpus.embeddings[corpus.rows[index, which]].float()
-        text = torch.where(left_empty[:, None, None], empty, text)
-        high = torch.rand(BATCH, generator=generator) < _HIGH_NOISE
+        ids = torch.where(left_empty[:, None], empty, corpus.captions[index, which])
+        with torch.set_grad_enabled(phase.text):
+            text = text_encoder(ids.long()).last_hidden_state
+        noisy = torch.rand(BATCH, generator=generator) < phase.noisy
         time = torch.where(
-            high,
-            torch.randint(_HIGH_NOISE_FROM, 1000, (BATCH,), generator=generator),
+            noisy,
+            torch.randint(_NOISY_FROM, 1000, (BATCH,), generator=generator),
             torch.randint(0, 1000, (BATCH,), generator=generator),
         )
         noise = torch.randn(clean.shape, generator=generator)
@@ -125,5 +145,4 @@ def pretrain_denoiser(
         predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, time, text).sample
         return (predicted - (a.sqrt() * noise - (1 - a).sqrt() * clean)).pow(2).mean()
 
-    optimise({"unet": unet}, loss, steps=steps, learning_rate=1e-3, seed=seed, folder=folder, log=log)
-    return unet.eval()
+    return loss

@@ -32,9 +32,7 @@ def main() -> None:
     items = benchmarks.load_split(Path("data/benchmarks/shapes"), "dev")
     shots = [(item, k) for item in items for k in range(IMAGES)]
     judge = load_judge("oracle")
-    pipe = backbones.load_pipeline(
-        backbone, backbones.pick_device(params.runtime.device), params.runtime.dtype
-    )
+    pipe = backbones.load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
     rows = []
     for guidance in stage.progress(GUIDANCE, len(GUIDANCE), "guidance"):
         images = sampler.draw(

@@ -74,7 +74,7 @@ def optimise(
 
 def _schedule(step: int, steps: int, decay_from: float) -> float:
     done = step / steps
-    late = max(0.0, (done - decay_from) / (1 - decay_from))
+    late = (done - decay_from) / (1 - decay_from) if done > decay_from else 0.0
     return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from transformers import CLIPModel, CLIPTextModel
 from selma.shapes.autoencoder import encode, pretrain_autoencoder
 from selma.shapes.clip import make_tokenizer, pretrain_clip, tokenize
 from selma.shapes.corpus import Corpus, make_corpus
-from selma.shapes.denoiser import Encoded, embed, embed_captions, make_scheduler, pretrain_denoiser
+from selma.shapes.denoiser import Encoded, Phase, make_scheduler, pretrain_denoiser
 
 Log = Callable[[str, int, float], None]  # part, step, loss
 
@@ -27,20 +28,30 @@ class CorpusSpec:
     wrong: float
     drop: float
     spread: float
+    jitter: float
+
+
+@dataclass(frozen=True)
+class UnetRun:
+    """One run of the UNet: which corpora for how many steps, in order; see denoiser.Phase."""
+
+    corpora: Mapping[str, int]
+    noisy: float
+    zero_snr: bool
+    text: bool
+    decay_from: float
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Two corpora, as Stable Diffusion had: a broad one for every part, a curated one for the UNet's later steps."""
+    """The first corpus trains every part; the UNet goes on to better ones, as Stable Diffusion's did."""
 
     seed: int
     rare: float
-    broad: CorpusSpec
-    curated: CorpusSpec
+    corpora: Mapping[str, CorpusSpec]
     vae_steps: int
     clip_steps: int
-    unet_steps: int
-    curated_from: int
+    unet: Sequence[UnetRun]
 
 
 def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPipeline, CLIPModel]:
@@ -49,7 +60,14 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
     State is kept under `folder`, so that a killed run, started again with the same recipe, goes on where it was.
     """
     seed = recipe.seed
-    broad = _corpus(seed, recipe.rare, recipe.broad)
+    first = next(iter(recipe.corpora))
+
+    @cache
+    def corpus(name: str) -> Corpus:
+        number = list(recipe.corpora).index(name)
+        return make_corpus(seed + number, rare=recipe.rare, **asdict(recipe.corpora[name]))
+
+    broad = corpus(first)
     vae = pretrain_autoencoder(
         broad.images,
         steps=recipe.vae_steps,
@@ -70,18 +88,26 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
     text_encoder = CLIPTextModel(clip.config.text_config).eval()
     text_encoder.load_state_dict(clip.text_model.state_dict())
 
-    def encoded(corpus: Corpus) -> Encoded:
-        # Everything the UNet sees is encoded once; clone() turns inference tensors into ones autograd may use.
-        latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, corpus.images)]).clone()
-        embeddings, rows = embed_captions(tokenizer, text_encoder, corpus.captions)
-        return Encoded(latents * vae.config.scaling_factor, embeddings.clone(), rows)
+    @cache
+    def encoded(name: str) -> Encoded:
+        # Pictures are encoded once; clone() turns inference tensors into ones autograd may use.
+        images, captions = corpus(name).images, corpus(name).captions
+        latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, images)]).clone()
+        return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, captions))
 
     unet = pretrain_denoiser(
-        lambda: encoded(broad),
-        lambda: encoded(_corpus(seed + 1, recipe.rare, recipe.curated)),
-        embed(tokenizer, text_encoder, [""])[0].float().clone(),
-        steps=recipe.unet_steps,
-        curated_from=recipe.curated_from,
+        [
+            Phase(
+                [(partial(encoded, name), steps) for name, steps in run.corpora.items()],
+                noisy=run.noisy,
+                zero_snr=run.zero_snr,
+                text=run.text,
+                decay_from=run.decay_from,
+            )
+            for run in recipe.unet
+        ],
+        text_encoder,
+        tokenize(tokenizer, [[""]])[0, 0],
         seed=seed,
         folder=folder / "unet",
         log=lambda step, loss: log("unet", step, loss),
@@ -91,21 +117,9 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=make_scheduler(),
+        scheduler=make_scheduler(recipe.unet[-1].zero_snr),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     return pipeline, clip
-
-
-def _corpus(seed: int, rare: float, spec: CorpusSpec) -> Corpus:
-    return make_corpus(
-        seed,
-        spec.images,
-        spec.captions,
-        rare=rare,
-        wrong=spec.wrong,
-        drop=spec.drop,
-        spread=spec.spread,
-    )

@@ -1,0 +1,52 @@
+"""A free answer to a multiple-choice question becomes one of its choices (TIFA, arXiv 2303.11897, section 3.3).
+
+An answer that is literally a choice is that choice; case, spaces and punctuation around it make no difference.
+Any other goes to the choice that means the nearest thing: the one with the highest cosine between sentence
+embeddings (embedding.py), the earlier at a tie.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# From n texts to an array [n, d] of unit rows.
+Embed = Callable[[Sequence[str]], "np.ndarray"]
+
+
+def normal(text: str) -> str:
+    """`text` in lower case, single-spaced and without punctuation at its ends: " Yes." is "yes"."""
+    return " ".join(text.casefold().split()).strip(string.punctuation + string.whitespace)
+
+
+def match(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that `answer` says, literally or after `normal`; None if it says none of them."""
+    if answer in choices:
+        return answer
+    said = normal(answer)
+    return next((choice for choice in choices if said and normal(choice) == said), None)
+
+
+def nearest(answer: str, choices: Sequence[str], embed: Embed) -> str:
+    """The choice with the highest cosine to `answer`; raises ValueError for no choices."""
+    if not choices:
+        raise ValueError("there are no choices")
+    said, *offered = embed([answer, *choices])
+    cosines = [float(said @ choice) for choice in offered]
+    return choices[cosines.index(max(cosines))]
+
+
+def choose(answer: str, choices: Sequence[str], embed: Embed) -> str:
+    """The choice that `answer` says, else the nearest."""
+    said = match(answer, choices)
+    return nearest(answer, choices, embed) if said is None else said
+
+
+def chooser(embed: Embed) -> Callable[[str, Sequence[str]], str]:
+    """`choose` as a function (answer, choices) -> choice."""
+    return partial(choose, embed=embed)

@@ -1,0 +1,194 @@
+"""Write a LoRA for use elsewhere: a folder with one safetensors file and a model card.
+
+    python -m selma.export --format kohya                 the merged LoRA, for ComfyUI, A1111 and diffusers
+    python -m selma.export count --format diffusers       an expert, in diffusers' format, as the run holds it
+
+reads   models/merged/ or models/experts/<name>/, models/backbones/<expert.backbone>/, metrics/eval.json
+writes  exports/<profile>-<name>-<format>/   the weights, README.md and export.json, which names their hashes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma import backbones, dvcfile, hub, kohya, lora, model_card, records, schema, work
+from selma.errors import UserError
+from selma.lora import LoraWeights
+from selma.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
+
+if TYPE_CHECKING:
+    import torch
+
+MARK, CARD = "export.json", "README.md"
+EVAL, CITATION = Path("metrics/eval.json"), Path("CITATION.cff")
+FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m selma.export", description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", default="merged", help="merged (the default) or an expert's name")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of a kohya file (float16); diffusers keeps the run's"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (exports/<profile>-<name>-<format>)")
+    arguments = parser.parse_args()
+    try:
+        print(export(arguments.name, arguments.format, arguments.dtype, arguments.out))
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def export(name: str, format: str, dtype: str | None = None, out: Path | None = None) -> Path:
+    """Write the export's folder and return its path; an export that is there is replaced as a whole.
+
+    Raises UserError for a name that is neither `merged` nor an expert, a LoRA that is missing, damaged or of
+    another backbone or that the format cannot hold, and an `out` that holds anything but an export.
+    """
+    params = load_params()
+    if name != "merged" and name not in params.experts:
+        raise UserError(f"{name}: no such LoRA; allowed: merged, {', '.join(params.experts)}")
+    if format == "diffusers" and dtype not in (None, "float32"):
+        raise UserError(f"--dtype {dtype}: the diffusers format keeps the run's own float32; leave it out")
+    out = Path("exports") / f"{params.profile}-{name}-{format}" if out is None else out
+    _check_target(out)
+
+    source = Path(MERGED if name == "merged" else f"{EXPERTS}/{name}")
+    weights = lora.load_lora(source)
+    folder = Path(BACKBONES) / params.expert.backbone
+    base = _base(folder)
+    if weights.provenance.get("backbone") != backbones.fingerprint(folder):
+        raise UserError(f"{source}: this LoRA was trained on another backbone than {folder}; run `dvc repro`")
+
+    unet = records.read_json(folder / "unet/config.json")
+    scheduler = records.read_json(folder / "scheduler/scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")  # as diffusers takes one that does not say
+    title = f"SELMA {'merged LoRA' if name == 'merged' else f'expert: {name}'} ({params.profile})"
+    stem = f"selma-{params.profile}-{name}"
+    dtype = dtype or ("float16" if format == "kohya" else "float32")
+    file = f"{stem}.safetensors" if format == "kohya" else lora.WEIGHTS
+
+    with _replaced(out) as temporary:
+        if format == "kohya":
+            metadata = kohya.metadata(
+                weights, unet, name=stem, title=title, prediction_type=prediction, licence=base.licence
+            )
+            _write(temporary / file, kohya.tensors(weights, unet, dtype), metadata)
+        else:
+            shutil.copyfile(source / file, temporary / file)
+        digest = records.sha256_file(temporary / file)
+        card = model_card.render(
+            base=base,
+            lora=model_card.Lora(
+                name=name,
+                title=title,
+                file=file,
+                sha256=digest,
+                format=format,
+                dtype=dtype,
+                rank=weights.rank,
+                alpha=weights.scaling * weights.rank,
+                layers=len(weights.factors),
+                targets=weights.provenance.get("targets", []),
+                operator=weights.provenance.get("operator"),
+                experts=weights.provenance.get("experts", []),
+                runs_in_tools=kohya.family(unet, prediction) is not None,
+            ),
+            data=_data(name, weights, params),
+            exam=model_card.Exam(
+                benchmark=params.evaluate.benchmark,
+                judge=params.judge.name,
+                steps=params.evaluate.steps,
+                guidance=params.evaluate.guidance,
+                dtype=params.runtime.dtype,
+                summary=records.read_json(EVAL) if EVAL.is_file() else None,
+            ),
+        )
+        records.write_text(temporary / CARD, card)
+        contents = {file: digest, CARD: records.sha256_file(temporary / CARD)}
+        about = {"name": name, "profile": params.profile, "format": format, "dtype": dtype}
+        records.write_json(temporary / MARK, {**about, "files": contents, "lora": weights.provenance})
+    return out
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file; same input, same bytes."""
+    from safetensors.torch import save
+
+    with records.atomic(path) as temporary:
+        temporary.write_bytes(lora.sort_header(save(tensors, metadata)))
+
+
+def _base(folder: Path) -> model_card.Base:
+    """What a backbone's folder says of itself: its kind, and where it comes from if source.json is there."""
+    kind = backbones.read_kind(folder)
+    if (folder / hub.SOURCE).is_file():
+        came = records.read_json(folder / hub.SOURCE)
+        vae = came.get("vae") and came["vae"]["id"]
+        return model_card.Base(folder.name, kind, came["id"], came["revision"], came["licence"], vae)
+    for stage in dvcfile.load_stages(Path.cwd()).values():
+        if folder.as_posix() in stage.outs:  # trained here, so under this repository's licence
+            licence = schema.load_yaml(CITATION)["license"].lower()
+            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
+    return model_card.Base(folder.name, kind)
+
+
+def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
+    """What the LoRA, or the experts merged into it, were trained on."""
+    experts = weights.provenance.get("experts", [name])
+    cards = [Path(EXPERTS) / expert / lora.CARD for expert in experts]
+    counts = [records.read_json(card).get("images") if card.is_file() else None for card in cards]
+    skills: dict[str, None] = {}
+    for expert in experts:
+        data = params.experts[expert].data if expert in params.experts else expert
+        skills.update(dict.fromkeys(params.skills if data == IMAGES else [Path(data).name]))
+    written_by = f"llm.provider `{params.llm.provider}`"
+    if params.llm.model:
+        written_by = f"`{params.llm.model}` ({written_by})"
+    return model_card.Data(
+        skills=list(skills),
+        images=None if None in counts else sum(counts),
+        drawn_by=params.images.backbone,
+        steps=params.images.steps,
+        guidance=params.images.guidance,
+        prompts=f"written by {written_by}",
+    )
+
+
+def _check_target(out: Path) -> None:
+    """Raise UserError unless `out` is free, empty, or an export and nothing more."""
+    if out.is_dir():
+        held = {path.name for path in out.iterdir()}
+        mark: Any = records.read_json(out / MARK) if MARK in held else None
+        known = {MARK, *mark["files"]} if isinstance(mark, dict) and "files" in mark else set()
+        if strays := sorted(held - known):
+            raise UserError(f"{out}: holds {strays[0]}, which no export wrote; name another folder by --out")
+    elif out.exists() or out.is_symlink():
+        raise UserError(f"{out}: is there and is no folder; name another one by --out")
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out` that takes its place when the body ends well, or is removed."""
+    out = Path(os.path.abspath(out))
+    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        work.publish(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

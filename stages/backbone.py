@@ -1,0 +1,52 @@
+"""Bring a pinned base model, from the hub or a folder: what the pipeline loads of it, and where it came from.
+
+    python -m stages.backbone sdxl
+
+reads   the hub repository (or folder) that backbones.<name> names; HF_TOKEN or a login where its owner wants one
+writes  models/backbones/<name>/   a pipeline in diffusers' layout, and source.json: id, revision, commit, licence,
+                                   the sha256 of every file
+
+DVC keeps it, so a model that is withdrawn from the hub still runs. What a killed download brought is used again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma import backbones, hub, records, stage, work
+from selma.errors import UserError
+from selma.params import load_params
+
+
+def main(name: str) -> None:
+    params = load_params()
+    if name not in params.backbones:
+        raise UserError(
+            f"backbones: no backbone {name!r} in params.yaml; there are: {', '.join(params.backbones) or 'none'}"
+        )
+    wanted = params.backbones[name]
+    with work.folder(stage.name()) as folder:
+        if wanted.source == "hub":
+            repository = hub.open_hub(wanted.id, wanted.revision, folder / "download")
+        else:
+            repository = hub.open_folder(Path(wanted.path).expanduser())
+        vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
+        out = folder / "backbone"
+        files = hub.bring(repository, out, wanted.variant, vae)
+        backbones.load_pipeline(out, dtype="bfloat16")  # it opens: now is the time to know
+        came = {
+            "source": wanted.source,
+            "id": wanted.id,
+            "revision": wanted.revision,
+            "commit": repository.commit,
+            "licence": repository.licence,
+            "variant": wanted.variant,
+            "vae": vae and {"id": wanted.vae.id, "commit": vae.commit, "licence": vae.licence},
+            "files": files,
+        }
+        records.write_json(out / hub.SOURCE, came)
+        work.publish(out, Path("models/backbones") / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,51 @@
+"""Bring a judge's pinned files; a published pickle becomes safetensors, once.
+
+    python -m stages.judge hps
+
+reads   the hub repositories that judges.<name> names; HF_TOKEN or a login where their owners want one
+writes  models/judges/<name>/   the files, and judge.json {kind, weights, tokenizer, matcher, endpoint}
+
+DVC keeps it, so a judge that is withdrawn from the hub still runs. What a killed download brought is used again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from selma import records, stage, work
+from selma.errors import UserError
+from selma.params import load_params
+from selma.published import CARD, FOLDER
+from selma.published.fetch import fetch
+
+PARTS = {"weights": ".", "tokenizer": "tokenizer", "matcher": "matcher"}  # and where each lies in the folder
+
+
+def main(name: str) -> None:
+    params = load_params()
+    if name not in params.judges:
+        raise UserError(f"judges: no judge {name!r} in params.yaml; allowed: {', '.join(params.judges)}")
+    source = params.judges[name]
+    with work.folder(stage.name()) as folder:
+        out = folder / "judge"
+        out.mkdir(exist_ok=True)
+        card: dict[str, Any] = {"kind": source.kind}
+        for part, place in PARTS.items():
+            pinned = getattr(source, part)
+            if pinned is not None:
+                downloads = folder / "downloads" / part
+                files = fetch(pinned.repo, pinned.revision, pinned.files, out / place, downloads)
+                card[part] = {"repo": pinned.repo, "revision": pinned.revision, "files": files}
+        if source.endpoint is not None:
+            card["endpoint"] = asdict(source.endpoint)
+        if source.weights is not None:
+            from selma.published.convert import convert  # torch: an endpoint does without it
+
+            convert(out, source.kind)
+        records.write_json(out / CARD, card)
+        work.publish(out, FOLDER / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,292 @@
+"""What leaves the house: files that diffusers opens to the same images, and a card that claims what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors import safe_open
+
+from selma import backbones, export, lora, records
+from selma.errors import UserError
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+ROOT = Path(__file__).parents[1]
+SUMMARY = {
+    "n_prompts": 150,
+    "images_per_prompt": 2,
+    "base": {"mean": 0.3787},
+    "merged": {"mean": 0.417},
+    "single": {"mean": 0.4027},
+    "gain": {"mean": 0.0383, "low": 0.0186, "high": 0.0579},
+    "expert": {"count": {"mean": 0.3947}},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tiny_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random SDXL with a UNet of SDXL's own blocks, two layers in each, of which kohya's names are made."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl)
+    blocks = {
+        "layers_per_block": 2,
+        "block_out_channels": (8, 16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 3),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe.register_modules(unet=UNet2DConditionModel.from_config({**pipe.unet.config, **blocks}))
+    folder = tmp_path_factory.mktemp("backbones") / "tiny-xl"
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def random_lora(backbone: Path, folder: Path, **about: Any) -> None:
+    """A LoRA folder with random factors, alpha 6 at rank 4."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(backbone / "unet")
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, layer in unet.named_modules():
+        if name.endswith(tuple(about.get("targets", TARGETS))):
+            state[f"{name}.lora_A.weight"] = torch.randn(4, layer.in_features, generator=generator)
+            state[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.01
+    own = {"backbone": backbones.fingerprint(backbone), "rank": 4, "alpha": 6.0, "targets": TARGETS}
+    lora.save_lora(folder, state, {**own, **about})
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Make the folder of a finished run on a backbone, and go there."""
+
+    def make(backbone: Path) -> Path:
+        for file in ("params.yaml", "dvc.yaml", "CITATION.cff"):
+            shutil.copy(ROOT / file, tmp_path)
+        shutil.copytree(backbone, tmp_path / "models/backbones/shapes")
+        experts = ["objects", "count"]
+        for name in experts:
+            random_lora(backbone, tmp_path / "models/experts" / name, name=name, images=200)
+        random_lora(
+            backbone, tmp_path / "models/merged", name="merged", operator="factor_mean", experts=experts
+        )
+        records.write_json(tmp_path / "metrics/eval.json", SUMMARY)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def run(make_run: Callable[[Path], Path], tiny_backbone: Path) -> Path:
+    return make_run(tiny_backbone)
+
+
+def draw(backbone: Path, weights: Path | None = None) -> np.ndarray:
+    """Two images [2, height, width, 3], 0..255, drawn by diffusers alone, with a LoRA file or without."""
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(backbone, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    if weights is not None:
+        pipe.load_lora_weights(weights.parent, weight_name=weights.name)
+    images: list[Image.Image] = pipe(
+        ["two red circles", "a blue square"],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
+    ).images
+    return np.stack([np.asarray(image, dtype=int) for image in images])
+
+
+def weights_of(folder: Path) -> Path:
+    (file,) = folder.glob("*.safetensors")
+    return file
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    return ModelCard.load(folder / "README.md").data.to_dict()
+
+
+@pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_xl"])
+def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, make_run, request) -> None:
+    backbone = request.getfixturevalue(kind)
+    make_run(backbone)
+    ours = draw(backbone, weights_of(export.export("merged", "diffusers")))
+    kohya = draw(backbone, weights_of(export.export("merged", "kohya", "float32")))
+    assert np.abs(ours - draw(backbone)).max() > 8, "the LoRA changes nothing, so this proves nothing"
+    assert np.array_equal(ours, kohya)
+    half = draw(backbone, weights_of(export.export("merged", "kohya")))
+    assert np.abs(ours - half).mean() < 0.25
+
+
+def test_the_diffusers_file_is_the_runs_own(run) -> None:
+    folder = export.export("count", "diffusers")
+    assert folder == Path("exports/shapes-count-diffusers")
+    assert weights_of(folder).read_bytes() == Path("models/experts/count", lora.WEIGHTS).read_bytes()
+
+
+def test_a_kohya_file_is_half_precision_unless_asked_and_always_the_same_bytes(run) -> None:
+    folder = export.export("merged", "kohya")
+    with safe_open(weights_of(folder), framework="pt") as file:
+        dtypes = {file.get_tensor(key).dtype for key in file.keys() if "lora_" in key.split(".", 1)[1]}  # noqa: SIM118
+        assert file.metadata()["ss_output_name"] == "selma-shapes-merged"
+    assert dtypes == {torch.float16}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(4):  # safetensors writes its metadata in a random order; several writes to catch it
+        export.export("merged", "kohya")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not [path for path in folder.parent.iterdir() if path != folder], "temporary files are left"
+
+
+def test_the_folder_names_its_files_and_where_they_come_from(run) -> None:
+    folder = export.export("merged", "kohya")
+    mark = json.loads((folder / "export.json").read_text())
+    assert mark["lora"] == json.loads((run / "models/merged/lora.json").read_text())
+    assert mark["files"] == {
+        path.name: records.sha256_file(path) for path in folder.iterdir() if path.name != "export.json"
+    }
+
+
+def test_the_card_of_the_merged_lora(run) -> None:
+    folder = export.export("merged", "kohya")
+    card = (folder / "README.md").read_text()
+    for fact in (
+        "merged into one LoRA",
+        "trained on images that the base model drew itself",
+        "| skills | objects, count |",
+        "by `factor_mean`",
+        "| images | 400, drawn by `shapes`, 20 steps, guidance 3.0 |",
+        "rank 4, alpha 6",
+        "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
+        "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images of 20 steps at guidance 1.0",
+        records.sha256_file(weights_of(folder)),
+        "trained from nothing by this repository's stage `pretrain`",
+        "those open no base model of this architecture",
+    ):
+        assert fact in card
+    data = front_matter(folder)
+    assert data["license"] == "apache-2.0" and data["library_name"] == "diffusers"
+    assert "base_model" not in data
+
+
+def test_the_cards_own_code_draws(make_run, tiny_backbone, tmp_path) -> None:
+    from diffusers import DiffusionPipeline
+
+    half = DiffusionPipeline.from_pretrained(tiny_backbone).to(
+        torch.float16
+    )  # as the shipped backbone is kept
+    half.save_pretrained(tmp_path / "half")
+    make_run(tmp_path / "half")
+    folder = export.export("merged", "kohya")
+    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python")
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(folder)), names)
+    images = names["pipe"]("a red circle", num_inference_steps=2).images
+    assert images[0].size == (32, 32)
+
+
+def test_a_gain_whose_interval_holds_zero_is_none(run) -> None:
+    gain = {"mean": 0.01, "low": -0.01, "high": 0.03}
+    records.write_json(run / "metrics/eval.json", {**SUMMARY, "gain": gain})
+    card = (export.export("merged", "kohya") / "README.md").read_text()
+    assert "none (+1.00 [-1.00, +3.00])" in card and "no difference is claimed" in card
+
+
+def test_the_card_claims_no_gain_that_was_not_measured(run) -> None:
+    card = (export.export("count", "kohya") / "README.md").read_text()
+    assert "| with this LoRA | 39.47 |" in card and "no gain over the base is claimed" in card
+    assert "gain, points" not in card and "41.70" not in card
+    card = (export.export("objects", "kohya") / "README.md").read_text()
+    assert "This LoRA was not measured." in card
+    (run / "metrics/eval.json").unlink()
+    assert "Nothing yet" in (export.export("merged", "kohya") / "README.md").read_text()
+
+
+def test_the_card_names_a_hub_model_by_id_revision_and_licence(make_run, tiny_xl) -> None:
+    run = make_run(tiny_xl)
+    vae = {"id": "some/vae", "commit": "5" * 40, "licence": "mit"}
+    source = {"id": "some/base-xl", "revision": "4" * 40, "licence": "openrail++", "vae": vae}
+    records.write_json(run / "models/backbones/shapes/source.json", source)
+    folder = export.export("merged", "diffusers")
+    data, card = front_matter(folder), (folder / "README.md").read_text()
+    assert (data["base_model"], data["license"]) == ("some/base-xl", "openrail++")
+    assert "stable-diffusion-xl" in data["tags"]
+    assert f"revision `{'4' * 40}`, with the VAE of some/vae |" in card
+    assert 'base = "some/base-xl"' in card
+    assert f'StableDiffusionXLPipeline.from_pretrained(base, revision="{"4" * 40}"' in card
+
+
+def test_a_base_of_unknown_licence_is_said_to_be_one(run) -> None:
+    records.write_json(
+        run / "models/backbones/shapes/source.json", {"id": None, "revision": None, "licence": None}
+    )
+    folder = export.export("merged", "kohya")
+    assert front_matter(folder)["license"] == "unknown"
+    assert "| licence | unknown" in (folder / "README.md").read_text()
+
+
+def test_a_scheduler_that_names_no_prediction_type_predicts_the_noise(run) -> None:
+    config = run / "models/backbones/shapes/scheduler/scheduler_config.json"
+    settings = json.loads(config.read_text())
+    del settings["prediction_type"]  # as in Stable Diffusion 1.4's
+    records.write_json(config, settings)
+    assert weights_of(export.export("merged", "kohya")).is_file()
+
+
+def test_what_is_no_export_is_never_overwritten(run) -> None:
+    folder = export.export("merged", "kohya")
+    (folder / "sample.png").write_bytes(b"mine")
+    for out in (folder, run / "models/merged", run / "params.yaml"):
+        before = sorted(run.rglob("*"))
+        with pytest.raises(UserError, match="--out"):
+            export.export("merged", "kohya", out=out)
+        assert sorted(run.rglob("*")) == before
+    assert (folder / "sample.png").read_bytes() == b"mine"
+    (run / "empty").mkdir()
+    assert export.export("merged", "kohya", out=run / "empty") == run / "empty"
+
+
+def test_a_failed_export_leaves_the_one_before_it(run, tiny_backbone) -> None:
+    folder = export.export("merged", "kohya")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    random_lora(tiny_backbone, run / "models/merged", targets=["time_emb_proj"])
+    with pytest.raises(UserError, match="--format diffusers"):
+        export.export("merged", "kohya")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["colour", "--format", "kohya"], "allowed: merged, objects"),
+        (["tags", "--format", "kohya"], "models/experts/tags"),
+        (["--format", "diffusers", "--dtype", "float16"], "float32"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, named, run, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", *arguments])
+    with pytest.raises(SystemExit) as left:
+        export.main()
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and named in error and error.count("\n") == 1
+    assert not (run / "exports").exists()
+
+
+def test_a_lora_of_another_backbone_is_refused(run, tiny_backbone_epsilon) -> None:
+    random_lora(tiny_backbone_epsilon, run / "models/merged")
+    with pytest.raises(UserError, match="another backbone"):
+        export.export("merged", "kohya")

@@ -1,0 +1,82 @@
+"""Stage `filter` holding prompts out of training, to choose checkpoints by."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selma import records
+from selma.benchmarks import Item, Question, write_split
+from selma.errors import UserError
+from stages import filter as filter_stage
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["circle", "square", "star", "cross", "moon", "house", "river", "train", "apple", "clock"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Ten candidates that share no word, and an exam without a dev split."""
+    for code in ("selma", "stages"):
+        (tmp_path / code).symlink_to(ROOT / code)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copytree(ROOT / "data/skills", tmp_path / "data/skills")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("DVC_STAGE", "filter@count")
+    question = Question("1", "Is there a dog?", ("yes", "no"), "yes", (), "entity")
+    write_split(Path("data/benchmarks/shapes"), "test", [Item("t", "a dog", "count", "x", (question,))])
+    rows = [{"id": f"count-{i}", "text": word} for i, word in enumerate(WORDS)]
+    records.write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
+
+    def run(keep: int, dev: int, other: str = "") -> tuple[list[str], list[str]]:
+        text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("others: []", f"others: [{other}]")
+        text = text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
+        text = text.replace("  keep: 200 ", f"  keep: {keep} ").replace("  dev: 0 ", f"  dev: {dev} ")
+        Path("params.yaml").write_text(text, encoding="utf-8")
+        filter_stage.main("count")
+        folder = Path("data/filtered/count")
+        held = records.read_jsonl(folder / "dev.jsonl") if dev else []
+        return [row["text"] for row in records.read_jsonl(folder / "prompts.jsonl")], [
+            r["text"] for r in held
+        ]
+
+    return run
+
+
+def test_prompts_are_held_out_evenly_and_are_trained_on_never(project):
+    kept, held = project(6, 2)
+    assert held == [WORDS[2], WORDS[6]]
+    assert kept == [word for word in WORDS[:8] if word not in held]
+    metrics = records.read_json(Path("metrics/filter/count.json"))
+    assert (metrics["kept"], metrics["dev"], metrics["unused"]) == (6, 2, 2)
+
+
+def test_none_held_out_leaves_no_trace(project):
+    assert project(6, 0) == (WORDS[:6], [])
+    assert not Path("data/filtered/count/dev.jsonl").exists()
+    assert "dev" not in records.read_json(Path("metrics/filter/count.json"))
+
+
+def test_prompts_near_an_other_benchmarks_exam_are_dropped(project):
+    write_split(Path("data/benchmarks/more"), "test", [Item("m", WORDS[1], "x", "x", ())])
+    assert project(6, 0)[0] == WORDS[:6]
+    assert project(6, 0, "more")[0] == [WORDS[0], *WORDS[2:7]]
+    (dropped,) = records.read_jsonl(Path("data/filtered/count/dropped.jsonl"))
+    assert (dropped["text"], dropped["reason"], dropped["neighbour"]) == (WORDS[1], "exam", WORDS[1])
+
+
+def test_a_benchmark_without_its_test_split_is_an_error(project):
+    with pytest.raises(UserError, match=r"data/benchmarks/more/test\.jsonl is missing"):
+        project(6, 0, "more")
+    write_split(Path("data/benchmarks/more"), "dev", [Item("m", "a dog", "x", "x", ())])
+    with pytest.raises(UserError, match=r"test\.jsonl is missing; this benchmark is dev alone"):
+        project(6, 0, "more")
+    assert not Path("data/filtered").exists()
+
+
+def test_too_few_for_both_says_so(project):
+    with pytest.raises(UserError, match=r"1 short of filter\.keep \(9\) and filter\.dev \(2\)"):
+        project(9, 2)

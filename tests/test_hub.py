@@ -1,0 +1,256 @@
+"""Backbones from the hub: only what is loaded, pinned, checked, and resumed; a real server stands in for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from selma import hub, records
+from selma.errors import UserError
+from stages import backbone
+from tests.hub_server import Hub, Repo, serve
+
+COMMIT, VAE_COMMIT = "a1" * 20, "b2" * 20
+ID, VAE_ID = "somebody/tiny-sdxl", "somebody/tiny-vae"
+UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def half(content: bytes) -> bytes:
+    return save({name: tensor.astype(np.float16) for name, tensor in load(content).items()}, {"format": "pt"})
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """What HF_ENDPOINT would have done when the client was imported."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def server(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with a pipeline as people publish one: several sets of weights, and parts that nobody loads here."""
+    published = files(tiny_sdxl)
+    index = json.loads(published["model_index.json"])
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    published["model_index.json"] = json.dumps(index).encode()
+    weights = [name for name in published if name.endswith(".safetensors")]
+    for name in weights:
+        published[name.replace(".safetensors", ".fp16.safetensors")] = half(published[name])
+        published[name.replace(".safetensors", ".bin")] = b"pickle"
+    published |= {name: b"x" for name in ("README.md", "all_in_one.safetensors", "unet/model.onnx")}
+    published["safety_checker/model.safetensors"] = b"never asked for"
+    vae = {
+        name.removeprefix("vae/"): content for name, content in published.items() if name.startswith("vae/")
+    }
+    other = load(vae["diffusion_pytorch_model.safetensors"])
+    vae["diffusion_pytorch_model.safetensors"] = save(
+        {key: value + 1 for key, value in other.items()}, {"format": "pt"}
+    )
+    del vae["diffusion_pytorch_model.fp16.safetensors"]
+    with serve() as hub_server:
+        hub_server.repos[ID] = Repo(COMMIT, published, {"license": "openrail++"})
+        hub_server.repos[VAE_ID] = Repo(VAE_COMMIT, vae, {"license": "other", "license_name": "fair"})
+        use(monkeypatch, hub_server.endpoint)
+        yield hub_server
+
+
+@pytest.fixture
+def run(make_project, monkeypatch: pytest.MonkeyPatch):
+    """Run stage `backbone` for an entry of `backbones` in a project of its own; the folder it made."""
+
+    def run(entry: dict[str, object], name: str = "project") -> Path:
+        root = make_project(name, {"backbones": {"tiny": entry}})
+        monkeypatch.chdir(root)
+        monkeypatch.setenv("DVC_STAGE", "backbone@tiny")
+        backbone.main("tiny")
+        return root / "models/backbones/tiny"
+
+    return run
+
+
+def test_what_is_loaded_comes_with_its_origin_and_nothing_else(server, run):
+    out = run(
+        {
+            "source": "hub",
+            "id": ID,
+            "revision": COMMIT,
+            "variant": "fp16",
+            "vae": {"id": VAE_ID, "revision": VAE_COMMIT},
+        }
+    )
+    came = files(out)
+    weights = {f"{part}/model.safetensors" for part in ("text_encoder", "text_encoder_2")} | {UNET, VAE}
+    assert {name for name in came if name.endswith((".safetensors", ".bin", ".onnx"))} == weights
+    assert came[UNET] == half(server.repos[ID].files[UNET])  # the variant's, under the plain name
+    assert came[VAE] == server.repos[VAE_ID].files["diffusion_pytorch_model.safetensors"]
+    asked = server.got()
+    assert len(asked) == len(set(asked)) == len(came) - 1  # every file once; source.json is ours
+    assert not [
+        name for name in asked if name.endswith(".bin") or "safety" in name or name in ("README.md", UNET)
+    ]
+
+    source = records.read_json(out / "source.json")
+    assert {
+        key: source[key] for key in ("source", "id", "revision", "commit", "licence", "variant", "vae")
+    } == {
+        "source": "hub",
+        "id": ID,
+        "revision": COMMIT,
+        "commit": COMMIT,
+        "licence": "openrail++",
+        "variant": "fp16",
+        "vae": {"id": VAE_ID, "commit": VAE_COMMIT, "licence": "fair"},
+    }
+    assert source["files"] == {
+        name: records.sha256_file(out / name) for name in sorted(came) if name != "source.json"
+    }
+
+    import diffusers
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(
+        out, local_files_only=True
+    )  # whole without our loader, too
+    assert float(pipe.vae.post_quant_conv.bias[0].detach()) == pytest.approx(
+        float(load(came[VAE])["post_quant_conv.bias"][0])
+    )
+
+
+def test_a_folder_serves_too_and_is_left_alone(tiny_backbone, run):
+    before = files(tiny_backbone)
+    out = run({"source": "local", "path": str(tiny_backbone)})
+    (out / UNET).write_bytes(b"changed later")
+    assert files(tiny_backbone) == before
+    source = records.read_json(out / "source.json")
+    assert (source["source"], source["id"], source["licence"]) == ("local", None, None)
+    assert set(source["files"]) == {name for name in files(out) if name != "source.json"}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from selma import hub
+id, revision, folder = sys.argv[1:]
+hub.bring(hub.open_hub(id, revision, Path(folder) / "download"), Path(folder) / "out")
+"""
+
+
+def test_a_killed_download_goes_on(server, tmp_path):
+    server.half = UNET
+    environment = {**os.environ, "HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, ID, COMMIT, tmp_path], cwd=Path(__file__).parents[1], env=environment
+    )
+    assert server.reached_half.wait(120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    server.go_on.set()
+    assert not (tmp_path / "out" / UNET).exists()
+    before = server.got()
+    server.asked.clear()
+    hub.bring(hub.open_hub(ID, COMMIT, tmp_path / "download"), tmp_path / "out")
+    assert (tmp_path / "out" / UNET).read_bytes() == server.repos[ID].files[UNET]
+    assert set(server.got()).isdisjoint(set(before) - {UNET})  # what had come is not asked for again
+
+
+def broken(server: Hub, how: str) -> dict[str, object]:
+    """An entry of `backbones` that cannot be brought, for the reason that is named."""
+    entry = {"source": "hub", "id": ID, "revision": COMMIT}
+    repo = server.repos[ID]
+    if how == "pickled":
+        repo.files = {name: content for name, content in repo.files.items() if ".safetensors" not in name}
+    elif how == "half":
+        repo.files[UNET] = repo.files[UNET][: len(repo.files[UNET]) // 2]
+    elif how == "lies":
+        server.lies.add(UNET)
+    elif how == "gated":
+        repo.error = (403, "GatedRepo")
+    elif how == "down":
+        repo.error = (503, "")
+    elif how == "index":
+        del repo.files["model_index.json"]
+    elif how == "kind":
+        index = json.loads(repo.files["model_index.json"]) | {"_class_name": "FluxPipeline"}
+        repo.files["model_index.json"] = json.dumps(index).encode()
+    return entry | {"commit": {"revision": "c3" * 20}, "nobody": {"id": "nobody/nothing"}}.get(how, {})
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("pickled", "only pickled weights, which are never loaded"),
+        ("half", "not a whole safetensors file"),
+        ("lies", "its sha256 is not the hub's"),
+        ("gated", "accept the terms at"),
+        ("down", "answered 503"),
+        ("index", "no pipeline in diffusers' layout"),
+        ("kind", "FluxPipeline"),
+        ("commit", "has no such commit"),
+        ("nobody", "has no such repository"),
+    ],
+)
+def test_what_cannot_be_brought_is_one_line_and_leaves_nothing(server, run, how, says, tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(broken(server, how))
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "project/models/backbones/tiny").exists()
+
+
+def test_without_a_network_it_is_one_line(server, run, monkeypatch):
+    entry = {"source": "hub", "id": ID, "revision": COMMIT}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot be reached, or HF_HUB_OFFLINE is set"):
+        run(entry, "offline")
+    use(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9") as caught:
+        run(entry, "nobody-listens")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_token_is_sent_and_written_nowhere(server, run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    out = run({"source": "hub", "id": ID, "revision": COMMIT})
+    assert server.tokens == {"Bearer hf_secretsecret"}
+    assert not [name for name, content in files(out.parents[2]).items() if b"hf_secretsecret" in content]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (
+            {"source": "hub", "id": ID, "revision": "main"},
+            "git ls-remote https://huggingface.co/OWNER/NAME HEAD",
+        ),
+        ({"source": "hub", "id": ID}, "backbones.tiny.revision is missing"),
+        (
+            {"source": "hub", "id": ID, "revision": COMMIT, "vae": {"id": VAE_ID, "revision": "v1"}},
+            "git ls-remote",
+        ),
+        ({"source": "local"}, "backbones.tiny.path is missing"),
+        ({"source": "local", "path": "x", "revision": COMMIT}, "backbones.tiny.revision means nothing"),
+        ({"source": "local", "path": "/nowhere/at/all"}, "no such folder"),
+        ({"source": "ftp"}, "it must be one of: hub, local"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_one_line(run, entry, says):
+    with pytest.raises(UserError) as caught:
+        run(entry)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

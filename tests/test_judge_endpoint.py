@@ -1,0 +1,167 @@
+"""The endpoint judge against a real HTTP server on loopback that speaks the protocol and misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from selma import published
+from selma.benchmarks import Question
+from selma.errors import UserError
+from selma.judges import Answer, endpoint, load_judge
+from selma.records import write_json
+
+KEY = "sk-secret-of-the-judge"
+YES_NO = Question("1", "Is it red?", ("yes", "no"), "yes", (), "color")
+COLOR = Question("2", "What color is it?", ("red", "blue"), "red", (), "color")
+
+
+class Server(ThreadingHTTPServer):
+    """Answers from a list of (status, headers, body) first, then by `reply(request)`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: list[tuple[int, dict[str, str], str]] = []
+        self.reply = lambda request: completion("yes")
+        self.requests: list[dict] = []
+        self.keys: set[str] = set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(request)
+        self.server.keys.add(self.headers["Authorization"])
+        scripted = self.server.script.pop(0) if self.server.script else None
+        status, headers, body = scripted or (200, {}, json.dumps(self.server.reply(request)))
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def completion(text: str, first: dict[str, float] | None = None) -> dict:
+    """A chat completion; `first` are the probabilities of its first token."""
+    top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in (first or {}).items()]
+    logprobs = {"content": [top[0] | {"top_logprobs": top}], "refusal": None} if top else None
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": logprobs}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "tiny", "choices": [choice]}
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def judge(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    settings = {
+        "model": "tiny",
+        "base_url": f"http://127.0.0.1:{server.server_port}/v1",
+        "key_env": "JUDGE_KEY",
+    }
+    write_json(published.FOLDER / "mine" / published.CARD, {"kind": "endpoint", "endpoint": settings})
+    return load_judge("mine")
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.effect_noise((6, 4), 80).convert("RGB")
+
+
+def test_the_picture_arrives_whole_with_the_question_and_its_choices(server, judge, image):
+    server.reply = lambda request: completion("red" if "color" in str(request) else "yes")
+    assert judge.answer(image, [COLOR]) == [Answer("red", None)]
+    (request,) = server.requests
+    picture, text = request["messages"][0]["content"]
+    kind, _, data = picture["image_url"]["url"].partition(",")
+    arrived = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert kind == "data:image/png;base64" and arrived.tobytes() == image.tobytes()
+    assert text["text"] == "What color is it? Choices: red, blue. Please answer with one of the choices only."
+    assert (request["model"], request["temperature"]) == ("tiny", 0)
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_answers_keep_the_questions_order(server, judge, image):
+    server.reply = lambda request: completion(request["messages"][0]["content"][1]["text"].split()[1])
+    questions = [
+        Question(str(i), f"Is {('yes', 'no')[i % 3 > 0]} it?", ("yes", "no"), "yes", (), "c")
+        for i in range(11)
+    ]
+    assert [a.answer for a in judge.answer(image, questions)] == [("yes", "no")[i % 3 > 0] for i in range(11)]
+
+
+def test_p_yes_is_read_off_the_first_token_over_spellings(server, judge, image):
+    server.reply = lambda request: completion("No", {"No": 0.5, "Yes": 0.2, " yes": 0.1, "Well": 0.1})
+    (answer,) = judge.answer(image, [YES_NO])
+    assert answer.answer == "no" and answer.p_yes == pytest.approx(0.3 / 0.8)
+    assert judge.score(image, "a red circle") == pytest.approx(0.3)
+    assert 'Does this figure show "a red circle"? Please answer yes or no.' in str(server.requests[-1])
+
+
+def test_a_server_that_knows_no_log_probabilities_is_asked_without(server, judge, image):
+    refusal = json.dumps({"error": {"message": "logprobs: unknown field"}})
+    server.script = [(400, {}, refusal)]
+    assert judge.answer(image, [YES_NO]) == [Answer("yes", 1.0)]
+    assert judge.answer(image, [YES_NO]) == [Answer("yes", 1.0)]
+    assert ["logprobs" in request for request in server.requests] == [True, False, False]
+
+
+def test_too_many_requests_and_a_server_error_are_tried_again(server, judge, image):
+    busy = json.dumps({"error": {"message": "slow down"}})
+    server.script = [(429, {"Retry-After": "0"}, busy), (500, {"Retry-After": "0"}, busy)]
+    assert judge.answer(image, [YES_NO])[0].answer == "yes"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (401, json.dumps({"error": {"message": f"bad key {KEY}"}}), "the key is refused"),
+        (404, json.dumps({"error": {"message": f"no model tiny for {KEY}"}}), "no model tiny"),
+        (200, "{ not json", "its answer holds no message"),
+        (200, json.dumps({"choices": []}), "its answer holds no message"),
+        (200, json.dumps({"detail": "another kind of object"}), "its answer holds no message"),
+    ],
+)
+def test_what_cannot_be_tried_again_is_one_line_without_the_key(server, judge, image, status, body, says):
+    server.script = [(status, {}, body)] * 3
+    with pytest.raises(UserError, match=says) as caught:
+        judge.answer(image, [YES_NO])
+    assert "\n" not in str(caught.value) and KEY not in str(caught.value)
+    assert f"127.0.0.1:{server.server_port}" in str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, image):
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    judge = endpoint.load_endpoint(tmp_path, "tiny", "http://user:pass@127.0.0.1:1/v1", "JUDGE_KEY")
+    with pytest.raises(UserError, match=r"^judge at 127\.0\.0\.1:1: "):
+        judge.answer(image, [YES_NO])
+
+
+def test_openai_itself_needs_a_key_before_any_request(tmp_path, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(UserError, match="environment variable JUDGE_KEY is not set"):
+        endpoint.load_endpoint(tmp_path, "gpt", None, "JUDGE_KEY")

@@ -1,0 +1,248 @@
+"""Stage `judge`: pinned files from a real server that stands in for the hub, pickles made safe, params checked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from selma import published, records
+from selma.errors import UserError
+from selma.judges.scorers import load_scorer
+from selma.params import load_params
+from selma.published.convert import read_pickle
+from stages import judge
+from tests.hub_server import Hub, Repo, serve
+from tests.judge_models import clip_config, clip_tokenizer
+
+ROOT = Path(__file__).parents[1]
+COMMIT, WORDS_COMMIT = "c3" * 20, "d4" * 20
+ID, WORDS_ID = "somebody/tiny-clip", "somebody/words"
+OUT = published.FOLDER / "mine"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> dict[str, bytes]:
+    """A published CLIP: configuration, safetensors, the pickle of the same, tokenizer."""
+    from transformers import CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    model = CLIPModel(clip_config())
+    model.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    clip_tokenizer().save_pretrained(folder)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture
+def server(clip, monkeypatch) -> Iterator[Hub]:
+    with serve() as hub_server:
+        words = {name: content for name, content in clip.items() if "token" in name}
+        rest = {name: content for name, content in clip.items() if name not in words}
+        hub_server.repos[ID] = Repo(COMMIT, {**rest, "README.md": b"never asked for"}, {})
+        hub_server.repos[WORDS_ID] = Repo(WORDS_COMMIT, words, {})
+        # What HF_ENDPOINT would have done when the client was imported.
+        constants, template = huggingface_hub.constants, "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub_server.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.endpoint + template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub_server
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    for code in ("selma", "stages"):
+        (tmp_path / code).symlink_to(ROOT / code)
+    for file in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("DVC_STAGE", "judge@mine")
+    return tmp_path
+
+
+def entry(server: Hub, *names: str, kind: str = "clipscore", **wrong: str | None) -> dict:
+    """An entry of `judges` for files of the hub, each with its own sha256 unless `wrong` says another."""
+    pinned = {name: sha256(server.repos[ID].files[name]).hexdigest() for name in names}
+    words = {name: sha256(content).hexdigest() for name, content in server.repos[WORDS_ID].files.items()}
+    return {
+        "kind": kind,
+        "weights": {"repo": ID, "revision": COMMIT, "files": pinned | wrong},
+        "tokenizer": {"repo": WORDS_ID, "revision": WORDS_COMMIT, "files": words},
+    }
+
+
+def name_judge(source: dict) -> None:
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+    params["judges"]["mine"] = source
+    yaml.dump(params, Path("params.yaml"))
+
+
+def bring(source: dict) -> Path:
+    name_judge(source)
+    judge.main("mine")
+    return OUT
+
+
+def test_pinned_files_come_with_their_origin_and_nothing_else(server, project, clip):
+    source = entry(server, "config.json", "model.safetensors")
+    out = bring(source)
+    card = records.read_json(out / published.CARD)
+    assert card == {"kind": "clipscore", "weights": source["weights"], "tokenizer": source["tokenizer"]}
+    came = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    words = {f"tokenizer/{name}" for name in server.repos[WORDS_ID].files}
+    assert came == {"judge.json", "config.json", "model.safetensors", *words}
+    assert (out / "model.safetensors").read_bytes() == clip["model.safetensors"]
+    assert "README.md" not in server.got()
+    assert not list(project.glob(".work/*/*"))
+    assert load_scorer("mine", "cpu").score(Image.new("RGB", (9, 9), "red"), "a red square") >= 0
+
+
+def test_a_published_pickle_becomes_safetensors_with_the_same_tensors(server, project, clip, tmp_path):
+    out = bring(entry(server, "config.json", "pytorch_model.bin"))
+    assert not list(out.glob("*.bin"))
+    (tmp_path / "own.safetensors").write_bytes(clip["model.safetensors"])
+    ours, own = load_file(out / "model.safetensors"), load_file(tmp_path / "own.safetensors")
+    assert ours.keys() == own.keys() and all(torch.equal(ours[name], own[name]) for name in own)
+    assert load_scorer("mine", "cpu").score(Image.new("RGB", (9, 9), "red"), "a red square") >= 0
+
+
+def test_another_sha256_is_named_and_leaves_nothing(server, project):
+    right = sha256(server.repos[ID].files["config.json"]).hexdigest()
+    with pytest.raises(
+        UserError, match=rf"config\.json has the sha256 {right}, params\.yaml says {'0' * 64}"
+    ):
+        bring(entry(server, "model.safetensors", **{"config.json": "0" * 64}))
+    assert not OUT.exists()
+
+
+def test_a_file_that_nobody_pinned_says_what_to_pin(server, project, capsys):
+    right = sha256(server.repos[ID].files["config.json"]).hexdigest()
+    out = bring(entry(server, "model.safetensors", **{"config.json": None}))
+    assert f"nobody has checked config.json; to pin it: config.json: {right}" in capsys.readouterr().err
+    assert records.read_json(out / published.CARD)["weights"]["files"]["config.json"] == right
+
+
+def test_files_and_commits_that_the_hub_does_not_have_are_named(server, project):
+    with pytest.raises(UserError, match=r"somebody/tiny-clip@c3c3.*no missing\.json"):
+        bring(entry(server, "config.json", **{"missing.json": None}))
+    elsewhere = entry(server, "config.json")
+    elsewhere["weights"]["revision"] = "e5" * 20
+    with pytest.raises(UserError, match="somebody/tiny-clip@e5e5"):
+        bring(elsewhere)
+    assert not OUT.exists()
+
+
+def test_judges_without_files_leave_their_card(project, monkeypatch):
+    endpoint = {"model": "tiny", "base_url": "http://localhost:8000/v1", "key_env": "MY_KEY"}
+    monkeypatch.setenv("MY_KEY", "sk-never-written-anywhere")
+    out = bring({"kind": "endpoint", "endpoint": endpoint})
+    assert records.read_json(out / published.CARD) == {"kind": "endpoint", "endpoint": endpoint}
+    monkeypatch.setenv("DVC_STAGE", "judge@oracle")
+    judge.main("oracle")
+    assert records.read_json(published.FOLDER / "oracle" / published.CARD) == {"kind": "embedded"}
+    with pytest.raises(UserError, match=r"no judge 'owl' in params\.yaml; allowed: .*oracle"):
+        judge.main("owl")
+
+
+# Pickles ----------------------------------------------------------------------------------------
+
+
+class Code:
+    """What an attacker pickles."""
+
+    def __reduce__(self):
+        return (os.system, ("touch it-ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"weight": torch.zeros(2), "more": Code()}, "holds more than tensors, so reading it could run code"),
+        ([torch.zeros(2)], "is not a file of weights"),
+        ({"epoch": 3}, "is not a file of weights"),
+    ],
+)
+def test_a_pickle_of_anything_but_tensors_is_refused_in_one_line(tmp_path, monkeypatch, content, says):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "bad.pt")
+    with pytest.raises(UserError, match=f"^bad.pt: {says}") as caught:
+        read_pickle(Path("bad.pt"))
+    assert "\n" not in str(caught.value) and not Path("it-ran").exists()
+
+
+def test_a_truncated_pickle_is_named_and_tensors_are_found_under_a_wrapper(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, file)
+    assert list(read_pickle(file)) == ["a"]
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"weights\.pt: is not a whole file of weights"):
+        read_pickle(file)
+
+
+def test_a_pickle_with_code_from_the_hub_leaves_no_judge(server, project):
+    torch.save({"weight": Code()}, project / "bad.bin")
+    server.repos[ID].files["pytorch_model.bin"] = (project / "bad.bin").read_bytes()
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: holds more than tensors"):
+        bring(entry(server, "config.json", "pytorch_model.bin"))
+    assert not OUT.exists() and not Path("it-ran").exists()
+
+
+# Params -----------------------------------------------------------------------------------------
+
+PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"kind": "oracle"}, r"judges\.mine\.kind is 'oracle'; it must be one of: embedded, blip_vqa"),
+        ({"kind": "hps"}, r"judges\.mine\.weights is missing; a judge of kind hps needs it"),
+        ({"kind": "endpoint"}, r"judges\.mine\.endpoint is missing"),
+        ({"kind": "embedded", "weights": PINNED}, r"judges\.mine\.weights means nothing to .* kind embedded"),
+        ({"kind": "hps", "weights": PINNED, "matcher": PINNED}, r"judges\.mine\.matcher means nothing"),
+        ({"kind": "blip2", "weights": PINNED, "tokenizer": PINNED}, r"judges\.mine\.tokenizer means nothing"),
+        (
+            {"kind": "hps", "weights": PINNED | {"revision": "main"}},
+            r"revision is 'main'; it must be a commit",
+        ),
+        ({"kind": "hps", "weights": PINNED | {"files": {"../x": None}}}, r"is '\.\./x'; it must be a path"),
+        (
+            {"kind": "hps", "weights": PINNED | {"files": {"x": "ab"}}},
+            r"files\.x is 'ab'; it must be a sha256",
+        ),
+    ],
+)
+def test_what_a_judge_cannot_be_is_named(project, source, says):
+    name_judge(source)
+    with pytest.raises(UserError, match=says):
+        load_params()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"judge": {"name": "owl"}}, r"judge\.name is owl; it must be one in `judges`: mine, oracle"),
+        ({"judge": {"name": "mine"}}, r"judge\.name is mine, which answers no questions; see `preferences`"),
+        ({"preferences": ["owl"]}, "preferences holds owl; it must be one in `judges`"),
+        ({"preferences": ["oracle"]}, "preferences holds oracle, which scores no images"),
+    ],
+)
+def test_judges_in_use_are_held_against_their_kinds(project, values, says):
+    name_judge({"kind": "hps", "weights": PINNED})
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+    params.update(values)
+    yaml.dump(params, Path("params.yaml"))
+    with pytest.raises(UserError, match=says):
+        load_params()
