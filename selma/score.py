@@ -30,7 +30,6 @@ FOLDER = Path("data/benchmarks")
 
 
 def main() -> None:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     arguments = _parser().parse_args()
     try:
         if arguments.resamples < 1:
@@ -139,4 +138,5 @@ def _annotations(arguments: argparse.Namespace, name: str) -> Path:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     main()

@@ -189,6 +189,8 @@ def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         shutil.copy(repository / "dvc.yaml", root)
         yaml = YAML()
         params = yaml.load(repository / "params.yaml")
+        for section in ("images", "expert", "evaluate"):
+            params[section]["resolution"] = 32  # what the tiny backbones draw
         for dotted, value in overrides.items():
             *sections, key = dotted.split(".")
             section = params
