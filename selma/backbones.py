@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +84,10 @@ def load_pipeline(
     import diffusers
 
     try:
-        pipe = getattr(diffusers, kind).from_pretrained(
-            folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
-        )
+        with _unlogged():  # its own lines about what is missing; ours says it
+            pipe = getattr(diffusers, kind).from_pretrained(
+                folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
+            )
     except Exception as error:  # safetensors, json, transformers and diffusers each raise their own kind
         raise UserError(f"{folder}: this backbone cannot be opened ({_first_line(error)})") from error
     pipe.set_progress_bar_config(disable=True)
@@ -103,16 +107,22 @@ def load_pipeline(
 def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
     """(width, height) in pixels: a square of `side`, or what the backbone draws by itself.
 
+    Another size than that is allowed, with a warning: backbones draw worse at it, small ones nothing at all.
     Raises UserError for a side that the VAE cannot give.
     """
     factor = pipe.vae_scale_factor
-    if side is not None:
-        if side < 1 or side % factor:
-            raise UserError(f"resolution: {side} pixels; this backbone's must be a multiple of {factor}")
-        return side, side
     size = pipe.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return width * factor, height * factor
+    height, width = (size * factor, size * factor) if isinstance(size, int) else (n * factor for n in size)
+    if side is None:
+        return width, height
+    if side < 1 or side % factor:
+        raise UserError(f"resolution: {side} pixels; this backbone's must be a multiple of {factor}")
+    if (side, side) != (width, height):
+        print(
+            f"warning: resolution: {side} pixels; this backbone was made for {width} x {height}",
+            file=sys.stderr,
+        )
+    return side, side
 
 
 def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:
@@ -130,6 +140,19 @@ def _silence_loading() -> None:
     import diffusers
 
     diffusers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Nothing on diffusers' log; what it raises is another thing."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def read_kind(folder: Path) -> str:
@@ -150,8 +173,6 @@ def read_kind(folder: Path) -> str:
 
 def _put_lora(pipe: Pipeline, folder: Path, lora: Path) -> None:
     """Load a LoRA folder written by selma.lora, after checking that it belongs to this backbone."""
-    from diffusers.utils import logging
-
     card, weights = lora / "lora.json", lora / "pytorch_lora_weights.safetensors"
     for file in (card, weights):
         if not file.is_file():
@@ -162,15 +183,11 @@ def _put_lora(pipe: Pipeline, folder: Path, lora: Path) -> None:
         raise UserError(
             f"{lora}: this LoRA was trained on another backbone than {folder}; train it again on this one"
         )
-    # diffusers warns of a LoRA without text encoder keys, which is what ours are.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
+        with _unlogged():  # diffusers warns of a LoRA without text encoder keys, which is what ours are
+            pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
     except Exception as error:
         raise UserError(f"{weights}: this LoRA cannot be loaded ({_first_line(error)})") from error
-    finally:
-        logging.set_verbosity(verbosity)
     # In float32 the weights can take W + dW exactly enough, which saves two matmuls per layer; in half
     # precision the sum would round the small dW away, so there the adapter stays beside W.
     if pipe.unet.dtype == torch.float32:

@@ -74,9 +74,8 @@ def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Condition
         encoded = pipe.encode_prompt(
             padded, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        pooled = (
-            encoded[2] if len(encoded) == 4 else None
-        )  # SDXL: states, negative ones, pooled, negative ones
+        # SDXL gives four: states, negative ones, pooled, negative ones
+        pooled = encoded[2] if len(encoded) == 4 else None
         parts.append(Conditioning(encoded[0], pooled)[: len(part)].to("cpu"))
     whole = concatenate(parts)
     if getattr(pipe.config, "force_zeros_for_empty_prompt", False):

@@ -37,7 +37,7 @@ def main() -> None:
             "base": _draw(arguments.prompt, arguments.images, arguments.seed, None),
             "merged": _draw(arguments.prompt, arguments.images, arguments.seed, Path("models/merged")),
         }
-        records.write_png(arguments.out, side_by_side(arguments.prompt, rows))
+        records.write_image(arguments.out, side_by_side(arguments.prompt, rows))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,9 @@
 """dvc.yaml as this repository writes it: its stages with templates resolved from params.yaml.
 
-Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), and `${a.b}` from params.yaml;
-that is all of DVC's templating that is in use here. DVC itself takes a second to import, and the library
-does not depend on it. Ground floor: imports nothing of selma but errors and schema.
+Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), `matrix` over lists and mappings' keys
+(`${item.x}`), and `${a.b}` from params.yaml; that is all of DVC's templating that is in use here. DVC itself takes
+a second to import, and the library does not depend on it. Ground floor: imports nothing of selma but errors
+and schema.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +65,23 @@ def lookup(params: Mapping[str, Any], key: str) -> Any:
 
 
 def _expand(name: str, spec: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(stage name, body, scope of its templates) for each stage that a `foreach` makes, or the one it is."""
-    if "foreach" not in spec:
+    """(stage name, body, scope of its templates) for each stage that `foreach` or `matrix` makes, or the one it is."""
+
+    def values(over: Any) -> Any:
+        return lookup(params, TEMPLATE.fullmatch(over.strip()).group(1)) if isinstance(over, str) else over
+
+    if "foreach" in spec:
+        over = values(spec["foreach"])
+        for key in over:
+            own = {"key": key, "item": over[key]} if isinstance(over, Mapping) else {"item": key}
+            yield f"{name}@{key}", spec["do"], {**params, **own}
+    elif "matrix" in spec:
+        axes = {axis: values(over) for axis, over in spec["matrix"].items()}
+        for point in product(*axes.values()):
+            own = {"item": dict(zip(axes, point, strict=True))}
+            yield f"{name}@{'-'.join(map(str, point))}", spec, {**params, **own}
+    else:
         yield name, spec, params
-        return
-    over = spec["foreach"]
-    if isinstance(over, str):
-        over = lookup(params, TEMPLATE.fullmatch(over.strip()).group(1))
-    for key in over:
-        own = {"key": key, "item": over[key]} if isinstance(over, Mapping) else {"item": key}
-        yield f"{name}@{key}", spec["do"], {**params, **own}
 
 
 def _stage(name: str, body: Mapping[str, Any], scope: Mapping[str, Any]) -> Stage:

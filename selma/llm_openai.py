@@ -6,20 +6,18 @@ a field of the request is asked without it. What it cannot mend ends in a UserEr
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from selma import keys
 from selma.errors import UserError
 from selma.llm import Reply, Request, Settings
 from selma.llm_answers import error_message, read_answer, retry_after
 
-OPENAI = "https://api.openai.com/v1"
 BACKOFF = 1.0  # seconds before the first retry; doubled for each other
 LONGEST = 60.0  # seconds that this doubles up to
 PATIENCE = 600.0  # seconds that a server may ask us to wait (Retry-After); more ends the run
@@ -48,7 +46,7 @@ class Client:
             raise UserError(
                 "llm.model is null; provider openai needs the name of a model that the server has"
             )
-        self._key = _key(self._url, settings.key_env)
+        self._key = keys.read(self._url, settings.key_env, param="llm.key_env", needed=True)
         self._openai = openai.OpenAI(
             api_key=self._key or "none",  # a local server looks at none
             base_url=self._url,
@@ -105,17 +103,19 @@ class Client:
         api = self._openai.chat.completions if settings.api == "chat" else self._openai.completions
         try:
             response = api.with_raw_response.create(**body)
-            raw = self._hide(response.http_response.text)
-            request_id = self._hide(response.headers.get("x-request-id", ""))
+            raw = keys.hide(response.http_response.text, self._key)
+            request_id = keys.hide(response.headers.get("x-request-id", ""), self._key)
         except openai.APIStatusError as error:
             raise self._judge(error.status_code, error.response.headers, error.response.text) from None
         except openai.APITimeoutError:
             raise _Failed(f"no answer within llm.timeout ({settings.timeout:g} s)") from None
         except openai.APIConnectionError as error:
-            raise _Failed(f"no connection ({self._clean(str(error.__cause__ or error))})") from None
+            raise _Failed(
+                f"no connection ({keys.one_line(str(error.__cause__ or error), self._key)})"
+            ) from None
         answer = read_answer(raw, request.index)
         if answer is None:
-            raise _Failed(f"an answer without a choice in it: {self._clean(raw) or 'empty'}")
+            raise _Failed(f"an answer without a choice in it: {keys.one_line(raw, self._key) or 'empty'}")
         details = {"request": request.as_json} if "response_format" in body else {}
         details |= {"request_id": request_id} if request_id else {}
         return Reply(answer.index, answer.text, answer.finish_reason, details | answer.details)
@@ -139,7 +139,7 @@ class Client:
 
     def _judge(self, status: int, headers: Mapping[str, str], text: str) -> Exception:
         """What an HTTP error means for the request."""
-        said = f"{status}: {self._clean(error_message(text))}"
+        said = f"{status}: {keys.one_line(error_message(text), self._key)}"
         if status in (400, 422):
             return _Refused(said, text)
         if status in (401, 403):
@@ -164,15 +164,6 @@ class Client:
     def _say(self, note: str) -> None:
         print(f"LLM at {self._url}: {note}", file=sys.stderr, flush=True)
 
-    def _hide(self, text: str) -> str:
-        """`text` without the key, which some servers say back."""
-        return text.replace(self._key, "***") if len(self._key) >= 8 else text  # "EMPTY" is no secret
-
-    def _clean(self, text: str) -> str:
-        """A server's words on one short line."""
-        line = " ".join(self._hide(text).split())
-        return line if len(line) <= 200 else f"{line[:197]}..."
-
 
 class _Failed(Exception):
     """No answer this time; another attempt may bring one, after `wait` seconds if the server said so."""
@@ -190,7 +181,7 @@ class _Refused(Exception):
 
 def _address(base_url: str | None) -> str:
     """The server's address, with nothing secret in it."""
-    url = (base_url or OPENAI).rstrip("/")
+    url = (base_url or keys.OPENAI).rstrip("/")
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -201,23 +192,6 @@ def _address(base_url: str | None) -> str:
             "llm.base_url must be an address such as http://localhost:8000/v1, without user, password or query"
         )
     return url
-
-
-def _key(url: str, variable: str | None) -> str:
-    """The key in the environment, or '' where none is needed: a key goes only where it is meant to."""
-    if variable is None:
-        if urlsplit(url).hostname != urlsplit(OPENAI).hostname:
-            return ""
-        variable = "OPENAI_API_KEY"
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-        raise UserError("llm.key_env must be the name of an environment variable, in capitals, not a key")
-    if not (key := os.environ.get(variable, "").strip()):
-        raise UserError(f"environment variable {variable} is not set; it must hold the key for {url}")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise UserError(
-            f"environment variable {variable} holds what is no key: characters other than ASCII's"
-        )
-    return key
 
 
 def _blamed(text: str, body: Mapping[str, Any]) -> str | None:

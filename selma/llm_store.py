@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.llm import Provider, Reply, Request
+from selma.work import home
 
 FOLDER = ".llm"  # beside .work, which a stage empties when it ends; neither git nor DVC looks at it
 
@@ -26,9 +27,7 @@ def keep_replies(provider: Provider, name: str, work: Path) -> RecordedProvider:
     """
     if provider.identity is None:
         return RecordedProvider(provider, work / "replies.jsonl")
-    # `dvc exp run --temp` runs in a copy that it deletes; DVC_ROOT is then still the repository itself.
-    home = Path(os.environ.get("DVC_ROOT") or Path.cwd())
-    return RecordedProvider(provider, home / FOLDER / f"{name}.jsonl")
+    return RecordedProvider(provider, home() / FOLDER / f"{name}.jsonl")
 
 
 class RecordedProvider:

@@ -79,7 +79,9 @@ def lora_state(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.detach().cpu().contiguous() for key, value in get_peft_model_state_dict(unet).items()}
 
 
-def save_lora(folder: Path, state: dict[str, torch.Tensor], provenance: dict) -> None:
+def save_lora(
+    folder: Path, state: dict[str, torch.Tensor], provenance: dict, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a LoRA folder: weights that `pipe.load_lora_weights` opens at weight 1, and lora.json.
 
     `provenance` holds at least rank, alpha, targets and backbone (its fingerprint). The file is the one that
@@ -93,7 +95,7 @@ def save_lora(folder: Path, state: dict[str, torch.Tensor], provenance: dict) ->
         "unet.lora_alpha": provenance["alpha"],
         "unet.target_modules": sorted(provenance["targets"]),
     }
-    tensors = {f"unet.{key}": value.detach().cpu().float().contiguous() for key, value in state.items()}
+    tensors = {f"unet.{key}": value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, indent=2, sort_keys=True)}
     with records.atomic(folder / WEIGHTS) as temporary:
         temporary.write_bytes(sort_header(save(tensors, metadata)))
@@ -128,7 +130,7 @@ def load_lora(folder: Path) -> LoraWeights:
             )
         if not (a.isfinite().all() and b.isfinite().all()):
             raise UserError(f"{weights}: {module} holds values that are not finite; train this expert again")
-        factors[module] = (a, b)
+        factors[module] = (a.float(), b.float())
     if not factors:
         raise UserError(f"{weights}: no LoRA factors in this file")
     return LoraWeights(factors, alpha / rank, provenance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from selma.table import gain_text, percent, verdict
+from selma.table import gain_text, percent
 
 Summaries = Mapping[str, Mapping[str, Any]]  # by what a row of the table is called
 
@@ -77,7 +77,4 @@ def _plain(score: float) -> str:
 
 
 def _plain_gain(gain: Mapping[str, float]) -> str:
-    """A gain on the judge's scale with its interval, as `gain_text` has it in points."""
-    mean, low, high = (f"{gain[key]:+.4f}" for key in ("mean", "low", "high"))
-    text = f"{mean} [{low}, {high}]"
-    return f"none ({text})" if verdict(gain) == "none" else text
+    return gain_text(gain, scale=1, places=4)

@@ -35,7 +35,7 @@ def measure(
     Raises UserError for a file that is missing or spoilt, and for an image without a score.
     """
     found: dict[str, dict[str, Any]] = {"benchmark": {}, "preference": {}}
-    for name, folder in benchmarks.folders(data / "preferences", primary, others).items():
+    for name in (primary, *others):
         items = benchmarks.load_split(data / "benchmarks" / name, "test")
         if name != primary and any(item.questions for item in items):
             scores = {
@@ -44,7 +44,8 @@ def measure(
             }
             found["benchmark"][name] = evaluation.summarise(scores, experts, resamples=resamples, seed=seed)
         for judge in judges:
-            means = {model: item_means(folder / f"{model}.jsonl", judge, items) for model in models}
+            files = {model: data / "preferences" / judge / model / f"{name}.jsonl" for model in models}
+            means = {model: item_means(file, judge, items) for model, file in files.items()}
             found["preference"].setdefault(name, {})[judge] = evaluation.summarise_preferences(
                 means, items, experts, resamples=resamples, seed=seed
             )

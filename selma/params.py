@@ -2,7 +2,7 @@
 
 The dataclasses below are the whole schema: a field's annotation carries its type and its allowed values, the
 loader walks them (selma/schema.py), and `_cross_check` holds what concerns two keys at once. To add a
-setting, add a field. Ground floor: imports nothing of selma but errors and schema.
+setting, add a field. Ground floor: imports nothing of selma but errors, schema and origins.
 """
 
 from __future__ import annotations
@@ -13,45 +13,34 @@ from pathlib import Path
 from typing import Annotated
 
 from selma.errors import UserError
-from selma.schema import Matches, MayBeEmpty, Name, OneOf, Range, Unique, build, load_yaml
+from selma.origins import (
+    VQA_KINDS,
+    Backbone,
+    Benchmark,
+    Count,
+    JudgeSource,
+    Seed,
+    check_backbone,
+    check_benchmark,
+    check_judge,
+)
+from selma.schema import MayBeEmpty, Name, OneOf, Range, Unique, build, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 OPERATORS = ("factor_mean", "delta_mean")
-# Where a benchmark comes from (selma/sources.py), and what its section must name.
-BENCHMARK_FIELDS = {
-    "shapes": ("seed", "dev_per_skill", "test_per_skill"),
-    "dsg": ("url", "path"),
-    "tifa": ("url", "path"),
-    "hps": ("files",),
-}
-HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
-# Judges that answer questions (selma/judges), and those that score an image for its prompt.
-VQA_KINDS = ("embedded", "blip_vqa", "blip2", "instructblip", "chat_vlm", "endpoint")
-SCORE_KINDS = ("pickscore", "clipscore", "hps", "image_reward")
 BACKBONES = "models/backbones"
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 EXPERTS = "models/experts"
 MERGED = "models/merged"
 IMAGES = "data/images"
 
-Count = Annotated[int, Range(1)]  # how many of something: 1 or more
-Seed = Annotated[int, Range(0, 2**32 - 1)]
 Positive = Annotated[float, Range(0, open_low=True)]
 Fraction = Annotated[float, Range(0, 1)]
 Guidance = Annotated[float, Range(0)]  # classifier-free guidance scale; 1 is none
 Scheduler = Annotated[str, OneOf(*SCHEDULERS)]
 Names = Annotated[tuple[Name, ...], Unique()]
 AnyNames = Annotated[tuple[Name, ...], Unique(empty=True)]
-Sha256 = Annotated[str, Matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")]
 Pixels = Annotated[int, Range(8)]  # of each side of an image
-Commit = Annotated[
-    str,
-    Matches(
-        r"[0-9a-f]{40}",
-        "a commit of 40 hex digits, because a branch can change or vanish: "
-        "`git ls-remote https://huggingface.co/OWNER/NAME HEAD` prints the newest, the page's history lists all",
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -67,55 +56,6 @@ class Model:
     """What is drawn and judged: a backbone's folder or a LoRA's."""
 
     weights: str
-
-
-@dataclass(frozen=True)
-class File:
-    """One file, by URL or by local path; `sha256` is null where nobody has checked it yet."""
-
-    url: str | None = None
-    path: str | None = None
-    sha256: Sha256 | None = None
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Where a benchmark comes from: made from a seed, one file (dsg, tifa), or several (hps).
-
-    `_check_benchmark` holds which source takes which of the fields.
-    """
-
-    source: Annotated[str, OneOf(*BENCHMARK_FIELDS)]
-    seed: Seed | None = None
-    dev_per_skill: Count | None = None
-    test_per_skill: Count | None = None
-    url: str | None = None
-    path: str | None = None
-    sha256: Sha256 | None = None
-    files: dict[Annotated[str, OneOf(*HPS_STYLES)], File] | None = None
-
-
-@dataclass(frozen=True)
-class Vae:
-    """A VAE that takes the place of a backbone's own: a hub repository at one commit."""
-
-    id: str
-    revision: Commit
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Where a backbone comes from: a hub repository (id, revision) or a folder (path), in diffusers' layout.
-
-    `variant` names the set of weights to take where a part has several (fp16), plain ones where it has not.
-    """
-
-    source: Annotated[str, OneOf("hub", "local")]
-    id: str | None = None
-    revision: Commit | None = None
-    path: str | None = None
-    variant: Name | None = None
-    vae: Vae | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +160,8 @@ class Training:
     steps: Count
     checkpoint_every: Count
     accumulate: Count = 1
+    gradient_checkpointing: bool = False
+    save_dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
     resolution: Pixels | None = None
 
 
@@ -246,44 +188,6 @@ class Evaluate:
     batch: Count
     bootstrap: Count
     resolution: Pixels | None = None
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """Files of one hub repository at one commit, each with its sha256, or null where nobody knows it yet."""
-
-    repo: Annotated[str, Matches(r"[\w.-]+/[\w.-]+", "a hub repository, owner/name")]
-    revision: Annotated[
-        str, Matches(r"[0-9a-f]{40}", "a commit of 40 hex digits: the repository's history shows it")
-    ]
-    files: dict[
-        Annotated[str, Matches(r"(?!.*\.\.)\w[\w./+-]*", "a path inside the repository")],
-        Annotated[str, Matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")] | None,
-    ]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An OpenAI-compatible server; `base_url` null is OpenAI's own, the key comes from the variable `key_env`."""
-
-    model: str
-    base_url: str | None = None
-    key_env: Name = "OPENAI_API_KEY"
-
-
-@dataclass(frozen=True)
-class JudgeSource:
-    """Where a judge comes from; stages/judge.py brings it into models/judges/<name>/.
-
-    `tokenizer` is for a score whose own repository holds none, `matcher` a sentence embedding that maps a free
-    answer to the nearest choice (all-mpnet-base-v2 in TIFA).
-    """
-
-    kind: Annotated[str, OneOf(*VQA_KINDS, *SCORE_KINDS)]
-    weights: Pinned | None = None
-    tokenizer: Pinned | None = None
-    matcher: Pinned | None = None
-    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -383,10 +287,10 @@ def _cross_check(params: Params) -> None:
             raise UserError(f"evaluate.others holds {name}, which is evaluate.benchmark; name it once")
 
     for name, benchmark in params.benchmarks.items():
-        _check_benchmark(f"benchmarks.{name}", benchmark)
+        check_benchmark(f"benchmarks.{name}", benchmark)
 
     for name, source in params.judges.items():
-        _check_judge(f"judges.{name}", source)
+        check_judge(f"judges.{name}", source)
     _allow("judge.name", params.judge.name, params.judges, "in `judges`")
     if params.judges[params.judge.name].kind not in VQA_KINDS:
         raise UserError(f"judge.name is {params.judge.name}, which answers no questions; see `preferences`")
@@ -396,7 +300,9 @@ def _cross_check(params: Params) -> None:
             raise UserError(f"preferences holds {name}, which scores no images for their prompts")
 
     for name, backbone in params.backbones.items():
-        _check_backbone(name, backbone)
+        if name == EMBEDDED:
+            raise UserError(f"backbones.{name}: the embedded backbone has that name; choose another")
+        check_backbone(f"backbones.{name}", backbone)
     drawn = {EMBEDDED, *params.backbones}
     _allow("images.backbone", params.images.backbone, drawn, "in `backbones`, or the embedded one")
     _allow("expert.backbone", params.expert.backbone, drawn, "in `backbones`, or the embedded one")
@@ -414,58 +320,6 @@ def _cross_check(params: Params) -> None:
         if name not in params.models or params.models[name].weights != folder:
             raise UserError(
                 f"models.{name} is needed, with weights {folder}: every score is compared with it"
-            )
-
-
-def _check_benchmark(key: str, benchmark: Benchmark) -> None:
-    """Raise UserError unless a benchmark names what its source is made of, and nothing else."""
-    wanted = BENCHMARK_FIELDS[benchmark.source]
-    one_file = "url" in wanted
-    allowed = {"source", *wanted, *(("sha256",) if one_file else ())}
-    for field in ("seed", "dev_per_skill", "test_per_skill", "url", "path", "sha256", "files"):
-        if getattr(benchmark, field) is not None and field not in allowed:
-            raise UserError(f"{key}.{field} means nothing to the source {benchmark.source}; take it out")
-    if one_file:
-        _check_file(key, benchmark)
-        return
-    for field in wanted:
-        if getattr(benchmark, field) is None:
-            raise UserError(f"{key}.{field} is missing; the source {benchmark.source} needs it")
-    for name, file in (benchmark.files or {}).items():
-        _check_file(f"{key}.files.{name}", file)
-
-
-def _check_file(key: str, file: File | Benchmark) -> None:
-    if (file.url is None) == (file.path is None):
-        raise UserError(f"{key} needs either url or path, one of the two")
-
-
-def _check_judge(key: str, source: JudgeSource) -> None:
-    """Raise UserError unless a judge names what its kind is made of, and nothing else."""
-    needs = {"embedded": set(), "endpoint": {"endpoint"}}.get(source.kind, {"weights"})
-    takes = needs | ({"tokenizer"} if source.kind in SCORE_KINDS else {"matcher"})
-    for part in ("weights", "tokenizer", "matcher", "endpoint"):
-        given = getattr(source, part) is not None
-        if part in needs and not given:
-            raise UserError(f"{key}.{part} is missing; a judge of kind {source.kind} needs it")
-        if given and (part not in takes or source.kind == "embedded"):
-            raise UserError(f"{key}.{part} means nothing to a judge of kind {source.kind}; take it out")
-
-
-def _check_backbone(name: str, backbone: Backbone) -> None:
-    """Raise UserError unless a backbone names what its source needs, and nothing that means nothing there."""
-    if name == EMBEDDED:
-        raise UserError(f"backbones.{name}: the embedded backbone has that name; choose another")
-    needs = {"hub": ("id", "revision"), "local": ("path",)}[backbone.source]
-    for key in ("id", "revision", "path"):
-        given = getattr(backbone, key) is not None
-        if key in needs and not given:
-            raise UserError(
-                f"backbones.{name}.{key} is missing; a backbone from source {backbone.source} needs it"
-            )
-        if given and key not in needs:
-            raise UserError(
-                f"backbones.{name}.{key} means nothing with source {backbone.source}; take it out"
             )
 
 

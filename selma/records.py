@@ -110,10 +110,16 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[st
         writer.writerows(rows)
 
 
-def write_png(path: Path, image: Image) -> None:
-    """Write a PIL image as PNG, without metadata, so that equal pixels give equal bytes."""
+def write_image(path: Path, image: Image) -> None:
+    """Write a PIL image without loss or metadata, so that equal pixels give equal bytes: PNG, or WebP by its suffix.
+
+    WebP takes a sixth less of the embedded world's pictures, in about the same time.
+    """
     with atomic(path) as temporary:
-        image.save(temporary, format="PNG")
+        if Path(path).suffix == ".webp":
+            image.save(temporary, format="WEBP", lossless=True, quality=75, method=3)
+        else:
+            image.save(temporary, format="PNG")
 
 
 # Reading ---------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def draw_folder(
         done=done,
     )
     for i, image in progress(images, len(rows) - len(done)):
-        records.write_png(folder / rows[i]["file_name"], image)
+        records.write_image(folder / rows[i]["file_name"], image)
     records.write_jsonl(folder / records.METADATA, rows)
 
 

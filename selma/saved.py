@@ -30,17 +30,25 @@ class Saved:
     line: int
 
 
-def read_answers(path: Path, *, model: str | None = None, questions_by: str | None = None) -> list[Saved]:
+def read_answers(
+    path: Path, *, model: str | None = None, questions_by: str | None = None, benchmark: str | None = None
+) -> list[Saved]:
     """The answers in a file, each question's once.
 
     `model` picks the rows of one text-to-image model (column t2i_model), `questions_by` those to the questions
-    of one generator (column qg_model, where there is one). Raises UserError for a file that is none, for rows
-    of several models and no `model`, for a model that is not there, and for two answers to one question.
+    of one generator (column qg_model, where there is one), `benchmark` those to one of the benchmarks that
+    data/other_answers/<model>.jsonl holds. Raises UserError for a file that is none, for rows of several models
+    or benchmarks and none picked, for one that is not there, and for two answers to one question.
     """
     if Path(path).suffix == ".jsonl":
         if model is not None:
             raise UserError(f"{path}: holds the answers about one model; there is nothing to pick")
-        found = [_from_json(row, number, path) for number, row in enumerate(read_jsonl(path), start=1)]
+        rows = _pick_json(path, "benchmark", benchmark)
+        found = [_from_json(row, number, path) for number, row in rows]
+    elif benchmark is not None:
+        raise UserError(
+            f"{path}: a CSV file holds one benchmark's answers; --benchmark picks from JSON Lines"
+        )
     else:
         rows = _pick(read_csv(path, ("item_id", "question_id", "answer")), path, model)
         found = [_from_csv(row, path) for row in _by_generator(rows, path, questions_by)]
@@ -56,10 +64,7 @@ def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int]
     scores of several judges and no `judge`.
     """
     if Path(path).suffix == ".jsonl":
-        rows = list(enumerate(read_jsonl(path), start=1))
-        found_judges = sorted({str(row["judge"]) for _, row in rows if "judge" in row})
-        _check_choice(path, "judge", found_judges, judge, "--judge")
-        rows = [(line, row) for line, row in rows if judge is None or str(row.get("judge")) == judge]
+        rows = _pick_json(path, "judge", judge)
         cells = [(row.get("item"), row.get("k", 0), row.get("score"), line) for line, row in rows]
     elif judge is not None:
         raise UserError(f"{path}: a CSV file holds one judge's scores; --judge picks from JSON Lines")
@@ -94,6 +99,14 @@ def _pick(rows: Sequence[Row], path: Path, model: str | None) -> list[Row]:
         return list(rows)
     _check_choice(path, MODEL, sorted({row.cells[MODEL].strip() for row in rows}), model, "--t2i-model")
     return [row for row in rows if model is None or row.cells[MODEL].strip() == model]
+
+
+def _pick_json(path: Path, key: str, wanted: str | None) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of a JSON Lines file, where `key` is `wanted` if anything is."""
+    rows = list(enumerate(read_jsonl(path), start=1))
+    found = sorted({str(row[key]) for _, row in rows if key in row})
+    _check_choice(path, key, found, wanted, f"--{key}")
+    return [(line, row) for line, row in rows if wanted is None or str(row.get(key)) == wanted]
 
 
 def _check_choice(path: Path, column: str, found: Sequence[str], wanted: str | None, option: str) -> None:

@@ -4,9 +4,9 @@
     python -m selma.score tifa RESULT.json [--annotations tifa_v1.0_question_answers.json]
     python -m selma.score hps SCORES.csv
 
-ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>.jsonl; for TIFA the
-          official scorer's output, too
-SCORES    CSV {item_id, score}, or JSON Lines {item, k, judge, score}
+ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>.jsonl or
+          data/other_answers/<model>.jsonl; for TIFA the official scorer's output, too
+SCORES    CSV {item_id, score}, or this pipeline's data/preferences/<judge>/<model>/<benchmark>.jsonl
 
 Prints JSON (selma/benchmark_tables.py says what each figure is). Exit code 2: bad input, with one line on stderr.
 """
@@ -55,7 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         "--exact", action="store_true", help='count the literal "yes" alone, as the official scorer'
     )
 
+    one.add_argument(
+        "--benchmark", dest="of", metavar="NAME", help="the one to score, where there are several"
+    )
+
     one = _add(benchmarks, "tifa", _tifa, "TIFA v1.0, multiple choice", "questions.json")
+    one.add_argument(
+        "--benchmark", dest="of", metavar="NAME", help="the one to score, where there are several"
+    )
     one.add_argument("--t2i-model", metavar="NAME", help="the one to score, where the file holds several")
     one.add_argument(
         "--embedder",
@@ -83,7 +90,9 @@ def _add(
 
 
 def _dsg(arguments: argparse.Namespace) -> dict[str, Any]:
-    answers = read_answers(arguments.answers, model=arguments.t2i_model, questions_by="dsg")
+    answers = read_answers(
+        arguments.answers, model=arguments.t2i_model, questions_by="dsg", benchmark=arguments.of
+    )
     annotations = dsg.read_annotations(_annotations(arguments, "annotations.csv"))
     figure = tables.percent(arguments.resamples, arguments.seed)
     return tables.dsg_table(annotations, answers, figure, where=arguments.answers, exact=arguments.exact)
@@ -95,7 +104,7 @@ def _tifa(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"{arguments.answers}: an official result is about one model; nothing to pick")
         items, answers = _official_tifa(arguments)
     else:
-        answers = read_answers(arguments.answers, model=arguments.t2i_model)
+        answers = read_answers(arguments.answers, model=arguments.t2i_model, benchmark=arguments.of)
         items = tifa.read_questions(_annotations(arguments, "questions.json"))
     choose = choices.match
     if arguments.embedder is not None:

@@ -45,7 +45,8 @@ def run(main: Callable[..., None]) -> None:
 
 def name() -> str:
     """The stage as dvc.yaml names it, e.g. `images@count`: DVC says it, else module and arguments do."""
-    return os.environ.get("DVC_STAGE") or "@".join([_module().rpartition(".")[2], *sys.argv[1:]])
+    arguments = ["-".join(sys.argv[1:])] if sys.argv[1:] else []
+    return os.environ.get("DVC_STAGE") or "@".join([_module().rpartition(".")[2], *arguments])
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:

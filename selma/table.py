@@ -33,9 +33,9 @@ def verdict(gain: Mapping[str, float]) -> str:
     return "loss" if gain["high"] < 0 else "none"
 
 
-def gain_text(gain: Mapping[str, float]) -> str:
-    """A gain in points with its interval, e.g. "+2.10 [+0.50, +3.70]", or "none (...)" around it."""
-    mean, low, high = (f"{100 * gain[key]:+.2f}" for key in ("mean", "low", "high"))
+def gain_text(gain: Mapping[str, float], scale: float = 100, places: int = 2) -> str:
+    """A gain with its interval, e.g. "+2.10 [+0.50, +3.70]", or "none (...)" around it; by default in points."""
+    mean, low, high = (f"{scale * gain[key]:+.{places}f}" for key in ("mean", "low", "high"))
     text = f"{mean} [{low}, {high}]"
     return f"none ({text})" if verdict(gain) == "none" else text
 

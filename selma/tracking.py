@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from selma.errors import UserError
+from selma.work import home
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _spool: Spool | None = None  # of the stage this process runs
@@ -63,11 +64,6 @@ def log_image(path: Path, name: str) -> None:
     """Keep a copy of an image file as the run's artifact `name`, e.g. `grid.png`."""
     if _spool:
         _try(_spool.image, path, name)
-
-
-def home() -> Path:
-    """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def spools(root: Path) -> Path:

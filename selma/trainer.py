@@ -43,6 +43,7 @@ class Settings:
     caption_dropout: float
     checkpoint_every: int
     accumulate: int = 1
+    save_dtype: torch.dtype = torch.float32  # of the checkpoints; training and its saved state are in float32
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def train(
             on_loss(count, _mean(losses, count, window))
         at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
         if at_checkpoint:
-            _save_checkpoint(folder, unet, {**provenance, "steps": count})
+            _save_checkpoint(folder, unet, {**provenance, "steps": count}, settings.save_dtype)
         if at_checkpoint or time.monotonic() - saved_at > pause:
             began = time.monotonic()
             _save_state(state, parameters, optimizer, losses, count)
@@ -207,8 +208,8 @@ def _generator(seed: int, purpose: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _save_checkpoint(folder: Path, unet: torch.nn.Module, provenance: dict) -> None:
-    lora.save_lora(folder / f"step-{provenance['steps']:06d}", lora.lora_state(unet), provenance)
+def _save_checkpoint(folder: Path, unet: torch.nn.Module, provenance: dict, dtype: torch.dtype) -> None:
+    lora.save_lora(folder / f"step-{provenance['steps']:06d}", lora.lora_state(unet), provenance, dtype)
 
 
 def _save_state(

@@ -36,18 +36,22 @@ def folder(stage: str) -> Iterator[Path]:
     It is kept when the body raises or dies and removed when it ends; then other keys' left-overs go too.
     Raises UserError when the stage is not in dvc.yaml, a dependency is missing, or another process has it.
     """
-    # `dvc exp run --temp` runs in a copy that it deletes; DVC_ROOT is then still the repository itself.
-    home = Path(os.environ.get("DVC_ROOT") or Path.cwd()) / ".work" / stage
+    stage_home = home() / ".work" / stage
     key = stage_key(stage)
-    lock = _lock(home / f"{key}.lock")
+    lock = _lock(stage_home / f"{key}.lock")
     if lock is None:
         raise UserError(f"{stage}: another process is running it now; wait for that one or stop it")
     with lock:
-        path = home / key
+        path = stage_home / key
         path.mkdir(exist_ok=True)
         yield path
         _remove(path)
-    _prune(home)
+    _prune(stage_home)
+
+
+def home() -> Path:
+    """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def stage_key(stage: str, root: Path | None = None) -> str:
@@ -107,15 +111,15 @@ def _lock(path: Path) -> IO[str] | None:
         file.close()
 
 
-def _prune(home: Path) -> None:
+def _prune(stage_home: Path) -> None:
     """Remove every key under a stage's folder that no process holds."""
-    for path in home.glob("*.lock"):
+    for path in stage_home.glob("*.lock"):
         if lock := _lock(path):
             with lock:
                 _remove(path.with_suffix(""))
                 path.unlink(missing_ok=True)
     with suppress(OSError):  # not empty: another process is at work
-        home.rmdir()
+        stage_home.rmdir()
 
 
 def _remove(path: Path) -> None:

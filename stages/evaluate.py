@@ -80,11 +80,11 @@ def _write_grid(out: Path, items: list[Item], models: Scores, seed: int) -> None
     for item in grid.choose(drawn, PER_SKILL, seed):
         images = {name: records.read_image(files[name][item.id]) for name in models}
         for name, image in images.items():
-            records.write_png(out / name / files[name][item.id].name, image)
+            records.write_image(out / name / files[name][item.id].name, image)
         cells.append(grid.Cell(item.prompt, item.skill, images))
         pictures = {name: f"{name}/{files[name][item.id].name}" for name in models}
         examples.append(evaluation.example(item, pictures, models))
-    records.write_png(out / "before_after.png", grid.compose(cells))
+    records.write_image(out / "before_after.png", grid.compose(cells))
     records.write_json(out / "examples.json", examples)
 
 

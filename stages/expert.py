@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, examples, lora, records, stage, tracking, trainer, work
+from selma import backbones, devices, examples, lora, records, stage, tracking, trainer, work
 from selma.errors import UserError
 from selma.params import load_params
 
@@ -36,6 +36,7 @@ def main(name: str) -> None:
         caption_dropout=params.expert.caption_dropout,
         checkpoint_every=params.expert.checkpoint_every,
         accumulate=params.expert.accumulate,
+        save_dtype=devices.torch_dtype(params.expert.save_dtype),
     )
     provenance = {
         "name": name,
@@ -54,6 +55,8 @@ def main(name: str) -> None:
     encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
     unet, schedule = pipe.unet, trainer.training_schedule(pipe)
     del pipe
+    if params.expert.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     lora.add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
 
     with work.folder(stage.name()) as folder:

@@ -3,7 +3,7 @@
     python -m stages.images count
 
 reads   data/filtered/<skill>/prompts.jsonl, models/backbones/<images.backbone>/
-writes  data/images/<skill>/   <id>.png and metadata.jsonl: an HF imagefolder
+writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(skill: str) -> None:
         raise UserError(f"data/filtered/{skill}/prompts.jsonl: no prompts; raise prompts.candidates")
     rows = [
         {
-            "file_name": f"{prompt['id']}.png",
+            "file_name": f"{prompt['id']}.webp",
             "text": prompt["text"],
             "id": prompt["id"],
             "seed": records.image_seed(params.seed, prompt["id"], 0),
@@ -51,7 +51,7 @@ def main(skill: str) -> None:
             progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
         )
         sheet = folder / "sheet.png"
-        records.write_png(
+        records.write_image(
             sheet, sampler.contact_sheet([records.read_image(out / row["file_name"]) for row in rows[:SHEET]])
         )
         tracking.log_image(sheet, "sample.png")

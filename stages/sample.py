@@ -4,7 +4,7 @@
 
 reads   models.<model>.weights   a backbone's folder, or a LoRA folder that goes on expert.backbone
         data/benchmarks/<name>/          for evaluate.benchmark and evaluate.others
-writes  data/samples/<model>/            <id>-<k>.png and metadata.jsonl {file_name, text, id, seed, k}
+writes  data/samples/<model>/            <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k}
         data/samples/<model>/<other>/    the same for each of evaluate.others
 """
 
@@ -54,7 +54,7 @@ def main(model: str) -> None:
             )
         sheet = folder / "sheet.png"
         shown = rows[params.evaluate.benchmark][:SHEET]
-        records.write_png(
+        records.write_image(
             sheet, sampler.contact_sheet([records.read_image(out / row["file_name"]) for row in shown])
         )
         tracking.log_image(sheet, "sample.png")
@@ -65,7 +65,7 @@ def _rows(benchmark: str, seed: int, images_per_prompt: int) -> list[dict[str, A
     """The metadata of every picture of a benchmark's test prompts."""
     return [
         {
-            "file_name": f"{item.id}-{k}.png",
+            "file_name": f"{item.id}-{k}.webp",
             "text": item.prompt,
             "id": item.id,
             "seed": records.image_seed(seed, item.id, k),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -59,9 +60,12 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32(tiny_sdxl, tmp_path, u
     assert pipe.vae.dtype == (torch.float32 if upcast else torch.float16)
 
 
-def test_an_impossible_resolution_is_named(tiny_backbone):
+def test_an_impossible_resolution_is_named_and_an_odd_one_warned_about(tiny_backbone, capsys):
     pipe = backbones.load_pipeline(tiny_backbone)
+    assert backbones.image_size(pipe, 32) == (32, 32)
+    assert capsys.readouterr().err == ""
     assert backbones.image_size(pipe, 48) == (48, 48)
+    assert capsys.readouterr().err == "warning: resolution: 48 pixels; this backbone was made for 32 x 32\n"
     with pytest.raises(UserError, match="resolution: 30 pixels; this backbone's must be a multiple of 4"):
         backbones.image_size(pipe, 30)
 
@@ -88,6 +92,18 @@ def test_pickled_weights_are_never_read(tiny_backbone, tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match="pickled"):
         backbones.load_pipeline(folder)
+
+
+def test_missing_weights_are_one_line_and_nothing_of_diffusers_own(tiny_backbone, tmp_path, monkeypatch):
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [handler])
+    folder = shutil.copytree(tiny_backbone, tmp_path / "bare")
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="bare: this backbone cannot be opened"):
+        backbones.load_pipeline(folder)
+    assert said == []
 
 
 def test_another_kind_of_pipeline_is_refused(tiny_backbone, tmp_path):

@@ -29,7 +29,18 @@ STAGES = _stages()
 LIBRARY = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "selma").rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").glob("[!_]*.py"))
 # errors at the bottom; each may import what stands before it
-GROUND = ("errors", "schema", "params", "records", "dvcfile", "work", "tracking", "recorder", "stage")
+GROUND = (
+    "errors",
+    "schema",
+    "origins",
+    "params",
+    "records",
+    "dvcfile",
+    "work",
+    "tracking",
+    "recorder",
+    "stage",
+)
 # The one line in each of these that knows the embedded world: a registry's.
 REGISTRIES = {"selma/llm.py", "selma/sources.py", "selma/judges/__init__.py"}
 # Programs a person calls; they stand above the library.

@@ -47,7 +47,7 @@ def add_images(root: Path, skill: str, n: int = 6) -> None:
         for i in range(n)
     ]
     for row, image in zip(rows, noise, strict=True):
-        records.write_png(root / "data/images" / skill / row["file_name"], Image.fromarray(image))
+        records.write_image(root / "data/images" / skill / row["file_name"], Image.fromarray(image))
     records.write_jsonl(root / "data/images" / skill / "metadata.jsonl", rows)
 
 

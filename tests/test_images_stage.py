@@ -23,15 +23,15 @@ import os, signal
 from selma import records, stage
 from stages import images
 
-write, count = records.write_png, 0
-def write_png(path, image):
+write, count = records.write_image, 0
+def write_image(path, image):
     global count
     count += 1
     if count == 6:
         path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, image)
-records.write_png = write_png
+records.write_image = write_image
 os.environ["DVC_STAGE"] = "images@count"
 images.main("count")
 """
@@ -64,7 +64,7 @@ def test_one_image_per_prompt_with_its_seed(project, monkeypatch):
     pairs = records.read_pairs(root / "data/images/count")
     assert [pair.text for pair in pairs] == PROMPTS
     for pair in pairs:
-        assert pair.file.name == f"{pair.id}.png"
+        assert pair.file.name == f"{pair.id}.webp"
         assert pair.seed == records.image_seed(42, pair.id, 0)
         assert records.read_image(pair.file).size == (32, 32)
     assert len({records.sha256_file(pair.file) for pair in pairs}) == len(PROMPTS)
@@ -80,9 +80,9 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch
     assert dead.returncode == -signal.SIGKILL
     assert not (killed / "data/images").exists()
     written = []
-    write = records.write_png
+    write = records.write_image
     monkeypatch.setattr(
-        records, "write_png", lambda path, image: (written.append(path.name), write(path, image))
+        records, "write_image", lambda path, image: (written.append(path.name), write(path, image))
     )
     run(killed, monkeypatch)
     assert (

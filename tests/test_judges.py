@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tokenizers import normalizers
 
-from selma import judges, params, published
+from selma import judges, origins, published
 from selma.benchmarks import Item, Question
 from selma.errors import UserError
 from selma.judges import Answer, ask, load_judge, scorers
@@ -51,9 +51,9 @@ def judge(request, folders, tmp_path, monkeypatch) -> VqaJudge:
     return load_judge("mine", "cpu")
 
 
-def test_the_kinds_of_params_are_the_kinds_that_load():
-    assert ("embedded", *judges.KINDS) == params.VQA_KINDS
-    assert tuple(scorers.SCORERS) == params.SCORE_KINDS
+def test_the_kinds_that_params_allow_are_the_kinds_that_load():
+    assert ("embedded", *judges.KINDS) == origins.VQA_KINDS
+    assert tuple(scorers.SCORERS) == origins.SCORE_KINDS
 
 
 def test_answers_are_choices_with_a_probability_and_do_not_depend_on_each_other(judge, image):

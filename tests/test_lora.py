@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from selma import backbones, lora
 from selma.errors import UserError
@@ -81,6 +82,25 @@ def test_it_reads_back_what_was_written(tiny_backbone, tmp_path):
     assert (weights.rank, weights.scaling, weights.provenance) == (3, 2.0, provenance)
     assert weights.state().keys() == state.keys()
     assert all(torch.equal(weights.state()[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_half_the_size_and_read_as_float32(tiny_backbone, tmp_path, dtype):
+    state, provenance = random_lora(tiny_backbone)
+    lora.save_lora(tmp_path / "whole", state, provenance)
+    lora.save_lora(tmp_path / "half", state, provenance, dtype)
+    sizes = [
+        sum(t.nbytes for t in load_file(tmp_path / name / lora.WEIGHTS).values())
+        for name in ("whole", "half")
+    ]
+    assert sizes[0] == 2 * sizes[1]
+    read = lora.load_lora(tmp_path / "half").state()
+    assert all(torch.equal(read[key], state[key].to(dtype).float()) for key in state)
+    pipe = backbones.load_pipeline(tiny_backbone, lora=tmp_path / "half")
+    dense = backbones.load_pipeline(tiny_backbone).unet
+    for module in lora.load_lora(tmp_path / "half").factors:
+        dense.get_submodule(module).weight += lora.load_lora(tmp_path / "half").delta(module)
+        torch.testing.assert_close(pipe.unet.get_submodule(module).weight, dense.get_submodule(module).weight)
 
 
 def test_the_same_lora_is_the_same_bytes(tiny_backbone, tmp_path):

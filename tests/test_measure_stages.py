@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from selma import judges, records
 from selma.benchmarks import Item, Question, load_split, write_split
+from selma.dvcfile import load_stages
 from selma.errors import UserError
 from selma.judges import Answer
 from selma.params import load_params
@@ -47,6 +48,7 @@ def project(tmp_path, monkeypatch):
     for file in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / file, tmp_path)
     monkeypatch.chdir(tmp_path)
+    Path("data/preferences").mkdir(parents=True)  # git keeps it
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setitem(judges.JUDGES, load_params().judge.name, Lamp)
     for name in load_params().judges:
@@ -68,7 +70,7 @@ def draw(benchmark: Path, samples: Path, color: tuple[int, int, int]) -> None:
     for shown in load_split(benchmark, "test"):
         for k in range(2):
             name = f"{shown.id}-{k}.png"
-            records.write_png(samples / name, Image.new("RGB", (32, 32), color))
+            records.write_image(samples / name, Image.new("RGB", (32, 32), color))
             rows.append({"file_name": name, "text": shown.prompt, "id": shown.id, "seed": 7, "k": k})
     records.write_jsonl(samples / "metadata.jsonl", rows)
 
@@ -93,6 +95,8 @@ def name_scorers(monkeypatch, *names: str) -> Brightness:
     set_params(
         judges={name: {"kind": "pickscore", "weights": PINNED} for name in names}, preferences=list(names)
     )
+    for name in names:
+        Path("models/judges", name).mkdir()
     scorer = Brightness()
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: scorer)
     return scorer
@@ -124,14 +128,15 @@ def add_others() -> None:
 
 def run(monkeypatch, stage, *arguments: str) -> None:
     name = stage.__name__.removeprefix("stages.")
-    monkeypatch.setenv("DVC_STAGE", "@".join([name, *arguments]))
+    monkeypatch.setenv("DVC_STAGE", "@".join([name, "-".join(arguments)] if arguments else [name]))
     stage.main(*arguments)
 
 
 def answered(monkeypatch) -> None:
     for model in load_params().models:
         run(monkeypatch, answer, model)
-    run(monkeypatch, prefer)
+        for scorer in load_params().preferences:
+            run(monkeypatch, prefer, scorer, model)
 
 
 def evaluated(monkeypatch) -> None:
@@ -280,29 +285,32 @@ class Brightness:
         return image.getpixel((0, 0))[0] / 1000
 
 
-def test_without_preferences_the_files_are_empty(project, monkeypatch):
-    run(monkeypatch, prefer)
-    assert {file.stem: file.read_text() for file in Path("data/preferences").iterdir()} == {
-        model: "" for model in load_params().models
-    }
-
-
-def test_every_image_is_scored_by_every_judge_and_a_stopped_run_goes_on(project, monkeypatch):
+def test_every_image_is_scored_and_a_stopped_run_goes_on(project, monkeypatch):
     name_scorers(monkeypatch, "bright", "pale")
-    images = 12 * len(load_params().models)
-    stopping, going_on = Brightness(stop_after=images + 13), Brightness()
+    add_others()
+    stopping, going_on = Brightness(stop_after=12 + 3), Brightness()
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, prefer)
-    assert not Path("data/preferences").exists()
+        run(monkeypatch, prefer, "pale", "merged")
+    assert not list(Path("data/preferences").iterdir())
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: going_on)
-    run(monkeypatch, prefer)
-    assert len(going_on.asked) == images - 12  # all of `bright` and one model of `pale` were on disk
-    rows = records.read_jsonl(Path("data/preferences/merged.jsonl"))
-    assert len(rows) == 2 * 12
-    assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "bright", "score": 0.25}
-    assert {row["judge"] for row in rows[12:]} == {"pale"}
-    assert records.read_jsonl(Path("data/preferences/base.jsonl"))[0]["score"] == 0.009
+    run(monkeypatch, prefer, "pale", "merged")
+    assert len(going_on.asked) == 8 + 8  # the primary benchmark's twelve were on disk
+    folder = Path("data/preferences/pale/merged")
+    assert sorted(file.name for file in folder.iterdir()) == ["many.jsonl", "shapes.jsonl", "styles.jsonl"]
+    rows = records.read_jsonl(folder / "shapes.jsonl")
+    assert len(rows) == 12
+    assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "pale", "score": 0.25}
+
+
+def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
+    name_scorers(monkeypatch, "bright", "pale")
+    stages = load_stages(Path())
+    scored = {name: stage for name, stage in stages.items() if name.startswith("prefer@")}
+    assert len(scored) == 2 * len(load_params().models)
+    again = {name for name, stage in scored.items() if "data/samples/merged" in stage.deps}
+    assert again == {"prefer@bright-merged", "prefer@pale-merged"}
+    assert scored["prefer@pale-merged"].cmd == "python -m stages.prefer pale merged"
 
 
 # evaluate --------------------------------------------------------------------------------------
@@ -378,7 +386,7 @@ def primary_outs() -> dict[str, str]:
     """Digests of all that is about the primary benchmark."""
     files = [
         *Path("data/answers").iterdir(),
-        *Path("data/preferences").glob("*.jsonl"),
+        *Path("data/preferences").glob("*/*/shapes.jsonl"),
         *(path for path in Path("metrics").glob("*.*") if path.name != "others.json"),
     ]
     return {str(path): records.sha256_file(path) for path in files} | {
@@ -468,8 +476,8 @@ def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
         run(monkeypatch, answer, "merged")
     shutil.rmtree("data/samples/merged/styles")
     with pytest.raises(UserError, match="data/samples/merged/styles"):
-        run(monkeypatch, prefer)
-    assert not Path("data/other_answers").exists() and not Path("data/preferences").exists()
+        run(monkeypatch, prefer, "bright", "merged")
+    assert not Path("data/other_answers").exists() and not list(Path("data/preferences").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -505,7 +513,7 @@ def test_a_gap_in_preference_scores_is_an_error(project, monkeypatch, spoil, say
     name_scorers(monkeypatch, "bright")
     add_others()
     answered(monkeypatch)
-    path = Path("data/preferences/styles/merged.jsonl")
+    path = Path("data/preferences/bright/merged/styles.jsonl")
     records.write_jsonl(path, spoil(records.read_jsonl(path)))
     with pytest.raises(UserError, match=says):
         run(monkeypatch, evaluate)

@@ -84,20 +84,22 @@ def test_csv_has_exactly_the_named_fields(tmp_path: Path) -> None:
         records.write_csv(tmp_path / "a.csv", [{"step": 1, "los": 0.5}], ["step", "loss"])
 
 
-def test_png_comes_back_pixel_for_pixel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_a_picture_comes_back_pixel_for_pixel(tmp_path: Path, suffix: str) -> None:
     image = Image.effect_noise((16, 16), 80).convert("RGB")
-    records.write_png(tmp_path / "a.png", image)
-    assert records.read_image(tmp_path / "a.png").tobytes() == image.tobytes()
+    records.write_image(tmp_path / f"a.{suffix}", image)
+    assert records.read_image(tmp_path / f"a.{suffix}").tobytes() == image.tobytes()
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
-def test_a_truncated_image_is_named(share: float, tmp_path: Path) -> None:
-    whole = tmp_path / "whole.png"
-    records.write_png(whole, Image.effect_noise((64, 64), 80).convert("RGB"))
+def test_a_truncated_image_is_named(share: float, suffix: str, tmp_path: Path) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    records.write_image(whole, Image.effect_noise((64, 64), 80).convert("RGB"))
     data = whole.read_bytes()
-    (tmp_path / "cut.png").write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match=r"cut\.png: is not a whole image"):
-        records.read_image(tmp_path / "cut.png")
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: is not a whole image"):
+        records.read_image(cut)
 
 
 def test_a_folders_digest_is_of_names_and_contents(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def imagefolder(folder: Path, skill: str, count: int) -> Path:
     rows = []
     for number in range(count):
         id = f"{skill}-{number}"
-        records.write_png(folder / f"{id}.png", Image.new("RGB", (4, 4)))
+        records.write_image(folder / f"{id}.png", Image.new("RGB", (4, 4)))
         rows.append({"file_name": f"{id}.png", "text": f"text {number}", "id": id, "seed": number})
     records.write_jsonl(folder / "metadata.jsonl", rows)
     return folder

@@ -71,7 +71,7 @@ def run(tmp_path):
     ]
     images = {"base": "base/a.png", "merged": "merged/a.png"}
     for file in images.values():
-        records.write_png(pictures / file, Image.new("RGB", (8, 8), "red"))
+        records.write_image(pictures / file, Image.new("RGB", (8, 8), "red"))
     example = {"id": "a", "skill": "count", "prompt": f'"{HOSTILE}', "images": images, "questions": questions}
     records.write_json(pictures / "examples.json", [example])
     return metrics, pictures

@@ -62,7 +62,7 @@ def project(make_project, monkeypatch):
 def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
     base, expert, merged = (project(model) for model in MODELS)
     assert [(pair.text, pair.k) for pair in base] == [(text, k) for text in PROMPTS for k in (0, 1)]
-    assert [pair.file.name for pair in base][:2] == ["count-0-0.png", "count-0-1.png"]
+    assert [pair.file.name for pair in base][:2] == ["count-0-0.webp", "count-0-1.webp"]
     assert [pair.seed for pair in base] == [records.image_seed(42, pair.id, pair.k) for pair in base]
     pictures = {
         name: np.stack([np.asarray(records.read_image(pair.file), dtype=int) for pair in pairs])

@@ -222,6 +222,22 @@ def test_this_pipelines_answers_are_scored_too(run, dsg, tmp_path):
     assert result["official_micro"] == {**expected["official_micro"], "n": 16}
 
 
+def test_one_benchmarks_answers_are_picked_of_several(run, dsg, tmp_path):
+    expected = dsg(table())
+    rows = [{"item": i, "k": 0, "question": q, "answer": a} for i, q, a in ANSWERS]
+    both = [{"benchmark": "other", **row, "answer": "?"} for row in rows]
+    both += [{"benchmark": "dsg", **row} for row in rows]
+    (tmp_path / "merged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
+    words = ("dsg", "merged.jsonl", "--annotations", "anns.csv", "--resamples", 50)
+    assert run(*words, "--benchmark", "dsg") == expected
+    assert run(*words) == (
+        2,
+        "error: merged.jsonl: benchmark holds dsg, other; pick one with --benchmark",
+    )
+    assert run(*words, "--benchmark", "tifa")[1].endswith("benchmark holds no 'tifa'; allowed: dsg, other")
+    assert "a CSV file holds one benchmark" in dsg(table(), "--benchmark", "dsg")[1]
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_cascading_never_scores_more_than_direct_parents_do(tmp_path_factory, data):

@@ -12,7 +12,7 @@ import pytest
 
 from selma import backbones, lora, records
 from selma.benchmarks import Item, Question, write_split
-from stages import answer, backbone, evaluate, expert, images, judge, merge, prefer, sample, select
+from stages import answer, backbone, evaluate, expert, images, judge, merge, sample, select
 
 SKILLS = ["count", "tags"]
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
@@ -69,6 +69,7 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
     source = {"source": "local", "path": str(request.getfixturevalue(kind))}
     root = make_project("project", {**SETTINGS, "backbones": {"tiny": source}})
     monkeypatch.chdir(root)
+    Path("data/preferences").mkdir(parents=True)  # git keeps it
     benchmark = Path("data/benchmarks/shapes")
     for split in ("dev", "test"):
         items = [Item(f"{s}-{split}", f"a {split} circle of {s}", s, "shapes", (QUESTION,)) for s in SKILLS]
@@ -87,7 +88,6 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
     for model in ("base", "merged"):
         run(monkeypatch, sample, model)
         run(monkeypatch, answer, model)
-    run(monkeypatch, prefer)
     run(monkeypatch, evaluate)
 
     assert records.read_json(root / "models/backbones/tiny/source.json")["source"] == "local"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from selma import dsg, hps, params, sources, tifa
+from selma import dsg, hps, origins, sources, tifa
 from selma.benchmarks import Item, load_split, splits
 from selma.errors import UserError
 from selma.params import load_params
@@ -228,7 +228,7 @@ def test_hps_prompts_are_numbered_in_their_styles(tmp_path):
         ("anime-00001", "a knight", "anime", ()),
         ("photo-00000", "a street", "photo", ()),
     ]
-    assert hps.STYLES == params.HPS_STYLES
+    assert hps.STYLES == origins.HPS_STYLES
 
 
 @pytest.mark.parametrize("rows", [{}, [], ["a", " "], ["a", 3]])

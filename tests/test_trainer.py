@@ -36,11 +36,14 @@ def pictures(n: int = len(TEXTS), size: tuple[int, int] = (32, 32)) -> list[Imag
     return [Image.fromarray(image) for image in noise]
 
 
-def trained(backbone: Path, folder: Path, settings: trainer.Settings = SETTINGS, **options) -> list:
+def trained(
+    backbone: Path, folder: Path, settings: trainer.Settings = SETTINGS, change=lambda unet: None, **options
+) -> list:
     """Train a fresh adapter; also run, with other arguments, in the process that is killed below."""
     pipe = backbones.load_pipeline(backbone)
     encoded = examples.encode(pipe, pictures(), TEXTS)
     lora.add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    change(pipe.unet)
     return trainer.train(
         pipe.unet,
         trainer.training_schedule(pipe),
@@ -158,6 +161,23 @@ def test_a_batch_in_parts_trains_the_same(tiny_sdxl, tmp_path, parts):
     one, other = (lora.load_lora(tmp_path / name / "out/step-000006") for name in ("whole", "parts"))
     for module in one.factors:
         torch.testing.assert_close(one.delta(module), other.delta(module), rtol=2e-2, atol=1e-5)
+
+
+def test_gradient_checkpointing_trains_the_same(tiny_sdxl, tmp_path):
+    settings = replace(SETTINGS, steps=6, learning_rate=1e-3)
+    plain = trained(tiny_sdxl, tmp_path / "plain", settings)
+    again = []  # parts that were computed a second time
+
+    def watch(unet):
+        unet.enable_gradient_checkpointing()
+        unet.mid_block.resnets[1].register_forward_pre_hook(lambda *_: again.append(torch.is_grad_enabled()))
+
+    saving = trained(tiny_sdxl, tmp_path / "saving", settings, change=watch)
+    assert len(again) == 2 * settings.steps, "nothing was computed on the way back"
+    np.testing.assert_allclose([loss for _, loss in plain], [loss for _, loss in saving], rtol=1e-5)
+    one, other = (lora.load_lora(tmp_path / name / "out/step-000006") for name in ("plain", "saving"))
+    for module in one.factors:
+        torch.testing.assert_close(one.delta(module), other.delta(module), rtol=1e-3, atol=1e-6)
 
 
 def test_gradients_are_clipped_before_every_step(tiny_backbone, tmp_path, monkeypatch):

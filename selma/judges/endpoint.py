@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from selma import choices
+from selma import choices, keys
 from selma.errors import UserError
 from selma.judges.vqa import BATCH, Said, VqaJudge, instruct, load_matcher
 
@@ -30,14 +29,13 @@ TOKENS = 16  # of an answer
 class EndpointVlm:
     """A server asked one question about one image a request, BATCH of them at a time."""
 
-    def __init__(self, model: str, base_url: str | None, key_env: str) -> None:
+    def __init__(self, model: str, base_url: str | None, key_env: str | None) -> None:
         import openai  # only where a server is asked
 
         self._openai, self._model = openai, model
-        self._key = os.environ.get(key_env, "").strip()
-        if not self._key and (base_url is None or urlsplit(base_url).hostname == "api.openai.com"):
-            raise UserError(f"environment variable {key_env} is not set; it must hold the judge's key")
-        self._url = urlsplit(base_url or "https://api.openai.com").netloc.rpartition("@")[2]
+        base_url = base_url or keys.OPENAI
+        self._key = keys.read(base_url, key_env, param="endpoint.key_env", needed=False)
+        self._url = urlsplit(base_url).netloc.rpartition("@")[2]
         self._logprobs = True  # until the server refuses them
         self._client = openai.OpenAI(
             api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=RETRIES
@@ -61,7 +59,7 @@ class EndpointVlm:
                 f"judge at {self._url}: the key is refused; endpoint.key_env names its variable"
             ) from None
         except self._openai.APIError as error:
-            raise UserError(f"judge at {self._url}: {self._clean(error)}") from None
+            raise UserError(f"judge at {self._url}: {keys.one_line(str(error), self._key)}") from None
         except (IndexError, TypeError, AttributeError, ValueError):  # no JSON, or JSON of another kind
             raise UserError(f"judge at {self._url}: its answer holds no message") from None
         first = choice.logprobs.content[0].top_logprobs if choice.logprobs and choice.logprobs.content else []
@@ -79,11 +77,6 @@ class EndpointVlm:
                 self._logprobs = False  # the server knows no such field; its words must do
         return self._client.chat.completions.create(**settings)
 
-    def _clean(self, error: Exception) -> str:
-        """A server's words on one short line, without the key, which some servers say back."""
-        line = " ".join(str(error).split())
-        return (line.replace(self._key, "***") if len(self._key) >= 8 else line)[:200]  # "EMPTY" is no secret
-
 
 def data_url(image: Image.Image) -> str:
     """The image as a data URL, PNG, so that nothing of it is lost."""
@@ -92,7 +85,7 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def load_endpoint(folder: Path, model: str, base_url: str | None, key_env: str) -> VqaJudge:
+def load_endpoint(folder: Path, model: str, base_url: str | None, key_env: str | None) -> VqaJudge:
     """The judge; raises UserError where OpenAI's own server is meant and the environment holds no key."""
     return VqaJudge(EndpointVlm(model, base_url, key_env), instruct, load_matcher(folder))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -68,16 +68,15 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Phase:
+class UnetRun:
     """One training run of the UNet, from where the last one ended.
 
-    corpora: (corpus, steps) in order; a corpus is encoded when the first step needs it. noisy: share of the time
-    steps drawn from the noisy end, [600, 1000); the others are drawn from all. zero_snr: see make_scheduler.
-    text: train the text encoder, too. decay_from: share of the steps after which the learning rate falls to
-    zero; 1 keeps it constant.
+    corpora: steps on each corpus, in order. noisy: share of the time steps drawn from the noisy end, [600, 1000); the
+    others are drawn from all. zero_snr: see make_scheduler. text: train the text encoder, too. decay_from: share
+    of the steps after which the learning rate falls to zero; 1 keeps it constant.
     """
 
-    corpora: Sequence[tuple[Callable[[], Encoded], int]]
+    corpora: Mapping[str, int]
     noisy: float
     zero_snr: bool
     text: bool
@@ -85,7 +84,8 @@ class Phase:
 
 
 def pretrain_denoiser(
-    phases: Sequence[Phase],
+    runs: Sequence[UnetRun],
+    encoded: Callable[[str], Encoded],
     text_encoder: CLIPTextModel,
     empty: torch.Tensor,
     *,
@@ -93,48 +93,53 @@ def pretrain_denoiser(
     folder: Path,
     log: Callable[[int, float], None],
 ) -> UNet2DConditionModel:
-    """Train phase after phase, as Stable Diffusion was (v1.1 on all of the web, v1.2 on its better part, ...).
+    """Train run after run, as Stable Diffusion was (v1.1 on all of the web, v1.2 on its better part, ...).
 
-    text_encoder: changed in place by the phases that train it. empty: int16 [77], the empty caption's token ids.
-    log: called with (step over all phases, mean loss).
+    encoded: a corpus by name, asked for when a step needs it. text_encoder: changed in place by the runs that train
+    it. empty: int16 [77], the empty caption's token ids.
+    log: called with (step over all runs, mean loss).
     """
     torch.manual_seed(seed)
     unet = make_unet()
     done = 0
-    for number, phase in enumerate(phases):
-        text_encoder.requires_grad_(phase.text)
+    for number, run in enumerate(runs):
+        text_encoder.requires_grad_(run.text)
         optimise(
             {"unet": unet, "text_encoder": text_encoder},
-            _loss(unet, text_encoder, phase, empty),
-            steps=sum(steps for _, steps in phase.corpora),
+            _loss(unet, text_encoder, run, encoded, empty),
+            steps=sum(run.corpora.values()),
             learning_rate=1e-3,
             seed=seed + number,
-            decay_from=phase.decay_from,
-            folder=folder / f"phase-{number}",
+            decay_from=run.decay_from,
+            folder=folder / f"run-{number}",
             log=lambda step, loss, done=done: log(done + step, loss),
         )
-        done += sum(steps for _, steps in phase.corpora)
+        done += sum(run.corpora.values())
     text_encoder.requires_grad_(True)
     return unet.eval()
 
 
 def _loss(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, phase: Phase, empty: torch.Tensor
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    run: UnetRun,
+    encoded: Callable[[str], Encoded],
+    empty: torch.Tensor,
 ) -> Callable[[torch.Generator, int], torch.Tensor]:
-    alphas = make_scheduler(phase.zero_snr).alphas_cumprod
-    ends = list(accumulate(steps for _, steps in phase.corpora))
+    alphas = make_scheduler(run.zero_snr).alphas_cumprod
+    names, ends = list(run.corpora), list(accumulate(run.corpora.values()))
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
-        corpus = phase.corpora[bisect_right(ends, step)][0]()
+        corpus = encoded(names[bisect_right(ends, step)])
         index = torch.randint(len(corpus.latents), (BATCH,), generator=generator)
         which = torch.randint(corpus.captions.shape[1], (BATCH,), generator=generator)
         mean, std = corpus.latents[index].unbind(1)
         clean = mean + std * torch.randn(mean.shape, generator=generator)
         left_empty = torch.rand(BATCH, generator=generator) < _EMPTY_CAPTIONS
         ids = torch.where(left_empty[:, None], empty, corpus.captions[index, which])
-        with torch.set_grad_enabled(phase.text):
+        with torch.set_grad_enabled(run.text):
             text = text_encoder(ids.long()).last_hidden_state
-        noisy = torch.rand(BATCH, generator=generator) < phase.noisy
+        noisy = torch.rand(BATCH, generator=generator) < run.noisy
         time = torch.where(
             noisy,
             torch.randint(_NOISY_FROM, 1000, (BATCH,), generator=generator),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from transformers import CLIPModel, CLIPTextModel
 from selma.shapes.autoencoder import encode, pretrain_autoencoder
 from selma.shapes.clip import make_tokenizer, pretrain_clip, tokenize
 from selma.shapes.corpus import Corpus, make_corpus
-from selma.shapes.denoiser import Encoded, Phase, make_scheduler, pretrain_denoiser
+from selma.shapes.denoiser import Encoded, UnetRun, make_scheduler, pretrain_denoiser
 
 Log = Callable[[str, int, float], None]  # part, step, loss
 
@@ -29,17 +29,6 @@ class CorpusSpec:
     drop: float
     spread: float
     jitter: float
-
-
-@dataclass(frozen=True)
-class UnetRun:
-    """One run of the UNet: which corpora for how many steps, in order; see denoiser.Phase."""
-
-    corpora: Mapping[str, int]
-    noisy: float
-    zero_snr: bool
-    text: bool
-    decay_from: float
 
 
 @dataclass(frozen=True)
@@ -96,16 +85,8 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
         return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, captions))
 
     unet = pretrain_denoiser(
-        [
-            Phase(
-                [(partial(encoded, name), steps) for name, steps in run.corpora.items()],
-                noisy=run.noisy,
-                zero_snr=run.zero_snr,
-                text=run.text,
-                decay_from=run.decay_from,
-            )
-            for run in recipe.unet
-        ],
+        recipe.unet,
+        encoded,
         text_encoder,
         tokenize(tokenizer, [[""]])[0, 0],
         seed=seed,
