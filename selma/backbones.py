@@ -88,6 +88,7 @@ def load_pipeline(
             pipe = getattr(diffusers, kind).from_pretrained(
                 folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
             )
+        _check_whole(pipe)
     except Exception as error:  # safetensors, json, transformers and diffusers each raise their own kind
         raise UserError(f"{folder}: this backbone cannot be opened ({_first_line(error)})") from error
     pipe.set_progress_bar_config(disable=True)
@@ -112,17 +113,29 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
     """
     factor = pipe.vae_scale_factor
     size = pipe.unet.config.sample_size
-    height, width = (size * factor, size * factor) if isinstance(size, int) else (n * factor for n in size)
+    own = size if size is None or isinstance(size, list | tuple) else (size, size)  # height, width
     if side is None:
-        return width, height
+        if own is None:
+            raise UserError(
+                "resolution: null, and this backbone's unet/config.json has no sample_size; name one"
+            )
+        return own[1] * factor, own[0] * factor
     if side < 1 or side % factor:
         raise UserError(f"resolution: {side} pixels; this backbone's must be a multiple of {factor}")
-    if (side, side) != (width, height):
-        print(
-            f"warning: resolution: {side} pixels; this backbone was made for {width} x {height}",
-            file=sys.stderr,
-        )
+    if own is not None and set(own) != {side // factor}:
+        made_for = f"{own[1] * factor} x {own[0] * factor}"
+        print(f"warning: resolution: {side} pixels; this backbone was made for {made_for}", file=sys.stderr)
     return side, side
+
+
+def _check_whole(pipe: Pipeline) -> None:
+    """Raise ValueError where a weights file lacks a tensor: diffusers warns, and leaves it without a value."""
+    for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
+        lacking = [name for name, value in part.named_parameters() if value.is_meta]
+        if lacking:
+            raise ValueError(
+                f"{type(part).__name__}'s weights lack {lacking[0]}, {len(lacking)} tensors in all"
+            )
 
 
 def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:

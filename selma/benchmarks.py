@@ -92,7 +92,7 @@ def splits(folder: Path) -> list[str]:
 
 
 def folders(root: Path, primary: str, others: Sequence[str]) -> dict[str, Path]:
-    """The folder of each benchmark in use under `root`, where models' pictures or scores of them are kept.
+    """The folder of each benchmark in use under `root`, where models' pictures are kept.
 
     The primary's is `root` itself, each other's a folder in it, because items of two may share an id.
     """

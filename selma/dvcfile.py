@@ -68,7 +68,13 @@ def _expand(name: str, spec: Mapping[str, Any], params: Mapping[str, Any]) -> It
     """(stage name, body, scope of its templates) for each stage that `foreach` or `matrix` makes, or the one it is."""
 
     def values(over: Any) -> Any:
-        return lookup(params, TEMPLATE.fullmatch(over.strip()).group(1)) if isinstance(over, str) else over
+        if not isinstance(over, str):
+            return over
+        key = TEMPLATE.fullmatch(over.strip()).group(1)
+        found = lookup(params, key)
+        if not isinstance(found, list | Mapping):
+            raise UserError(f"params.yaml: {key} is {found!r}; it must be a list or a mapping")
+        return found
 
     if "foreach" in spec:
         over = values(spec["foreach"])

@@ -1,4 +1,4 @@
-"""Keys of OpenAI-compatible servers: from the environment alone, to the server they are meant for, in no message."""
+"""OpenAI-compatible servers' addresses and keys: from the environment alone, to the one server, in no message."""
 
 from __future__ import annotations
 
@@ -11,24 +11,38 @@ from selma.errors import UserError
 OPENAI = "https://api.openai.com/v1"
 
 
-def read(url: str, variable: str | None, *, param: str, needed: bool) -> str:
+def address(base_url: str | None, *, param: str) -> str:
+    """The server's address, with nothing secret in it; None is OpenAI's own. UserError, naming `param`, for no such."""
+    url = (base_url or OPENAI).rstrip("/")
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        sound = False
+    if not sound or "@" in parts.netloc or parts.query:
+        # Not quoted: it may hold a password.
+        raise UserError(
+            f"{param} must be an address such as http://localhost:8000/v1, without user, password or query"
+        )
+    return url
+
+
+def read(url: str, variable: str | None, *, param: str) -> str:
     """The key in the environment for the server at `url`, or '' where none is needed.
 
     variable: the one that `param` names; None is OPENAI_API_KEY for OpenAI's own server and no key for another: a
-    key goes only where it is meant to. needed: whether a named variable must be set for other servers, too.
-    Raises UserError for a variable that is not set and must be, and for what is no variable or no key.
+    key goes only where it is meant to. Raises UserError for a variable that is not set, and for what is no variable
+    or no key.
     """
-    own = urlsplit(url).hostname == urlsplit(OPENAI).hostname
     if variable is None:
-        if not own:
+        if urlsplit(url).hostname != urlsplit(OPENAI).hostname:
             return ""
         variable = "OPENAI_API_KEY"
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
         raise UserError(f"{param} must be the name of an environment variable, in capitals, not a key")
-    key = os.environ.get(variable, "").strip()
-    if not key and (needed or own):
+    if not (key := os.environ.get(variable, "").strip()):
         raise UserError(f"environment variable {variable} is not set; it must hold the key for {url}")
-    if not re.fullmatch(r"[!-~]*", key):
+    if not re.fullmatch(r"[!-~]+", key):
         raise UserError(
             f"environment variable {variable} holds what is no key: characters other than ASCII's"
         )

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from selma import keys
 from selma.errors import UserError
@@ -41,12 +40,12 @@ class Client:
         import openai
 
         self._settings = settings
-        self._url = _address(settings.base_url)
+        self._url = keys.address(settings.base_url, param="llm.base_url")
         if not settings.model:
             raise UserError(
                 "llm.model is null; provider openai needs the name of a model that the server has"
             )
-        self._key = keys.read(self._url, settings.key_env, param="llm.key_env", needed=True)
+        self._key = keys.read(self._url, settings.key_env, param="llm.key_env")
         self._openai = openai.OpenAI(
             api_key=self._key or "none",  # a local server looks at none
             base_url=self._url,
@@ -177,21 +176,6 @@ class _Refused(Exception):
 
     def __init__(self, problem: str, text: str) -> None:
         self.problem, self.text = problem, text
-
-
-def _address(base_url: str | None) -> str:
-    """The server's address, with nothing secret in it."""
-    url = (base_url or keys.OPENAI).rstrip("/")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        # Not quoted: it may hold a password.
-        raise UserError(
-            "llm.base_url must be an address such as http://localhost:8000/v1, without user, password or query"
-        )
-    return url
 
 
 def _blamed(text: str, body: Mapping[str, Any]) -> str | None:

@@ -298,6 +298,10 @@ def _cross_check(params: Params) -> None:
         _allow("preferences holds", name, params.judges, "in `judges`", verb="")
         if params.judges[name].kind == "embedded":
             raise UserError(f"preferences holds {name}, which scores no images for their prompts")
+    scored = [f"{judge}-{model}" for judge in params.preferences for model in params.models]
+    for name in scored:
+        if scored.count(name) > 1:
+            raise UserError(f"preferences and models make two stages prefer@{name}; rename one of them")
 
     for name, backbone in params.backbones.items():
         if name == EMBEDDED:

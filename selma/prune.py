@@ -21,11 +21,15 @@ from selma.params import BACKBONES, load_params
 def named(root: Path) -> dict[Path, set[str]]:
     """The folders data/*/ and models/*/ that hold outs, each with the names that it may hold."""
     params = load_params(root / "params.yaml")
-    names: dict[Path, set[str]] = {Path(BACKBONES): {params.images.backbone, params.expert.backbone}}
+    names: dict[Path, set[str]] = {
+        Path(BACKBONES): {params.images.backbone, params.expert.backbone},
+        Path("data/preferences"): set(),  # where params.yaml names no judge for it, no stage does
+    }
     for stage in load_stages(root).values():
         for out in map(Path, stage.outs):
-            if len(out.parts) == 3 and out.parts[0] in ("data", "models"):
-                names.setdefault(out.parent, set()).add(out.name)
+            if out.parts[0] in ("data", "models"):
+                for depth in range(2, len(out.parts)):
+                    names.setdefault(Path(*out.parts[:depth]), set()).add(out.parts[depth])
     return names
 
 

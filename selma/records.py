@@ -117,6 +117,8 @@ def write_image(path: Path, image: Image) -> None:
     """
     with atomic(path) as temporary:
         if Path(path).suffix == ".webp":
+            if max(image.size) > 16383:
+                raise UserError(f"{path}: {image.width} x {image.height} pixels; WebP holds 16383, take .png")
             image.save(temporary, format="WEBP", lossless=True, quality=75, method=3)
         else:
             image.save(temporary, format="PNG")

@@ -82,7 +82,7 @@ def draw_folder(
     size: int | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda images, total: images,
 ) -> None:
-    """Draw an HF imagefolder: a PNG per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
+    """Draw an HF imagefolder: an image per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
 
     Images that an earlier, killed call drew into `folder` are kept; each is renamed into place when whole.
     """

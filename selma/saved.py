@@ -1,6 +1,6 @@
 """Answers and scores saved in files, by this pipeline or by others, to be scored without any model.
 
-.jsonl   this pipeline's: data/answers/<model>.jsonl {item, k, question, answer, ...}
+.jsonl   this pipeline's: data/answers/, data/other_answers/ {item, k, question, answer, ...}, data/preferences/
 any other name   CSV, as DSG's authors released their judges' answers: item_id, question_id, answer, ...
 """
 

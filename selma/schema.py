@@ -117,7 +117,7 @@ def load_yaml(path: Path) -> Any:
 
 @cache
 def _parse(text: str) -> Any:
-    # pure: the C parser reads YAML 1.1, where 1e-4 is a string and `no` is False.
+    # pure: the same words about what is wrong, with and without ruamel.yaml.clib.
     return YAML(typ="safe", pure=True).load(text)
 
 

@@ -2,6 +2,7 @@
 
     python -m selma.score dsg ANSWERS.csv [--annotations dsg-1k-anns.csv] [--t2i-model sd2dot1]
     python -m selma.score tifa RESULT.json [--annotations tifa_v1.0_question_answers.json]
+    python -m selma.score tifa data/other_answers/merged.jsonl --benchmark tifa
     python -m selma.score hps SCORES.csv
 
 ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>.jsonl or
@@ -102,6 +103,8 @@ def _tifa(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.answers.suffix == ".json":
         if arguments.t2i_model is not None:
             raise UserError(f"{arguments.answers}: an official result is about one model; nothing to pick")
+        if arguments.of is not None:
+            raise UserError(f"{arguments.answers}: an official result is of one benchmark; nothing to pick")
         items, answers = _official_tifa(arguments)
     else:
         answers = read_answers(arguments.answers, model=arguments.t2i_model, benchmark=arguments.of)

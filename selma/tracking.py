@@ -174,8 +174,11 @@ def _inputs(name: str) -> dict[str, str]:
     lock = yaml.load(
         Path("dvc.lock").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
-    made = {o["path"]: o.get("md5") for s in lock.get("stages", {}).values() for o in s.get("outs", ())}
-    stage = load_stages(Path.cwd()).get(name)
+    stages = load_stages(Path.cwd())
+    # DVC keeps what it knew of stages that are no more.
+    known = [ran for title, ran in lock.get("stages", {}).items() if title in stages]
+    made = {o["path"]: o.get("md5") for ran in known for o in ran.get("outs", ())}
+    stage = stages.get(name)
     return {dep: str(made[dep]) for dep in (stage.deps if stage else ()) if made.get(dep)}
 
 

@@ -10,36 +10,41 @@ writes  data/preferences/<judge>/<model>/<benchmark>.jsonl  item, k, judge, scor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from selma import benchmarks, records, stage, work
-from selma.judges.scorers import Scorer, load_scorer
+from selma.errors import UserError
+from selma.judges.scorers import load_scorer
 from selma.params import load_params
 
 
 def main(judge: str, model: str) -> None:
     params = load_params()
+    if judge not in params.preferences:
+        raise UserError(
+            f"preferences: no judge {judge!r}; allowed: {', '.join(params.preferences) or 'none'}"
+        )
+    if model not in params.models:
+        raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
     samples = benchmarks.folders(
         Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others
     )
-    pairs = {name: records.read_pairs(folder) for name, folder in samples.items()}
+    todo = [(name, pair) for name, folder in samples.items() for pair in records.read_pairs(folder)]
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:
-        # A file per benchmark, as it is done: a run that is stopped and started again goes on with the next.
-        for name in pairs:
-            file = folder / "scores" / f"{name}.jsonl"
+        # A file per image, as it comes: a run that is stopped and started again asks nothing twice.
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in samples}
+        for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
+            file = folder / "images" / name / f"{pair.file.name}.json"
             if not file.exists():
-                records.write_jsonl(file, _score(scorer, judge, f"{judge} {model} {name}", pairs[name]))
+                score = scorer.score(records.read_image(pair.file), pair.text)
+                row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
+                records.write_json(file, row)
+            rows[name].append(records.read_json(file))
+        for name in samples:
+            records.write_jsonl(folder / "scores" / f"{name}.jsonl", rows[name])
         work.publish(folder / "scores", Path("data/preferences") / judge / model)
-
-
-def _score(scorer: Scorer, judge: str, label: str, pairs: list[records.Pair]) -> Iterator[dict[str, Any]]:
-    """One row an image."""
-    for pair in stage.progress(pairs, len(pairs), label):
-        score = scorer.score(records.read_image(pair.file), pair.text)
-        yield {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from selma import backbones, devices, lora
 from selma.errors import UserError
@@ -104,6 +105,26 @@ def test_missing_weights_are_one_line_and_nothing_of_diffusers_own(tiny_backbone
     with pytest.raises(UserError, match="bare: this backbone cannot be opened"):
         backbones.load_pipeline(folder)
     assert said == []
+
+
+def test_a_weights_file_that_lacks_a_tensor_is_named(tiny_backbone, tmp_path):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "holes")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["conv_in.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"holes: .*UNet2DConditionModel's weights lack conv_in\.weight"):
+        backbones.load_pipeline(folder)
+
+
+def test_a_backbone_that_says_no_size_needs_one(tiny_backbone, tmp_path):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "sizeless")
+    config = folder / "unet/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": None}))
+    pipe = backbones.load_pipeline(folder)
+    assert backbones.image_size(pipe, 48) == (48, 48)
+    with pytest.raises(UserError, match=r"resolution: null, .* no sample_size"):
+        backbones.image_size(pipe)
 
 
 def test_another_kind_of_pipeline_is_refused(tiny_backbone, tmp_path):

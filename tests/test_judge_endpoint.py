@@ -156,12 +156,23 @@ def test_what_cannot_be_tried_again_is_one_line_without_the_key(server, judge, i
 
 def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, image):
     monkeypatch.setattr(endpoint, "RETRIES", 0)
-    judge = endpoint.load_endpoint(tmp_path, "tiny", "http://user:pass@127.0.0.1:1/v1", "JUDGE_KEY")
+    judge = endpoint.load_endpoint(tmp_path, "tiny", "http://127.0.0.1:1/v1", None)
     with pytest.raises(UserError, match=r"^judge at 127\.0\.0\.1:1: "):
         judge.answer(image, [YES_NO])
 
 
-def test_openai_itself_needs_a_key_before_any_request(tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", [None, "http://127.0.0.1:1/v1"])
+def test_a_key_that_is_named_is_needed_before_any_request(tmp_path, monkeypatch, url):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="environment variable JUDGE_KEY is not set"):
-        endpoint.load_endpoint(tmp_path, "gpt", None, "JUDGE_KEY")
+        endpoint.load_endpoint(tmp_path, "gpt", url, "JUDGE_KEY")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1/v1", "http://host:port/v1", "localhost:8000/v1", f"https://me:{KEY}@api.openai.com/v1"],
+)
+def test_an_address_that_is_none_is_named_and_not_shown(tmp_path, url):
+    with pytest.raises(UserError, match=r"^endpoint\.base_url must be an address such as") as caught:
+        endpoint.load_endpoint(tmp_path, "gpt", url, None)
+    assert KEY not in str(caught.value)

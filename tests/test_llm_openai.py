@@ -276,6 +276,7 @@ def test_openais_key_is_not_shown_to_another_server(monkeypatch) -> None:
         ({"model": "a", "base_url": f"http://localhost/v1?key={KEY}"}, {}, "must be an address such as"),
         ({"model": "a", "base_url": "localhost:8000"}, {}, "must be an address such as"),
         ({"model": "a", "base_url": "http://[::1"}, {}, "must be an address such as"),
+        ({"model": "a", "base_url": "http://host:port/v1"}, {}, "must be an address such as"),
     ],
 )
 def test_settings_that_cannot_work(monkeypatch, settings, environment, message) -> None:

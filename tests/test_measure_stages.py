@@ -295,12 +295,20 @@ def test_every_image_is_scored_and_a_stopped_run_goes_on(project, monkeypatch):
     assert not list(Path("data/preferences").iterdir())
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: going_on)
     run(monkeypatch, prefer, "pale", "merged")
-    assert len(going_on.asked) == 8 + 8  # the primary benchmark's twelve were on disk
+    assert len(going_on.asked) == 12 + 8 + 8 - 15  # the others were on disk
     folder = Path("data/preferences/pale/merged")
     assert sorted(file.name for file in folder.iterdir()) == ["many.jsonl", "shapes.jsonl", "styles.jsonl"]
     rows = records.read_jsonl(folder / "shapes.jsonl")
     assert len(rows) == 12
     assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "pale", "score": 0.25}
+
+
+def test_scores_that_nobody_asked_for_are_named(project, monkeypatch):
+    with pytest.raises(UserError, match="preferences: no judge 'nope'; allowed: none"):
+        run(monkeypatch, prefer, "nope", "merged")
+    name_scorers(monkeypatch, "bright")
+    with pytest.raises(UserError, match=r"models: no model .nope. in params\.yaml; allowed: base, "):
+        run(monkeypatch, prefer, "bright", "nope")
 
 
 def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
@@ -469,6 +477,7 @@ def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(
 
 
 def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
+    name_scorers(monkeypatch, "bright")
     add_others()
     metadata = Path("data/samples/merged/many/metadata.jsonl")
     records.write_jsonl(metadata, records.read_jsonl(metadata)[:-1])

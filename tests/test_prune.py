@@ -36,6 +36,31 @@ def files(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
+def test_preferences_are_pruned_by_judge_and_by_model(repository: Path) -> None:
+    for scored in ("gone/merged", "kept/merged", "kept/gone"):
+        (repository / "data/preferences" / scored).mkdir(parents=True)
+    (repository / "data/preferences/.gitignore").touch()
+    (repository / "data/preferences/merged.jsonl").touch()
+    settings = (repository / "params.yaml").read_text()
+    (repository / "params.yaml").write_text(
+        settings.replace("preferences: []", "preferences: [kept]").replace(
+            "judges:\n",
+            "judges:\n  kept: {kind: pickscore, weights: {repo: a/b, revision: %s, files: {c.json: null}}}\n"
+            % ("a" * 40),
+        )
+    )
+    assert prune.main() == 0
+    folder = repository / "data/preferences"
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*")} == {
+        ".gitignore",
+        "kept",
+        "kept/merged",
+    }
+    (repository / "params.yaml").write_text(settings)
+    assert prune.main() == 0
+    assert [path.name for path in folder.iterdir()] == [".gitignore"]
+
+
 def test_only_what_has_no_name_is_removed(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(repository)
     assert prune.main() == 0

@@ -91,6 +91,12 @@ def test_a_picture_comes_back_pixel_for_pixel(tmp_path: Path, suffix: str) -> No
     assert records.read_image(tmp_path / f"a.{suffix}").tobytes() == image.tobytes()
 
 
+def test_a_picture_too_large_for_webp_is_named_and_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.webp: 16384 x 1 pixels; WebP holds 16383"):
+        records.write_image(tmp_path / "a.webp", Image.new("RGB", (16384, 1)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
 def test_a_truncated_image_is_named(share: float, suffix: str, tmp_path: Path) -> None:

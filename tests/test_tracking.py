@@ -17,6 +17,9 @@ from selma import recorder, tracking
 ROOT = Path(__file__).parents[1]
 DVC = """
 stages:
+  load:
+    cmd: python -m stages.load
+    outs: [in/data]
   merge:
     cmd: python -m stages.merge
     params: [seed, merge]
@@ -28,14 +31,17 @@ PARAMS = "profile: toy\nseed: 7\nmerge: {operator: factor_mean, rate: 1e-4}\n"
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one stage, where stages spool and nobody records yet."""
+    """A repository with two stages, and a third that is no more, where stages spool and nobody records yet."""
     monkeypatch.chdir(tmp_path)
     for name in ("SELMA_TRACKING", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tracking, "_start_recorder", lambda: None)
     (tmp_path / "dvc.yaml").write_text(DVC)
     (tmp_path / "params.yaml").write_text(PARAMS)
-    (tmp_path / "dvc.lock").write_text("stages:\n  load:\n    outs:\n    - {path: in/data, md5: 0123abcd}\n")
+    (tmp_path / "dvc.lock").write_text(
+        "stages:\n  load:\n    outs:\n    - {path: in/data, md5: 0123abcd}\n"
+        "  gone:\n    outs:\n    - {path: in/data, md5: deadbeef}\n"
+    )
     (tmp_path / "metrics").mkdir()
     return tmp_path
 

@@ -33,9 +33,9 @@ class EndpointVlm:
         import openai  # only where a server is asked
 
         self._openai, self._model = openai, model
-        base_url = base_url or keys.OPENAI
-        self._key = keys.read(base_url, key_env, param="endpoint.key_env", needed=False)
-        self._url = urlsplit(base_url).netloc.rpartition("@")[2]
+        base_url = keys.address(base_url, param="endpoint.base_url")
+        self._key = keys.read(base_url, key_env, param="endpoint.key_env")
+        self._url = urlsplit(base_url).netloc
         self._logprobs = True  # until the server refuses them
         self._client = openai.OpenAI(
             api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=RETRIES
@@ -86,7 +86,7 @@ def data_url(image: Image.Image) -> str:
 
 
 def load_endpoint(folder: Path, model: str, base_url: str | None, key_env: str | None) -> VqaJudge:
-    """The judge; raises UserError where OpenAI's own server is meant and the environment holds no key."""
+    """The judge; raises UserError for an address that is none, and for a key that the environment does not hold."""
     return VqaJudge(EndpointVlm(model, base_url, key_env), instruct, load_matcher(folder))
 
 
