@@ -6,6 +6,7 @@ nothing of selma but errors and schema.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated
 
@@ -23,6 +24,8 @@ HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
 # Judges that answer questions (selma/judges), and those that score an image for its prompt.
 VQA_KINDS = ("embedded", "blip_vqa", "blip2", "instructblip", "chat_vlm", "endpoint")
 SCORE_KINDS = ("pickscore", "clipscore", "hps", "image_reward")
+
+EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 
 Count = Annotated[int, Range(1)]  # how many of something: 1 or more
 Seed = Annotated[int, Range(0, 2**32 - 1)]
@@ -122,8 +125,63 @@ class JudgeSource:
     endpoint: Endpoint | None = None
 
 
-def check_benchmark(key: str, benchmark: Benchmark) -> None:
-    """Raise UserError, naming `key`, unless a benchmark names what its source needs, and nothing else."""
+def check_benchmarks(benchmarks: Mapping[str, Benchmark], primary: str, others: Sequence[str]) -> None:
+    """Raise UserError unless every benchmark names what its source needs, and those in use are there, each once."""
+    allow("evaluate.benchmark", primary, benchmarks, "in `benchmarks`")
+    allow_all("evaluate.others", others, benchmarks, "in `benchmarks`")
+    if primary in others:
+        raise UserError(f"evaluate.others holds {primary}, which is evaluate.benchmark; name it once")
+    for name, benchmark in benchmarks.items():
+        _check_benchmark(f"benchmarks.{name}", benchmark)
+
+
+def check_judges(
+    judges: Mapping[str, JudgeSource], asked: str, preferences: Sequence[str], models: Sequence[str]
+) -> None:
+    """Raise UserError unless every judge names what its kind needs, and those in use are there and can do it.
+
+    asked: the one that answers questions. preferences: those that score images, each of every one of `models`.
+    """
+    for name, source in judges.items():
+        _check_judge(f"judges.{name}", source)
+    allow("judge.name", asked, judges, "in `judges`")
+    if judges[asked].kind not in VQA_KINDS:
+        raise UserError(f"judge.name is {asked}, which answers no questions; see `preferences`")
+    allow_all("preferences", preferences, judges, "in `judges`")
+    for name in preferences:
+        if judges[name].kind == "embedded":
+            raise UserError(f"preferences holds {name}, which scores no images for their prompts")
+    scored = [f"{judge}-{model}" for judge in preferences for model in models]
+    for name in scored:
+        if scored.count(name) > 1:
+            raise UserError(f"preferences and models make two stages prefer@{name}; rename one of them")
+
+
+def check_backbones(backbones: Mapping[str, Backbone], used: Mapping[str, str]) -> None:
+    """Raise UserError unless every backbone names what its source needs, and those `used`, by key, are there."""
+    for name, backbone in backbones.items():
+        if name == EMBEDDED:
+            raise UserError(f"backbones.{name}: the embedded backbone has that name; choose another")
+        _check_backbone(f"backbones.{name}", backbone)
+    for key, name in used.items():
+        allow(key, name, {EMBEDDED, *backbones}, "in `backbones`, or the embedded one")
+
+
+def allow(key: str, value: str, allowed: Iterable[str], kind: str) -> None:
+    """Raise UserError, naming `key`, unless `value` is one of `allowed`."""
+    allow_all(key, [value], allowed, kind, verb="is")
+
+
+def allow_all(
+    key: str, values: Iterable[str], allowed: Iterable[str], kind: str, verb: str = "holds"
+) -> None:
+    """Raise UserError, naming `key`, unless each of `values` is one of `allowed`."""
+    for value in values:
+        if value not in allowed:
+            raise UserError(f"{key} {verb} {value}; it must be one {kind}: {', '.join(sorted(allowed))}")
+
+
+def _check_benchmark(key: str, benchmark: Benchmark) -> None:
     named = set(BENCHMARK_FIELDS[benchmark.source])
     one_file = "url" in named
     needs, takes = (set(), named | {"sha256"}) if one_file else (named, named)
@@ -136,16 +194,14 @@ def check_benchmark(key: str, benchmark: Benchmark) -> None:
             raise UserError(f"{name} needs either url or path, one of the two")
 
 
-def check_judge(key: str, source: JudgeSource) -> None:
-    """Raise UserError, naming `key`, unless a judge names what its kind needs, and nothing else."""
+def _check_judge(key: str, source: JudgeSource) -> None:
     needs = {"embedded": set(), "endpoint": {"endpoint"}}.get(source.kind, {"weights"})
     also = {"tokenizer"} if source.kind in SCORE_KINDS else {"matcher"}
     takes = needs if source.kind == "embedded" else needs | also
     _check_fields(key, source, needs, takes, f"a judge of kind {source.kind}")
 
 
-def check_backbone(key: str, backbone: Backbone) -> None:
-    """Raise UserError, naming `key`, unless a backbone names what its source needs, and nothing else."""
+def _check_backbone(key: str, backbone: Backbone) -> None:
     needs = {"hub": {"id", "revision"}, "local": {"path"}}[backbone.source]
     takes = needs | {"variant", "vae"}
     _check_fields(key, backbone, needs, takes, f"a backbone from source {backbone.source}")

@@ -7,29 +7,28 @@ setting, add a field. Ground floor: imports nothing of selma but errors, schema 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from selma.errors import UserError
 from selma.origins import (
-    VQA_KINDS,
     Backbone,
     Benchmark,
     Count,
     JudgeSource,
     Seed,
-    check_backbone,
-    check_benchmark,
-    check_judge,
+    allow,
+    allow_all,
+    check_backbones,
+    check_benchmarks,
+    check_judges,
 )
 from selma.schema import MayBeEmpty, Name, OneOf, Range, Unique, build, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 OPERATORS = ("factor_mean", "delta_mean")
 BACKBONES = "models/backbones"
-EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 EXPERTS = "models/experts"
 MERGED = "models/merged"
 IMAGES = "data/images"
@@ -259,18 +258,12 @@ def _cross_check(params: Params) -> None:
                 f"pretrain.corpora.{name}.images is {corpus.images}; it must be even: pictures come in pairs"
             )
     for number, run in enumerate(params.pretrain.unet):
-        for name in run.corpora:
-            _allow(
-                f"pretrain.unet[{number}].corpora holds",
-                name,
-                params.pretrain.corpora,
-                "in `pretrain.corpora`",
-                verb="",
-            )
+        key = f"pretrain.unet[{number}].corpora"
+        allow_all(key, run.corpora, params.pretrain.corpora, "in `pretrain.corpora`")
 
     folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
     for name, expert in params.experts.items():
-        _allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
         steps = expert.steps or params.expert.steps
         if params.expert.checkpoint_every > steps:
             raise UserError(
@@ -278,38 +271,11 @@ def _cross_check(params: Params) -> None:
                 f"it must be at most the {steps} steps of expert {name}"
             )
 
-    for expert in params.merge.experts:
-        _allow("merge.experts holds", expert, params.experts, "in `experts`", verb="")
-    _allow("evaluate.benchmark", params.evaluate.benchmark, params.benchmarks, "in `benchmarks`")
-    for name in params.evaluate.others:
-        _allow("evaluate.others holds", name, params.benchmarks, "in `benchmarks`", verb="")
-        if name == params.evaluate.benchmark:
-            raise UserError(f"evaluate.others holds {name}, which is evaluate.benchmark; name it once")
-
-    for name, benchmark in params.benchmarks.items():
-        check_benchmark(f"benchmarks.{name}", benchmark)
-
-    for name, source in params.judges.items():
-        check_judge(f"judges.{name}", source)
-    _allow("judge.name", params.judge.name, params.judges, "in `judges`")
-    if params.judges[params.judge.name].kind not in VQA_KINDS:
-        raise UserError(f"judge.name is {params.judge.name}, which answers no questions; see `preferences`")
-    for name in params.preferences:
-        _allow("preferences holds", name, params.judges, "in `judges`", verb="")
-        if params.judges[name].kind == "embedded":
-            raise UserError(f"preferences holds {name}, which scores no images for their prompts")
-    scored = [f"{judge}-{model}" for judge in params.preferences for model in params.models]
-    for name in scored:
-        if scored.count(name) > 1:
-            raise UserError(f"preferences and models make two stages prefer@{name}; rename one of them")
-
-    for name, backbone in params.backbones.items():
-        if name == EMBEDDED:
-            raise UserError(f"backbones.{name}: the embedded backbone has that name; choose another")
-        check_backbone(f"backbones.{name}", backbone)
-    drawn = {EMBEDDED, *params.backbones}
-    _allow("images.backbone", params.images.backbone, drawn, "in `backbones`, or the embedded one")
-    _allow("expert.backbone", params.expert.backbone, drawn, "in `backbones`, or the embedded one")
+    allow_all("merge.experts", params.merge.experts, params.experts, "in `experts`")
+    check_benchmarks(params.benchmarks, params.evaluate.benchmark, params.evaluate.others)
+    check_judges(params.judges, params.judge.name, params.preferences, list(params.models))
+    used = {"images.backbone": params.images.backbone, "expert.backbone": params.expert.backbone}
+    check_backbones(params.backbones, used)
     if params.expert.accumulate > params.expert.batch:
         raise UserError(
             f"expert.accumulate is {params.expert.accumulate}; "
@@ -319,15 +285,9 @@ def _cross_check(params: Params) -> None:
     base = f"{BACKBONES}/{params.expert.backbone}"
     weights = {base, MERGED, *(f"{EXPERTS}/{name}" for name in params.experts)}
     for name, model in params.models.items():
-        _allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
+        allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
     for name, folder in (("base", base), ("merged", MERGED)):
         if name not in params.models or params.models[name].weights != folder:
             raise UserError(
                 f"models.{name} is needed, with weights {folder}: every score is compared with it"
             )
-
-
-def _allow(key: str, value: str, allowed: Iterable[str], kind: str, verb: str = " is") -> None:
-    """Raise UserError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise UserError(f"{key}{verb} {value}; it must be one {kind}: {', '.join(sorted(allowed))}")
