@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selma import records
 from selma.devices import pick_device, torch_dtype
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline

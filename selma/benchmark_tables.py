@@ -17,7 +17,7 @@ from selma.benchmarks import Item
 from selma.bootstrap import bootstrap_mean
 from selma.choices import match, normal
 from selma.dsg import Proposition
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.saved import Saved
 from selma.scoring import QuestionScore
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 SPLITS = ("dev", "test")
 

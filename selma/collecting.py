@@ -8,8 +8,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 from selma.llm import Provider, Request
 from selma.replies import parse_reply
 from selma.skills import Skill, request_text

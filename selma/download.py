@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit, urlunsplit
 
-from selma.errors import UserError
-from selma.records import sha256_file
+from selma.ground.errors import UserError
+from selma.ground.records import sha256_file
 
 SCHEMES = ("https", "http", "file")
 CHUNK = 2**20  # bytes

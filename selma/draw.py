@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selma import backbones, records, sampler
-from selma.errors import UserError
-from selma.params import load_params
+from selma import backbones, sampler
+from selma.ground import records
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 
 if TYPE_CHECKING:
     from PIL.Image import Image

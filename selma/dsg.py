@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selma.benchmarks import Item, Question
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.rows import Row, read_csv
 
 COLUMNS = (

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 class SentenceEmbedder:

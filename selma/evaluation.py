@@ -10,7 +10,7 @@ from typing import Any
 from selma import scoring
 from selma.benchmarks import Item
 from selma.bootstrap import bootstrap_gain
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.scoring import QuestionScore
 
 BASE, MERGED, SINGLE = "base", "merged", "all"  # `all` is the one LoRA trained on every skill's images

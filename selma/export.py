@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma import backbones, dvcfile, hub, kohya, lora, model_card, records, schema, work
-from selma.errors import UserError
+from selma import backbones, hub, kohya, lora, model_card
+from selma.ground import dvcfile, records, schema, work
+from selma.ground.errors import UserError
+from selma.ground.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
 from selma.lora import LoraWeights
-from selma.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
 
 if TYPE_CHECKING:
     import torch

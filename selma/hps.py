@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selma.benchmarks import Item
-from selma.errors import UserError
-from selma.records import read_json
+from selma.ground.errors import UserError
+from selma.ground.records import read_json
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 

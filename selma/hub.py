@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 INDEX = "model_index.json"
 SOURCE = "source.json"

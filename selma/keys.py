@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 OPENAI = "https://api.openai.com/v1"
 

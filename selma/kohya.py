@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.lora import LoraWeights
 
 _ATTENTION = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.(.+)")

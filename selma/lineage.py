@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selma import charts, records
-from selma.errors import UserError
+from selma import charts
+from selma.ground import records
+from selma.ground.errors import UserError
 from selma.table import percent
 
 

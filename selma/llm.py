@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selma import keys
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.llm import Reply, Request, Settings
 from selma.llm_answers import error_message, read_answer, retry_after
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from selma.ground.work import home
 from selma.llm import Provider, Reply, Request
-from selma.work import home
 
 FOLDER = ".llm"  # beside .work, which a stage empties when it ends; neither git nor DVC looks at it
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 WEIGHTS, CARD = "pytorch_lora_weights.safetensors", "lora.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.lora import LoraWeights
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.errors import UserError
 from selma.evaluation import MERGED, SINGLE
+from selma.ground.errors import UserError
 from selma.table import gain_text, percent, verdict
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")

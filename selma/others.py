@@ -14,7 +14,7 @@ from typing import Any
 
 from selma import benchmarks, evaluation, scoring
 from selma.benchmarks import Item
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.saved import read_scores
 
 

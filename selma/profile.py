@@ -19,10 +19,10 @@ from typing import Any, get_type_hints
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
-from selma.errors import UserError
-from selma.params import Params, load_params
-from selma.records import atomic
-from selma.schema import load_yaml
+from selma.ground.errors import UserError
+from selma.ground.params import Params, load_params
+from selma.ground.records import atomic
+from selma.ground.schema import load_yaml
 
 DEFAULT = "shapes"
 

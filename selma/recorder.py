@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from selma.ground.work import home
 from selma.tracking import redact, spools
-from selma.work import home
 
 EXPERIMENT = "selma"
 LINGER = 4.0  # seconds without work before the recorder that a stage started goes to rest

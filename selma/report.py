@@ -12,8 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from selma import charts, lineage, other_tables, records
-from selma.errors import UserError
+from selma import charts, lineage, other_tables
+from selma.ground import records
+from selma.ground.errors import UserError
 from selma.table import percent, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

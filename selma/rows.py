@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selma import backbones, conditioning, records
+from selma import backbones, conditioning
+from selma.ground import records
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.errors import UserError
-from selma.records import read_jsonl
+from selma.ground.errors import UserError
+from selma.ground.records import read_jsonl
 from selma.rows import Row, read_csv
 
 MODEL = "t2i_model"

@@ -24,7 +24,7 @@ from typing import Any
 from selma import benchmark_tables as tables
 from selma import choices, dsg, tifa
 from selma.benchmarks import load_split
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.saved import Saved, read_answers, read_scores
 
 FOLDER = Path("data/benchmarks")

@@ -20,8 +20,8 @@ from statistics import fmean
 from typing import Any
 
 from selma.benchmarks import Item
-from selma.errors import UserError
-from selma.records import read_jsonl
+from selma.ground.errors import UserError
+from selma.ground.records import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from statistics import fmean
 
 from PIL.Image import Image
 
-from selma import records, scoring
+from selma import scoring
 from selma.benchmarks import Item
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 from selma.judges import Judge, ask
 
 Shot = tuple[Item, int]  # a prompt and which of its images

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from selma.errors import UserError
-from selma.schema import Range, Slug, Unique, build, load_yaml
+from selma.ground.errors import UserError
+from selma.ground.schema import Range, Slug, Unique, build, load_yaml
 
 SEEDS = 3  # seed prompts a skill starts from (paper: 3)
 

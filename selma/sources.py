@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from selma.benchmarks import Item
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 T = TypeVar("T")
 

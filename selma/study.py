@@ -21,14 +21,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selma import benchmarks, records, scoring, stage
+from selma import benchmarks, scoring
 from selma.bootstrap import bootstrap_gain
-from selma.errors import UserError
+from selma.ground import records, stage
+from selma.ground.errors import UserError
+from selma.ground.params import Params, load_params
 from selma.judges import ask, load_judge
-from selma.params import Params, load_params
 
 SEEDS = (42, 43, 44)
-GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # and the evaluation's own
 FOLDER = Path("metrics/study")
 COMPARED = {"gain": ("base", "merged"), "gain_over_single": ("all", "merged")}
 PLACES = 4
@@ -60,7 +61,7 @@ def guidance_curve(params: Params, kept: Path) -> list[dict]:
     rows = []
     for split in benchmarks.SPLITS:
         items = benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, split)
-        for guidance in GUIDANCE:
+        for guidance in sorted({*GUIDANCE, params.evaluate.guidance}):
             by_model = {}
             for name, lora in (("base", None), ("merged", merged)):
                 path = kept / version / f"{split}-{guidance:g}-{name}.json"

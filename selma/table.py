@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selma.errors import UserError
-from selma.records import read_json
+from selma.ground.errors import UserError
+from selma.ground.records import read_json
 
 EVAL = Path("metrics/eval.json")
 GAINS = (("gain", "gain of merged over base"), ("gain_over_single", "gain of merged over one LoRA"))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from selma.benchmarks import Item, Question
-from selma.errors import UserError
-from selma.records import read_json
+from selma.ground.errors import UserError
+from selma.ground.records import read_json
 
 _PROMPT_KEYS = ("id", "caption")
 _QUESTION_KEYS = (*_PROMPT_KEYS, "question", "choices", "answer", "element_type")

@@ -27,8 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from selma.errors import UserError
-from selma.work import home
+from selma.ground.errors import UserError
+from selma.ground.work import home
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _spool: Spool | None = None  # of the stage this process runs
@@ -118,7 +118,7 @@ def _open(name: str) -> None:
 
 
 def _close(name: str, status: str) -> None:
-    from selma.dvcfile import load_stages
+    from selma.ground.dvcfile import load_stages
 
     stage = load_stages(Path.cwd()).get(name) if Path("dvc.yaml").is_file() else None
     for path in stage.metrics if stage and status == "FINISHED" else ():
@@ -134,8 +134,8 @@ def _close(name: str, status: str) -> None:
 
 def _declared(name: str) -> dict[str, Any]:
     """The values of the params that dvc.yaml declares for the stage, by dotted key."""
-    from selma.dvcfile import load_stages, lookup
-    from selma.schema import load_yaml
+    from selma.ground.dvcfile import load_stages, lookup
+    from selma.ground.schema import load_yaml
 
     if not Path("dvc.yaml").is_file():
         return {}
@@ -157,7 +157,7 @@ def _tags(name: str) -> dict[str, str]:
     if "@" in name:
         tags["dvc.key"] = name.partition("@")[2]
     with suppress(OSError, KeyError, TypeError):
-        from selma.schema import load_yaml
+        from selma.ground.schema import load_yaml
 
         tags["profile"] = str(load_yaml(Path("params.yaml"))["profile"])
     return tags | {f"md5.{path}": md5 for path, md5 in _inputs(name).items()}
@@ -165,7 +165,7 @@ def _tags(name: str) -> dict[str, str]:
 
 def _inputs(name: str) -> dict[str, str]:
     """DVC's checksum of each of the stage's deps that an earlier stage made."""
-    from selma.dvcfile import load_stages
+    from selma.ground.dvcfile import load_stages
 
     if not (Path("dvc.lock").is_file() and Path("dvc.yaml").is_file()):
         return {}

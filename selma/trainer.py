@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from selma import lora, records
+from selma import lora
 from selma.conditioning import Conditioning
-from selma.errors import UserError
 from selma.examples import Examples
+from selma.ground import records
+from selma.ground.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler

@@ -14,11 +14,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import benchmarks, records, stage, work
+from selma import benchmarks
 from selma.benchmarks import Item
-from selma.errors import UserError
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.judges import ask, load_judge
-from selma.params import load_params
 
 
 def main(model: str) -> None:

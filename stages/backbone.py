@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, hub, records, stage, work
-from selma.errors import UserError
-from selma.params import load_params
+from selma import backbones, hub
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 
 
 def main(name: str) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selma import benchmarks, download, sources, stage, work
+from selma import benchmarks, download, sources
 from selma.benchmarks import Item
-from selma.errors import UserError
-from selma.params import Benchmark, load_params
+from selma.ground import stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import Benchmark, load_params
 
 
 def main(name: str) -> None:

@@ -18,11 +18,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selma import benchmarks, evaluation, grid, others, records, scoring, stage, tracking, work
+from selma import benchmarks, evaluation, grid, others, scoring, tracking
 from selma.benchmarks import Item
-from selma.errors import UserError
 from selma.evaluation import BASE, MERGED, Scores
-from selma.params import load_params
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 
 PER_SKILL = 2  # prompts of each skill in the grid
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, devices, examples, lora, records, stage, tracking, trainer, work
-from selma.errors import UserError
-from selma.params import load_params
+from selma import backbones, devices, examples, lora, tracking, trainer
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 
 IMAGES = Path("data/images")
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from selma import records, stage, work
 from selma.benchmarks import load_split, splits
 from selma.diversity import DiversityFilter, Reason
-from selma.errors import UserError
-from selma.params import load_params
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.skills import load_skill
 
 

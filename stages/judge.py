@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from selma import records, stage, work
-from selma.errors import UserError
-from selma.params import load_params
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.published import CARD, FOLDER
 from selma.published.fetch import fetch
 

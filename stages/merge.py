@@ -12,8 +12,9 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-from selma import lora, merging, records, stage, work
-from selma.params import load_params
+from selma import lora, merging
+from selma.ground import records, stage, work
+from selma.ground.params import load_params
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import benchmarks, records, stage, work
-from selma.errors import UserError
+from selma import benchmarks
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.judges.scorers import load_scorer
-from selma.params import load_params
 
 
 def main(judge: str, model: str) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from selma import records, stage, tracking, work
-from selma.params import load_params
+from selma import tracking
+from selma.ground import records, stage, work
+from selma.ground.params import load_params
 from selma.shapes.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 FIELDS = ["part", "step", "loss"]

@@ -18,11 +18,11 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from selma import records, stage, work
 from selma.collecting import collect, cost
+from selma.ground import records, stage, work
+from selma.ground.params import load_params
 from selma.llm import Settings, load_provider
 from selma.llm_store import keep_replies
-from selma.params import load_params
 from selma.skills import load_skill
 
 

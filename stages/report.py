@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from selma import records, report, stage, table
-from selma.params import load_params
+from selma import report, table
+from selma.ground import records, stage
+from selma.ground.params import load_params
 
 OUT = Path("data/report/index.html")
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import backbones, benchmarks, records, sampler, stage, tracking, work
-from selma.errors import UserError
-from selma.params import load_params
+from selma import backbones, benchmarks, sampler, tracking
+from selma.ground import records, stage, work
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 
 SHEET = 8  # images in the sample that MLflow shows
 

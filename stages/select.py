@@ -18,9 +18,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from selma import benchmarks, records, selection, stage, work
+from selma import benchmarks, selection
+from selma.ground import records, stage, work
+from selma.ground.params import Params, load_params
 from selma.judges import load_judge
-from selma.params import Params, load_params
 
 
 def main(name: str) -> None:

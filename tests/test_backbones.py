@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selma import backbones, devices, lora
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 def saved_lora(folder: Path, backbone: Path, alpha: float = 8.0) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selma import sources
 from selma.benchmarks import Item, Question, load_split, splits, write_split
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "object")
 CHILD = Question("2", "Is the circle red?", ("yes", "no"), "yes", ("1",), "color")

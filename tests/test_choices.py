@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selma import score
 from selma.choices import choose, chooser, match, nearest, normal
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from tests.test_sources import tifa_question, write
 
 ANIMALS = ["dog", "cat", "polar bear"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selma import download
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 BODY = bytes(range(256)) * 40_000  # some chunks and a piece of one
 SHA = hashlib.sha256(BODY).hexdigest()

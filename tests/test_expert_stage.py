@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selma import backbones, lora, records, tracking
-from selma.errors import UserError
+from selma import backbones, lora, tracking
+from selma.ground import records
+from selma.ground.errors import UserError
 from stages import expert, merge
 
 SETTINGS = {

@@ -16,8 +16,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors import safe_open
 
-from selma import backbones, export, lora, records
-from selma.errors import UserError
+from selma import backbones, export, lora
+from selma.ground import records
+from selma.ground.errors import UserError
+from selma.ground.schema import load_yaml
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 ROOT = Path(__file__).parents[1]
@@ -163,15 +165,17 @@ def test_the_folder_names_its_files_and_where_they_come_from(run) -> None:
 def test_the_card_of_the_merged_lora(run) -> None:
     folder = export.export("merged", "kohya")
     card = (folder / "README.md").read_text()
+    params = load_yaml(run / "params.yaml")
     for fact in (
         "merged into one LoRA",
         "trained on images that the base model drew itself",
         "| skills | objects, count |",
         "by `factor_mean`",
-        "| images | 400, drawn by `shapes`, 20 steps, guidance 3.0 |",
+        f"| images | 400, drawn by `shapes`, {params['images']['steps']} steps, guidance {params['images']['guidance']} |",
         "rank 4, alpha 6",
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
-        "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images of 20 steps at guidance 1.0",
+        "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images "
+        f"of {params['evaluate']['steps']} steps at guidance {params['evaluate']['guidance']}",
         records.sha256_file(weights_of(folder)),
         "trained from nothing by this repository's stage `pretrain`",
         "those open no base model of this architecture",

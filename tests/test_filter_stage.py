@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from selma import records
 from selma.benchmarks import Item, Question, write_split
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 from stages import filter as filter_stage
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from selma import hub, records
-from selma.errors import UserError
+from selma import hub
+from selma.ground import records
+from selma.ground.errors import UserError
 from stages import backbone
 from tests.hub_server import Hub, Repo, serve
 

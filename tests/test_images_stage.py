@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 from stages import images
 
 PROMPTS = [
@@ -20,7 +20,7 @@ SETTINGS = {"images.steps": 2, "images.batch": 4}
 # Runs the stage and dies the way the out-of-memory killer kills, in the middle of writing one image.
 KILLED = """
 import os, signal
-from selma import records, stage
+from selma.ground import records, stage
 from stages import images
 
 write, count = records.write_image, 0

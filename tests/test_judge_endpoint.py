@@ -14,9 +14,9 @@ from PIL import Image
 
 from selma import published
 from selma.benchmarks import Question
-from selma.errors import UserError
+from selma.ground.errors import UserError
+from selma.ground.records import write_json
 from selma.judges import Answer, endpoint, load_judge
-from selma.records import write_json
 
 KEY = "sk-secret-of-the-judge"
 YES_NO = Question("1", "Is it red?", ("yes", "no"), "yes", (), "color")

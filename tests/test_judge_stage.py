@@ -15,10 +15,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from selma import published, records
-from selma.errors import UserError
+from selma import published
+from selma.ground import records
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.judges.scorers import load_scorer
-from selma.params import load_params
 from selma.published.convert import read_pickle
 from stages import judge
 from tests.hub_server import Hub, Repo, serve

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from tokenizers import normalizers
 
-from selma import judges, origins, published
+from selma import judges, published
 from selma.benchmarks import Item, Question
-from selma.errors import UserError
+from selma.ground import origins
+from selma.ground.errors import UserError
+from selma.ground.records import write_json
 from selma.judges import Answer, ask, load_judge, scorers
 from selma.judges.vqa import VQASCORE, Said, VqaJudge, instruct, yes_no_tokens
-from selma.records import write_json
 from tests.judge_models import ID, MAKERS, tokenizer
 
 QUESTIONS = [

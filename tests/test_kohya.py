@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from selma import kohya
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.lora import LoraWeights
 from tests.unets import SD2, SD14, SDXL
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.llm import Reply, Request, Settings, ThreadedProvider, load_provider
 from selma.llm_store import RecordedProvider, keep_replies
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from selma import llm_openai
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.llm import Reply, Request, Settings, load_provider
 from selma.replies import parse_reply
 from tests.llm_server import Answer, Server, error, prompts, reply, serve

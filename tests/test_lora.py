@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from selma import backbones, lora
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from tests.unets import KNOWN
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]

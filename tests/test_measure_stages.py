@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from selma import judges, records
+from selma import judges
 from selma.benchmarks import Item, Question, load_split, write_split
-from selma.dvcfile import load_stages
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.dvcfile import load_stages
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.judges import Answer
-from selma.params import load_params
 from stages import answer, benchmark, evaluate, judge, prefer, report
 
 ROOT = Path(__file__).parents[1]

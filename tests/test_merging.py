@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma import backbones, lora, merging
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.lora import LoraWeights
 
 SHAPES = {"down.to_q": (5, 7), "mid.to_out.0": (6, 4)}  # module -> (out, in)

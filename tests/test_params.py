@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from selma import params as schema
-from selma.errors import UserError
-from selma.params import Params, load_params
-from selma.schema import load_yaml
+from selma.ground import params as schema
+from selma.ground.errors import UserError
+from selma.ground.params import Params, load_params
+from selma.ground.schema import load_yaml
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = load_yaml(ROOT / "params.yaml")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from selma import profile
-from selma.errors import UserError
-from selma.params import load_params
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.shapes.render import CANVAS
 
 ROOT = Path(__file__).parents[1]

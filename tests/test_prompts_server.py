@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from selma import llm_openai, recorder, stage, tracking
-from selma.errors import UserError
-from selma.records import read_json, read_jsonl
+from selma import llm_openai, recorder, tracking
+from selma.ground import stage
+from selma.ground.errors import UserError
+from selma.ground.records import read_json, read_jsonl
 from stages import prompts as prompts_stage
 from tests.llm_server import Answer, Server, error, examples, prompts, reply, serve
 

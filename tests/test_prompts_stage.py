@@ -14,10 +14,11 @@ from random import Random
 import pytest
 from ruamel.yaml import YAML
 
-from selma import llm, stage
+from selma import llm
 from selma.benchmarks import SPLITS, Item, Question, write_split
-from selma.errors import UserError
-from selma.records import prompt_id, read_json, read_jsonl
+from selma.ground import stage
+from selma.ground.errors import UserError
+from selma.ground.records import prompt_id, read_json, read_jsonl
 from stages import filter as filter_stage
 from stages import prompts as prompts_stage
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 
 def test_ids_and_seeds_are_pinned() -> None:

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from selma import charts, grid, records, report, table
+from selma import charts, grid, report, table
 from selma.benchmarks import Item, Question
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 HOSTILE = "</td><script>alert('x')</script>"

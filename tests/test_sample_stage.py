@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from selma import backbones, benchmarks, draw, lora, records
-from selma.errors import UserError
+from selma import backbones, benchmarks, draw, lora
+from selma.ground import records
+from selma.ground.errors import UserError
 from stages import sample
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]

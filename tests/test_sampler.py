@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from selma import backbones, records, sampler
+from selma import backbones, sampler
+from selma.ground import records
 
 TEXTS = ["a red circle", "two blue squares", "a green star", "a red circle", "a small cross"]
 SEEDS = [3, 1, 4, 159, 26]

@@ -11,13 +11,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from selma import published
-from selma.errors import UserError
+from selma.ground.errors import UserError
+from selma.ground.records import write_json
 from selma.judges import pixels
 from selma.judges.scorers import load_scorer
 from selma.published import convert, openclip, reward
 from selma.published.openclip import to_transformers
 from selma.published.reward import to_reward
-from selma.records import write_json
 from tests.judge_models import SIZE, TOWER, bert_tokenizer, clip_config, clip_tokenizer
 
 PROMPTS = ("a red circle", "two blue circles, seen from far away, and a dog")

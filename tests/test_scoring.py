@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selma import bootstrap, evaluation, scoring
 from selma.benchmarks import Item, Question
 from selma.bootstrap import bootstrap_gain, bootstrap_mean
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 # Time says nothing about these on a busy machine.
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

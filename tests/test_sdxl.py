@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selma import backbones, lora, records
+from selma import backbones, lora
 from selma.benchmarks import Item, Question, write_split
+from selma.ground import records
 from stages import answer, backbone, evaluate, expert, images, judge, merge, sample, select
 
 SKILLS = ["count", "tags"]

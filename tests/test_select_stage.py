@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from selma import backbones, judges, records, sampler
+from selma import backbones, judges, sampler
 from selma.benchmarks import Item, Question, write_split
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.judges import Answer
-from selma.params import load_params
 from stages import select
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from selma.benchmarks import Question
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.shapes.exam import _scene
 from selma.shapes.language import STYLES, describe
 from selma.shapes.oracle import Oracle

@@ -63,7 +63,7 @@ def test_the_loss_falls(tmp_path):
 def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
     from diffusers import DiffusionPipeline
 
-    corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, spread=1.0, jitter=1.0)
+    corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, pairs=0.46, spread=1.0, jitter=1.0)
     recipe = Recipe(
         seed=0,
         rare=0.1,

@@ -13,9 +13,9 @@ from selma.diversity import rouge_l
 from selma.replies import parse_list
 from selma.shapes.corpus import make_corpus
 from selma.shapes.exam import make_exam
-from selma.shapes.language import KINDS, STYLES, describe
+from selma.shapes.language import STYLES, describe
 from selma.shapes.scene import RARE, sample_scene
-from selma.shapes.writer import Writer, read_style
+from selma.shapes.writer import KINDS, Writer, read_style
 from selma.skills import load_skill, request_text
 
 SKILLS = Path("data/skills/shapes")
@@ -66,6 +66,16 @@ def test_exam_questions_hang_on_the_existence_of_what_they_speak_of():
                 assert question.parents and set(question.parents) <= objects
 
 
+def test_most_exam_prompts_speak_of_two_things_and_a_fifth_of_the_counts_of_more_than_three():
+    items = make_exam(0, dev_per_skill=1, test_per_skill=100)["test"]
+    asked = [[q.category for q in item.questions] for item in items]
+    pairs = sum(categories.count("object") == 2 for categories in asked)
+    assert 0.75 < pairs / 400 < 0.85
+    assert 10 <= sum("count_many" in categories for categories in asked) <= 30
+    assert sum("count" in categories for categories in asked) > 60
+    assert 150 < sum("background" in categories for categories in asked) < 250
+
+
 def test_counterfactual_prompts_are_made_of_rare_combinations_only():
     for item in make_exam(0, dev_per_skill=1, test_per_skill=30)["test"]:
         if item.skill == "counterfactual":
@@ -76,11 +86,22 @@ def test_counterfactual_prompts_are_made_of_rare_combinations_only():
 
 
 def test_corpus_is_reproducible_and_its_neighbours_differ():
-    recipe = {"images": 40, "captions": 2, "rare": 0.05, "wrong": 0.2, "drop": 0.3}
+    recipe = {"images": 40, "captions": 2, "rare": 0.05, "wrong": 0.2, "drop": 0.3, "pairs": 0.5}
     corpus = make_corpus(3, **recipe)
     again = make_corpus(3, **recipe)
     assert np.array_equal(corpus.images, again.images) and corpus.captions == again.captions
     assert corpus.images.shape == (40, 64, 64, 3) and all(len(texts) == 2 for texts in corpus.captions)
+
+
+def test_a_corpus_shows_as_many_pairs_as_asked_for():
+    recipe = {"images": 600, "captions": 1, "rare": 0.0, "wrong": 0.0, "drop": 0.0}
+    shares = []
+    for pairs in (0.0, 0.75, 1.0):
+        texts = make_corpus(0, **recipe, pairs=pairs).captions
+        shares.append(
+            np.mean([len(re.findall(r"circle|square|triangle|cross", text)) > 1 for [text] in texts])
+        )
+    assert shares[0] == 0.0 and shares[2] == 1.0 and 0.65 < shares[1] < 0.85
 
 
 @pytest.mark.parametrize("skill", STYLES)

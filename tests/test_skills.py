@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from selma.errors import UserError
-from selma.params import load_params
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from selma.skills import load_skill, request_text
 
 ROOT = Path(__file__).parent.parent

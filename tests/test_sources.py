@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from selma import dsg, hps, origins, sources, tifa
+from selma import dsg, hps, sources, tifa
 from selma.benchmarks import Item, load_split, splits
-from selma.errors import UserError
-from selma.params import load_params
+from selma.ground import origins
+from selma.ground.errors import UserError
+from selma.ground.params import load_params
 from stages import benchmark
 
 ROOT = Path(__file__).parents[1]

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from selma import stage
+from selma.ground import stage
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 from pathlib import Path
-from selma import stage
-from selma.errors import UserError
+from selma.ground import stage
+from selma.ground.errors import UserError
 
 def main(name: str) -> None:
     print("stage", stage.name(), flush=True)

@@ -170,7 +170,8 @@ def test_stages_of_one_pipeline_share_a_run_and_other_params_make_another(reposi
 
 
 def test_a_stage_does_not_import_mlflow(repository: Path) -> None:
-    code = "import sys; from selma import stage, tracking\ntracking._start_recorder = lambda: None\n"
+    code = "import sys; from selma import tracking; from selma.ground import stage\n"
+    code += "tracking._start_recorder = lambda: None\n"
     code += "with tracking.stage_run('merge'): pass\nprint('mlflow' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],

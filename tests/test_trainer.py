@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selma import backbones, conditioning, examples, lora, trainer
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 SETTINGS = trainer.Settings(
     steps=12,

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from selma import records
 from selma.benchmarks import Item, Question
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 from selma.published import CARD, FOLDER
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges.generation import SETTINGS, Reader, to_model
 from selma.judges.vqa import Said, VqaJudge, instruct, load_matcher
 from selma.judges.weights import load_model, load_part

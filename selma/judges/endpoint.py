@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from selma import choices, keys
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges.vqa import BATCH, Said, VqaJudge, instruct, load_matcher
 
 TIMEOUT = 120  # seconds for an answer

@@ -13,7 +13,7 @@ from safetensors.torch import load_model
 from transformers import BertTokenizer, BlipConfig
 
 from selma.devices import pick_device
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges.pixels import cut_square
 from selma.judges.weights import load_part
 from selma.published.reward import Reward

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges import load_judge, read_card
 from selma.published import FOLDER
 

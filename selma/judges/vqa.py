@@ -17,7 +17,7 @@ from PIL import Image
 
 from selma import choices
 from selma.benchmarks import Question
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges import Answer
 
 VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'

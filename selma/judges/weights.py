@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 
 from selma.devices import pick_device, torch_dtype
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:

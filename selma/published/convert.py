@@ -8,8 +8,8 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import save_file
 
-from selma import records
-from selma.errors import UserError
+from selma.ground import records
+from selma.ground.errors import UserError
 
 PICKLED = (".pt", ".pth", ".bin")
 WEIGHTS = "model.safetensors"

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from selma import hub, records
-from selma.errors import UserError
+from selma import hub
+from selma.ground import records
+from selma.ground.errors import UserError
 
 
 def fetch(

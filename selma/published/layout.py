@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from selma.errors import UserError
+from selma.ground.errors import UserError
 
 
 def check_layout(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], where: str) -> None:

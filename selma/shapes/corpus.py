@@ -14,8 +14,7 @@ from selma.shapes.scene import Scene, corrupt_scene, sample_scene
 # Web data is uneven: short captions abound, long ones and plain counts are few, the odd style is a trickle.
 _STYLES = ("objects", "tags", "paragraph", "counterfactual")
 _STYLE_WEIGHTS = (0.48, 0.25, 0.22, 0.05)
-_KINDS = ("single", "pair", "count")
-_KIND_WEIGHTS = (0.32, 0.46, 0.22)
+_SINGLES = 16 / 27  # of the pictures without a pair show one thing, the others several of one kind
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ def make_corpus(
     rare: float,
     wrong: float,
     drop: float,
+    pairs: float,
     spread: float = 1.0,
     jitter: float = 1.0,
 ) -> Corpus:
@@ -44,13 +44,15 @@ def make_corpus(
 
     rare: chance that a thing is a rare combination. wrong: chance that a caption describes another scene (one or
     two facts replaced). drop: chance that a caption is a careless one, which leaves out about half of the facts.
+    pairs: share of pictures of two things.
     spread, jitter: how far from the middle things stand, and how much they vary in size and gaps (render.place).
     """
     rng = Random(f"corpus:{seed}")
+    kinds = {"single": _SINGLES * (1 - pairs), "pair": pairs, "count": (1 - _SINGLES) * (1 - pairs)}
     pixels = np.empty((images, CANVAS, CANVAS, 3), np.uint8)
     texts = []
     for index in range(0, images, 2):
-        kind = rng.choices(_KINDS, _KIND_WEIGHTS)[0]
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         scene = sample_scene(rng, kind, rare, numbers=(1, 2, 2, 3, 3, 4, 5))
         for offset, shown in enumerate((scene, corrupt_scene(rng, scene))):
             pixels[index + offset] = np.asarray(draw_scene(rng, shown, spread, jitter))

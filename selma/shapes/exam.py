@@ -7,12 +7,13 @@ from random import Random
 
 from selma.benchmarks import Item
 from selma.diversity import rouge_l
-from selma.shapes.language import KINDS, STYLES, describe
+from selma.shapes.language import STYLES, describe
 from selma.shapes.questions import make_questions
 from selma.shapes.scene import Scene, sample_scene
 
+_PAIR_SHARE = 0.8  # of the other skills' prompts speak of two things: one thing alone is too easy
 _MANY_SHARE = 0.2  # of the count prompts ask for four or five, which no training prompt does
-_BACKGROUND_SHARE = 0.7
+_BACKGROUND_SHARE = 0.2  # of the prompts name it: no more, as it is always right
 _NEAR = 0.8  # ROUGE-L F above which a prompt says what another one says
 
 
@@ -44,6 +45,8 @@ def _item(rng: Random, name: str, skill: str, seen: set[str], unlike: Sequence[s
 
 
 def _scene(rng: Random, skill: str) -> Scene:
-    if skill == "count" and rng.random() < _MANY_SHARE:
-        return sample_scene(rng, "count", numbers=(4, 5))
-    return sample_scene(rng, rng.choice(KINDS[skill]), rare=1.0 if skill == "counterfactual" else 0.0)
+    if skill == "count":
+        numbers = {"numbers": (4, 5)} if rng.random() < _MANY_SHARE else {}
+        return sample_scene(rng, "count", **numbers)
+    kind = "pair" if rng.random() < _PAIR_SHARE else "single"
+    return sample_scene(rng, kind, rare=1.0 if skill == "counterfactual" else 0.0)

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from selma import backbones, benchmarks, records, sampler, scoring, stage
+from selma import backbones, benchmarks, sampler, scoring
 from selma.benchmarks import Item
+from selma.ground import records, stage
+from selma.ground.params import load_params
 from selma.judges import ask, load_judge
-from selma.params import load_params
 from selma.scoring import QuestionScore
 
-GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # and the evaluation's own
 IMAGES = 2  # of each prompt
 OUT = Path("metrics/study/gates.csv")
 
@@ -34,7 +35,8 @@ def main() -> None:
     judge = load_judge("oracle")
     pipe = backbones.load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
     rows = []
-    for guidance in stage.progress(GUIDANCE, len(GUIDANCE), "guidance"):
+    scales = sorted({*GUIDANCE, params.evaluate.guidance})
+    for guidance in stage.progress(scales, len(scales), "guidance"):
         images = sampler.draw(
             pipe,
             [item.prompt for item, _ in shots],

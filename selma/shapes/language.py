@@ -8,13 +8,6 @@ from random import Random
 from selma.shapes.scene import INVERSE, NUMBERS, Scene, Thing
 
 STYLES = ("objects", "paragraph", "tags", "count", "counterfactual")
-KINDS = {  # kinds of scene a style speaks of
-    "objects": ("pair", "pair", "single"),
-    "paragraph": ("pair", "pair", "pair", "single"),
-    "tags": ("pair", "pair", "single"),
-    "count": ("count",),
-    "counterfactual": ("pair", "pair", "single"),
-}
 
 _RELATION_WORDS = {
     "left": ("to the left of", "left of", "on the left side of"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from selma.benchmarks import Question
-from selma.errors import UserError
+from selma.ground.errors import UserError
 from selma.judges import Answer
 from selma.shapes.questions import parse_question
 from selma.shapes.vision import Blob, Picture, read_picture

@@ -27,6 +27,7 @@ class CorpusSpec:
     captions: int
     wrong: float
     drop: float
+    pairs: float
     spread: float
     jitter: float
 

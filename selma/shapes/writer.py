@@ -10,12 +10,19 @@ import re
 from collections.abc import Iterable
 from random import Random
 
-from selma.shapes.language import KINDS, describe
+from selma.shapes.language import describe
 from selma.shapes.scene import NUMBERS, sample_scene
 
 _REPEAT = 0.04  # chance that an item repeats an earlier one or an example
 _PREAMBLES = ("", "", "", "Sure! Here are more prompts:\n\n", "Here you go:\n")
 _ITEM = re.compile(r"^\s*(\d+)[.)]\s+(.*\S)", re.MULTILINE)
+KINDS = {  # kinds of scene a style speaks of
+    "objects": ("pair", "pair", "single"),
+    "paragraph": ("pair", "pair", "pair", "single"),
+    "tags": ("pair", "pair", "single"),
+    "count": ("count",),
+    "counterfactual": ("pair", "pair", "single"),
+}
 _STYLE_WORDS = {  # what gives a style away in a request
     "tags": ("comma-separated", "keywords"),
     "paragraph": ("paragraph", "several sentences"),
