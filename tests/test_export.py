@@ -166,16 +166,17 @@ def test_the_card_of_the_merged_lora(run) -> None:
     folder = export.export("merged", "kohya")
     card = (folder / "README.md").read_text()
     params = load_yaml(run / "params.yaml")
+    images, evaluate = params["images"], params["evaluate"]
     for fact in (
         "merged into one LoRA",
         "trained on images that the base model drew itself",
         "| skills | objects, count |",
         "by `factor_mean`",
-        f"| images | 400, drawn by `shapes`, {params['images']['steps']} steps, guidance {params['images']['guidance']} |",
+        f"| images | 400, drawn by `shapes`, {images['steps']} steps, guidance {images['guidance']} |",
         "rank 4, alpha 6",
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
         "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images "
-        f"of {params['evaluate']['steps']} steps at guidance {params['evaluate']['guidance']}",
+        f"of {evaluate['steps']} steps at guidance {evaluate['guidance']}",
         records.sha256_file(weights_of(folder)),
         "trained from nothing by this repository's stage `pretrain`",
         "those open no base model of this architecture",
