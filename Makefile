@@ -32,7 +32,7 @@ repro: setup ## run the pipeline, and print the table
 	dvc repro
 	@python -m selma.table
 	@echo "report: data/report/index.html"
-	@python -m selma.recorder
+	@python -m selma.runtime.recorder
 
 test: setup ## lint and all tests, the end-to-end one included
 	ruff check .

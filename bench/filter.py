@@ -15,9 +15,9 @@ from random import Random
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from selma.diversity import DiversityFilter
-from selma.shapes.language import KINDS, STYLES, describe
-from selma.shapes.scene import sample_scene
+from selma.prompts.diversity import DiversityFilter
+from selma.shapes.world.language import KINDS, STYLES, describe
+from selma.shapes.world.scene import sample_scene
 
 THRESHOLD = 0.8
 

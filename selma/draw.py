@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selma import backbones, sampler
-from selma.ground import records
+from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.pairs import image_seed, write_image
+from selma.images import sampler
+from selma.runtime.params import load_params
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +39,7 @@ def main() -> None:
             "base": _draw(arguments.prompt, arguments.images, arguments.seed, None),
             "merged": _draw(arguments.prompt, arguments.images, arguments.seed, Path("models/merged")),
         }
-        records.write_image(arguments.out, side_by_side(arguments.prompt, rows))
+        write_image(arguments.out, side_by_side(arguments.prompt, rows))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -50,7 +51,7 @@ def main() -> None:
 def _draw(prompt: str, count: int, seed: int, lora: Path | None) -> list[Image]:
     """`count` images of one prompt, by the backbone or with a LoRA on it."""
     params = load_params()
-    pipe = backbones.load_pipeline(
+    pipe = load_pipeline(
         Path("models/backbones") / params.expert.backbone,
         params.runtime.device,
         params.runtime.dtype,
@@ -59,7 +60,7 @@ def _draw(prompt: str, count: int, seed: int, lora: Path | None) -> list[Image]:
     drawn = sampler.draw(
         pipe,
         [prompt] * count,
-        [records.image_seed(seed, prompt, k) for k in range(count)],
+        [image_seed(seed, prompt, k) for k in range(count)],
         steps=params.evaluate.steps,
         guidance=params.evaluate.guidance,
         scheduler=params.evaluate.scheduler,

@@ -18,16 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma import backbones, hub, kohya, lora, model_card
-from selma.ground import dvcfile, records, schema, work
+from selma.backbones.loading import fingerprint, read_kind
 from selma.ground.errors import UserError
-from selma.ground.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
-from selma.lora import LoraWeights
+from selma.ground.files import atomic, read_json, sha256_file, write_json, write_text
+from selma.lora import kohya
+from selma.lora.files import CARD, WEIGHTS, LoraWeights, load_lora, sort_header
+from selma.net.pipelines import SOURCE
+from selma.reporting import model_card
+from selma.runtime import dvcfile, schema, work
+from selma.runtime.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
 
 if TYPE_CHECKING:
     import torch
 
-MARK, CARD = "export.json", "README.md"
+MARK, README = "export.json", "README.md"
 EVAL, CITATION = Path("metrics/eval.json"), Path("CITATION.cff")
 FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
@@ -65,19 +69,19 @@ def export(name: str, format: str, dtype: str | None = None, out: Path | None = 
     _check_target(out)
 
     source = Path(MERGED if name == "merged" else f"{EXPERTS}/{name}")
-    weights = lora.load_lora(source)
+    weights = load_lora(source)
     folder = Path(BACKBONES) / params.expert.backbone
     base = _base(folder)
-    if weights.provenance.get("backbone") != backbones.fingerprint(folder):
+    if weights.provenance.get("backbone") != fingerprint(folder):
         raise UserError(f"{source}: this LoRA was trained on another backbone than {folder}; run `dvc repro`")
 
-    unet = records.read_json(folder / "unet/config.json")
-    scheduler = records.read_json(folder / "scheduler/scheduler_config.json")
+    unet = read_json(folder / "unet/config.json")
+    scheduler = read_json(folder / "scheduler/scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")  # as diffusers takes one that does not say
     title = f"SELMA {'merged LoRA' if name == 'merged' else f'expert: {name}'} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else "float32")
-    file = f"{stem}.safetensors" if format == "kohya" else lora.WEIGHTS
+    file = f"{stem}.safetensors" if format == "kohya" else WEIGHTS
 
     with _replaced(out) as temporary:
         if format == "kohya":
@@ -87,7 +91,7 @@ def export(name: str, format: str, dtype: str | None = None, out: Path | None = 
             _write(temporary / file, kohya.tensors(weights, unet, dtype), metadata)
         else:
             shutil.copyfile(source / file, temporary / file)
-        digest = records.sha256_file(temporary / file)
+        digest = sha256_file(temporary / file)
         card = model_card.render(
             base=base,
             lora=model_card.Lora(
@@ -112,13 +116,13 @@ def export(name: str, format: str, dtype: str | None = None, out: Path | None = 
                 steps=params.evaluate.steps,
                 guidance=params.evaluate.guidance,
                 dtype=params.runtime.dtype,
-                summary=records.read_json(EVAL) if EVAL.is_file() else None,
+                summary=read_json(EVAL) if EVAL.is_file() else None,
             ),
         )
-        records.write_text(temporary / CARD, card)
-        contents = {file: digest, CARD: records.sha256_file(temporary / CARD)}
+        write_text(temporary / README, card)
+        contents = {file: digest, README: sha256_file(temporary / README)}
         about = {"name": name, "profile": params.profile, "format": format, "dtype": dtype}
-        records.write_json(temporary / MARK, {**about, "files": contents, "lora": weights.provenance})
+        write_json(temporary / MARK, {**about, "files": contents, "lora": weights.provenance})
     return out
 
 
@@ -126,15 +130,15 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     """Write a safetensors file; same input, same bytes."""
     from safetensors.torch import save
 
-    with records.atomic(path) as temporary:
-        temporary.write_bytes(lora.sort_header(save(tensors, metadata)))
+    with atomic(path) as temporary:
+        temporary.write_bytes(sort_header(save(tensors, metadata)))
 
 
 def _base(folder: Path) -> model_card.Base:
     """What a backbone's folder says of itself: its kind, and where it comes from if source.json is there."""
-    kind = backbones.read_kind(folder)
-    if (folder / hub.SOURCE).is_file():
-        came = records.read_json(folder / hub.SOURCE)
+    kind = read_kind(folder)
+    if (folder / SOURCE).is_file():
+        came = read_json(folder / SOURCE)
         vae = came.get("vae") and came["vae"]["id"]
         return model_card.Base(folder.name, kind, came["id"], came["revision"], came["licence"], vae)
     for stage in dvcfile.load_stages(Path.cwd()).values():
@@ -147,8 +151,8 @@ def _base(folder: Path) -> model_card.Base:
 def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
     """What the LoRA, or the experts merged into it, were trained on."""
     experts = weights.provenance.get("experts", [name])
-    cards = [Path(EXPERTS) / expert / lora.CARD for expert in experts]
-    counts = [records.read_json(card).get("images") if card.is_file() else None for card in cards]
+    cards = [Path(EXPERTS) / expert / CARD for expert in experts]
+    counts = [read_json(card).get("images") if card.is_file() else None for card in cards]
     skills: dict[str, None] = {}
     for expert in experts:
         data = params.experts[expert].data if expert in params.experts else expert
@@ -170,7 +174,7 @@ def _check_target(out: Path) -> None:
     """Raise UserError unless `out` is free, empty, or an export and nothing more."""
     if out.is_dir():
         held = {path.name for path in out.iterdir()}
-        mark: Any = records.read_json(out / MARK) if MARK in held else None
+        mark: Any = read_json(out / MARK) if MARK in held else None
         known = {MARK, *mark["files"]} if isinstance(mark, dict) and "files" in mark else set()
         if strays := sorted(held - known):
             raise UserError(f"{out}: holds {strays[0]}, which no export wrote; name another folder by --out")

@@ -20,9 +20,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
 from selma.ground.errors import UserError
-from selma.ground.params import Params, load_params
-from selma.ground.records import atomic
-from selma.ground.schema import load_yaml
+from selma.ground.files import atomic
+from selma.runtime.params import Params, load_params
+from selma.runtime.schema import load_yaml
 
 DEFAULT = "shapes"
 

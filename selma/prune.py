@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from selma.ground.dvcfile import load_stages
 from selma.ground.errors import UserError
-from selma.ground.params import BACKBONES, load_params
+from selma.runtime.dvcfile import load_stages
+from selma.runtime.params import BACKBONES, load_params
 
 
 def named(root: Path) -> dict[Path, set[str]]:

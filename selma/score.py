@@ -9,7 +9,7 @@ ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<m
           data/other_answers/<model>.jsonl; for TIFA the official scorer's output, too
 SCORES    CSV {item_id, score}, or this pipeline's data/preferences/<judge>/<model>/<benchmark>.jsonl
 
-Prints JSON (selma/benchmark_tables.py says what each figure is). Exit code 2: bad input, with one line on stderr.
+Prints JSON (selma/scoring/paper_tables.py says what each figure is). Exit code 2: bad input, with one line on stderr.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from selma import benchmark_tables as tables
-from selma import choices, dsg, tifa
-from selma.benchmarks import load_split
 from selma.ground.errors import UserError
-from selma.saved import Saved, read_answers, read_scores
+from selma.ground.items import load_split
+from selma.judging import choices
+from selma.scoring import paper_tables as tables
+from selma.scoring.saved import Saved, read_answers, read_scores
+from selma.variants.benchmarks import dsg, tifa
 
 FOLDER = Path("data/benchmarks")
 
@@ -111,7 +112,7 @@ def _tifa(arguments: argparse.Namespace) -> dict[str, Any]:
         items = tifa.read_questions(_annotations(arguments, "questions.json"))
     choose = choices.match
     if arguments.embedder is not None:
-        from selma.embedding import SentenceEmbedder  # torch: only here
+        from selma.judging.embedding import SentenceEmbedder  # torch: only here
 
         choose = choices.chooser(SentenceEmbedder(arguments.embedder))
     figure = tables.percent(arguments.resamples, arguments.seed)

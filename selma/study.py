@@ -21,15 +21,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selma import benchmarks, scoring
-from selma.bootstrap import bootstrap_gain
-from selma.ground import records, stage
 from selma.ground.errors import UserError
-from selma.ground.params import Params, load_params
-from selma.judges import ask, load_judge
+from selma.ground.files import folder_digest, read_json, write_csv, write_json
+from selma.ground.items import SPLITS, load_split
+from selma.judging.judge import load_judge
+from selma.runtime import stage
+from selma.runtime.params import Params, load_params
+from selma.scoring import exam
+from selma.scoring.bootstrap import bootstrap_gain
+from selma.scoring.scores import item_scores
 
 SEEDS = (42, 43, 44)
-GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # and the evaluation's own
 FOLDER = Path("metrics/study")
 COMPARED = {"gain": ("base", "merged"), "gain_over_single": ("all", "merged")}
 PLACES = 4
@@ -37,12 +39,10 @@ PLACES = 4
 
 def main() -> None:
     params = load_params()
-    curve = guidance_curve(params, Path(".work/study"))
-    records.write_csv(
-        FOLDER / "guidance.csv", curve, ["split", "guidance", "base", "merged", "gain", "low", "high"]
-    )
+    rows = guidance_curve(params, Path(".work/study"))
+    write_csv(FOLDER / "guidance.csv", rows, ["split", "guidance", "base", "merged", "gain", "low", "high"])
     scores = {seed: seed_scores(seed, params) for seed in SEEDS}
-    records.write_json(
+    write_json(
         FOLDER / "seeds.json", pool(scores, params.evaluate.bootstrap, seed=params.seed, models=params.models)
     )
     print(f"wrote {FOLDER}/guidance.csv and {FOLDER}/seeds.json")
@@ -50,42 +50,40 @@ def main() -> None:
 
 def guidance_curve(params: Params, kept: Path) -> list[dict]:
     """Scores of base and merged at every guidance scale; what an earlier call drew is read from `kept`."""
-    from selma import backbones, sampler  # torch: only where something is drawn
+    from selma.backbones.loading import load_pipeline  # torch: only where something is drawn
 
     folder = Path("models/backbones") / params.expert.backbone
     merged = Path(params.models["merged"].weights)
     settings = f"{params.seed} {params.evaluate} {params.judge} {params.runtime}"
-    inputs = [records.folder_digest(path) for path in (folder, merged, Path("data/benchmarks"))]
+    inputs = [folder_digest(path) for path in (folder, merged, Path("data/benchmarks"))]
     version = _digest(settings, *inputs)
-    judge = load_judge(params.judge.name)
+    runtime, evaluate = params.runtime, params.evaluate
+    judge = load_judge(params.judge.name, runtime.device, runtime.dtype)
     rows = []
-    for split in benchmarks.SPLITS:
-        items = benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, split)
-        for guidance in sorted({*GUIDANCE, params.evaluate.guidance}):
+    for split in SPLITS:
+        items = load_split(Path("data/benchmarks") / evaluate.benchmark, split)
+        for guidance in exam.scales(evaluate.guidance):
             by_model = {}
             for name, lora in (("base", None), ("merged", merged)):
                 path = kept / version / f"{split}-{guidance:g}-{name}.json"
                 if not path.exists():
                     print(f"{split}, guidance {guidance:g}, {name}", file=sys.stderr)
-                    pipe = backbones.load_pipeline(
-                        folder, params.runtime.device, params.runtime.dtype, lora=lora
-                    )
-                    images = sampler.draw(
+                    pipe = load_pipeline(folder, runtime.device, runtime.dtype, lora=lora)
+                    scored = exam.draw_scores(
                         pipe,
-                        [item.prompt for item in items],
-                        [records.image_seed(params.seed, item.id, 0) for item in items],
-                        steps=params.evaluate.steps,
+                        judge,
+                        items,
+                        images=1,
+                        seed=params.seed,
                         guidance=guidance,
-                        scheduler=params.evaluate.scheduler,
-                        batch=params.evaluate.batch,
+                        steps=evaluate.steps,
+                        scheduler=evaluate.scheduler,
+                        batch=evaluate.batch,
+                        size=evaluate.resolution,
                     )
-                    answers = [row for i, image in images for row in ask(judge, items[i], image, 0)]
-                    scored = scoring.score_answers(items, answers, where=str(path))
-                    records.write_json(path, scoring.item_scores(scored))
-                by_model[name] = records.read_json(path)
-            rows.append(
-                {"split": split, "guidance": guidance, **_compare(by_model, params.evaluate.bootstrap)}
-            )
+                    write_json(path, item_scores(scored))
+                by_model[name] = read_json(path)
+            rows.append({"split": split, "guidance": guidance, **_compare(by_model, evaluate.bootstrap)})
     return rows
 
 

@@ -1,6 +1,6 @@
 """The stages of dvc.yaml, one script each: `python -m stages.images count`.
 
-Importing torch takes seconds, in which Ctrl-C must end in one line too; `selma.ground.stage.run` takes over after that.
+Importing torch takes seconds, in which Ctrl-C must end in one line too; selma/runtime/stage.py takes over after that.
 """
 
 import os

@@ -14,19 +14,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import benchmarks
-from selma.benchmarks import Item
-from selma.ground import records, stage, work
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.judges import ask, load_judge
+from selma.ground.files import read_jsonl, write_jsonl
+from selma.ground.items import Item, folders, load_split
+from selma.ground.pairs import Pair, read_image, read_pairs
+from selma.judging.judge import ask, load_judge
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main(model: str) -> None:
     params = load_params()
-    samples = benchmarks.folders(
-        Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others
-    )
+    samples = folders(Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others)
     shots = {name: _shots(name, images) for name, images in samples.items()}
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 
@@ -40,24 +39,24 @@ def main(model: str) -> None:
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in shots}
         for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
             if not file.exists():
-                records.write_jsonl(file, ask(judge, item, records.read_image(pair.file), pair.k))
-            answers[name] += records.read_jsonl(file)
+                write_jsonl(file, ask(judge, item, read_image(pair.file), pair.k))
+            answers[name] += read_jsonl(file)
         primary, others = folder / "primary.jsonl", folder / "others.jsonl"
-        records.write_jsonl(primary, answers[params.evaluate.benchmark])
-        records.write_jsonl(
+        write_jsonl(primary, answers[params.evaluate.benchmark])
+        write_jsonl(
             others, ({"benchmark": name, **row} for name in params.evaluate.others for row in answers[name])
         )
         work.publish(primary, Path("data/answers") / f"{model}.jsonl")
         work.publish(others, Path("data/other_answers") / f"{model}.jsonl")
 
 
-def _shots(benchmark: str, samples: Path) -> list[tuple[Item, records.Pair]]:
+def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:
     """A benchmark's items that ask something, each with every image of it.
 
     Raises UserError unless the images are of the benchmark's prompts, and of all of them, equally many.
     """
-    items = {item.id: item for item in benchmarks.load_split(Path("data/benchmarks") / benchmark, "test")}
-    pairs = records.read_pairs(samples)
+    items = {item.id: item for item in load_split(Path("data/benchmarks") / benchmark, "test")}
+    pairs = read_pairs(samples)
     for pair in pairs:
         if pair.id not in items or pair.text != items[pair.id].prompt:
             raise UserError(

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, hub
-from selma.ground import records, stage, work
+from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.files import write_json
+from selma.net import hub
+from selma.net.pipelines import SOURCE, bring
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main(name: str) -> None:
@@ -33,8 +36,8 @@ def main(name: str) -> None:
             repository = hub.open_folder(Path(wanted.path).expanduser())
         vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
         out = folder / "backbone"
-        files = hub.bring(repository, out, wanted.variant, vae)
-        backbones.load_pipeline(out, dtype="bfloat16")  # it opens: now is the time to know
+        files = bring(repository, out, wanted.variant, vae)
+        load_pipeline(out, dtype="bfloat16")  # it opens: now is the time to know
         came = {
             "source": wanted.source,
             "id": wanted.id,
@@ -45,7 +48,7 @@ def main(name: str) -> None:
             "vae": vae and {"id": wanted.vae.id, "commit": vae.commit, "licence": vae.licence},
             "files": files,
         }
-        records.write_json(out / hub.SOURCE, came)
+        write_json(out / SOURCE, came)
         work.publish(out, Path("models/backbones") / name)
 
 

@@ -5,7 +5,7 @@
 reads   nothing but params: `shapes` is made from its seed, the others are files by URL or local path, held
         against the sha256 in params; where none is pinned yet, the one to pin is printed
 writes  data/benchmarks/<name>/   test.jsonl, for shapes dev.jsonl too (one item per line, see
-                                  selma/benchmarks.py), and the files themselves, which selma.score reads
+                                  selma/ground/items.py), and the files themselves, which selma.score reads
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selma import benchmarks, download, sources
-from selma.benchmarks import Item
-from selma.ground import stage, work
 from selma.ground.errors import UserError
-from selma.ground.params import Benchmark, load_params
+from selma.ground.items import write_split
+from selma.net import download
+from selma.runtime import stage, variants, work
+from selma.runtime.params import Benchmark, load_params
 
 
 def main(name: str) -> None:
@@ -25,41 +25,35 @@ def main(name: str) -> None:
     if name not in params.benchmarks:
         raise UserError(f"benchmark {name!r} is not in params.yaml; allowed: {', '.join(params.benchmarks)}")
     settings = params.benchmarks[name]
+    source = variants.load("benchmarks", settings.source, f"benchmarks.{name}.source")
     with work.folder(stage.name()) as folder:
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)  # half of one, if a run was stopped here
-        if settings.source in sources.MADE:
-            splits = sources.build(
-                settings.source,
-                seed=settings.seed,
-                dev_per_skill=settings.dev_per_skill,
-                test_per_skill=settings.test_per_skill,
-            )
+        if hasattr(source, "make"):
+            splits = source.make(**{key: getattr(settings, key) for key in source.NEEDS})
         else:
-            splits = _read(name, settings, folder / "files", out)
+            files = _fetch(name, settings, source.FILES, folder / "files")
+            splits = {"test": source.read(files)}
+            shutil.copytree(folder / "files", out)
         for split, items in splits.items():
-            benchmarks.write_split(out, split, items)
+            write_split(out, split, items)
         work.publish(out, Path("data/benchmarks") / name)
 
 
-def _read(name: str, settings: Benchmark, brought: Path, out: Path) -> dict[str, list[Item]]:
-    """The splits of a benchmark whose files are brought from elsewhere, and copies of the files in `out`."""
-    whole = dict.fromkeys(sources.FILES.get(settings.source, ()), settings)  # the section itself is the file
-    files: dict[str, Path] = {}
-    for part, file in (settings.files or whole).items():
-        target = brought / sources.file_name(settings.source, part)
+def _fetch(name: str, settings: Benchmark, names: dict[str, str], folder: Path) -> dict[str, Path]:
+    """A benchmark's files by part, in `folder` under `names`; where it is one file, the section itself says which."""
+    found: dict[str, Path] = {}
+    for part, file in (settings.files or dict.fromkeys(names, settings)).items():
+        found[part] = folder / names[part]
         key = f"benchmarks.{name}.files.{part}" if settings.files else f"benchmarks.{name}"
         download.fetch(
             file.url or file.path,
-            target,
+            found[part],
             sha256=file.sha256,
             pin=f"{key}.sha256",
-            progress=lambda chunks, total, label=target.name: stage.progress(chunks, total, label),
+            progress=lambda chunks, total, label=names[part]: stage.progress(chunks, total, label),
         )
-        files[part] = target
-    splits = sources.read(settings.source, files)
-    shutil.copytree(brought, out)
-    return splits
+    return found
 
 
 if __name__ == "__main__":

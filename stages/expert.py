@@ -12,10 +12,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, devices, examples, lora, tracking, trainer
-from selma.ground import records, stage, work
+from selma.backbones.loading import fingerprint, load_pipeline
+from selma.backbones.schedulers import training_schedule
+from selma.experts import examples, loop
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.files import write_csv
+from selma.ground.pairs import read_image, read_pairs
+from selma.lora.adapter import add_lora
+from selma.runtime import devices, stage, tracking, variants, work
+from selma.runtime.params import load_params
 
 IMAGES = Path("data/images")
 
@@ -26,9 +31,9 @@ def main(name: str) -> None:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
     data = Path(expert.data)
-    pairs = records.read_pairs(data, params.skills if data == IMAGES else None)
+    pairs = read_pairs(data, params.skills if data == IMAGES else None)
     backbone = Path("models/backbones") / params.expert.backbone
-    settings = trainer.Settings(
+    settings = loop.Settings(
         steps=expert.steps or params.expert.steps,
         batch=params.expert.batch,
         learning_rate=params.expert.learning_rate,
@@ -41,7 +46,7 @@ def main(name: str) -> None:
     )
     provenance = {
         "name": name,
-        "backbone": backbones.fingerprint(backbone),
+        "backbone": fingerprint(backbone),
         "rank": params.expert.rank,
         "alpha": params.expert.alpha,
         "targets": list(params.expert.targets),
@@ -51,18 +56,19 @@ def main(name: str) -> None:
     }
 
     # Encode every pair once; the VAE and the text encoders are not needed after that.
-    pipe = backbones.load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
-    images = (records.read_image(pair.file) for pair in pairs)
+    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
+    images = (read_image(pair.file) for pair in pairs)
     encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
-    unet, schedule = pipe.unet, trainer.training_schedule(pipe)
+    unet, schedule = pipe.unet, training_schedule(pipe)
     del pipe
     if params.expert.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    lora.add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
+    add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
 
     with work.folder(stage.name()) as folder:
         out = folder / "checkpoints"
-        curve = trainer.train(
+        curve = loop.train(
+            variants.load("objectives", "denoising", "objective"),
             unet,
             schedule,
             encoded,
@@ -74,7 +80,7 @@ def main(name: str) -> None:
             on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
             progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
         )
-        records.write_csv(
+        write_csv(
             Path("metrics/loss") / f"{name}.csv",
             [{"step": step, "loss": loss} for step, loss in curve],
             ["step", "loss"],

@@ -16,12 +16,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from selma.benchmarks import load_split, splits
-from selma.diversity import DiversityFilter, Reason
-from selma.ground import records, stage, work
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.skills import load_skill
+from selma.ground.files import read_jsonl, write_json, write_jsonl
+from selma.ground.items import load_split, splits
+from selma.prompts.diversity import DiversityFilter, Reason
+from selma.prompts.skills import load_skill
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main(name: str) -> None:
@@ -61,16 +62,16 @@ def main(name: str) -> None:
     held = {(2 * i + 1) * len(kept) // (2 * dev) for i in range(dev)}
     with work.folder(stage.name()) as folder:
         trained_on = [row for i, row in enumerate(kept) if i not in held]
-        records.write_jsonl(folder / "out" / "prompts.jsonl", trained_on)
+        write_jsonl(folder / "out" / "prompts.jsonl", trained_on)
         if dev:
-            records.write_jsonl(folder / "out" / "dev.jsonl", [kept[i] for i in sorted(held)])
-        records.write_jsonl(folder / "out" / "dropped.jsonl", dropped)
+            write_jsonl(folder / "out" / "dev.jsonl", [kept[i] for i in sorted(held)])
+        write_jsonl(folder / "out" / "dropped.jsonl", dropped)
         work.publish(folder / "out", Path("data/filtered") / name)
     unused = len(candidates) - len(kept) - len(dropped)
     metrics = {"candidates": len(candidates), "kept": len(trained_on), "dropped": reasons, "unused": unused}
     if dev:
         metrics["dev"] = dev
-    records.write_json(Path("metrics/filter") / f"{name}.json", metrics)
+    write_json(Path("metrics/filter") / f"{name}.json", metrics)
 
 
 def read_exam(benchmark: Path) -> list[str]:
@@ -81,7 +82,7 @@ def read_exam(benchmark: Path) -> list[str]:
 
 def read_prompts(path: Path) -> list[dict[str, str]]:
     """The id and text of each row of a prompts.jsonl; UserError, naming the row, for one without them."""
-    rows = records.read_jsonl(path)
+    rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):
         if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("id", "text")):
             raise UserError(f"{path}, row {number}: needs id and text, both strings that say something")

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma import backbones, sampler, tracking
-from selma.ground import records, stage, work
+from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.files import read_jsonl
+from selma.ground.pairs import image_seed, read_image, write_image
+from selma.images import sampler
+from selma.runtime import stage, tracking, work
+from selma.runtime.params import load_params
 
 SHEET = 8  # images in the sample that MLflow shows
 
 
 def main(skill: str) -> None:
     params = load_params()
-    prompts = records.read_jsonl(Path("data/filtered") / skill / "prompts.jsonl")
+    prompts = read_jsonl(Path("data/filtered") / skill / "prompts.jsonl")
     if not prompts:
         raise UserError(f"data/filtered/{skill}/prompts.jsonl: no prompts; raise prompts.candidates")
     rows = [
@@ -28,11 +31,11 @@ def main(skill: str) -> None:
             "file_name": f"{prompt['id']}.webp",
             "text": prompt["text"],
             "id": prompt["id"],
-            "seed": records.image_seed(params.seed, prompt["id"], 0),
+            "seed": image_seed(params.seed, prompt["id"], 0),
         }
         for prompt in prompts
     ]
-    pipe = backbones.load_pipeline(
+    pipe = load_pipeline(
         Path("models/backbones") / params.images.backbone,
         params.runtime.device,
         params.runtime.dtype,
@@ -52,8 +55,8 @@ def main(skill: str) -> None:
             progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
         )
         sheet = folder / "sheet.png"
-        records.write_image(
-            sheet, sampler.contact_sheet([records.read_image(out / row["file_name"]) for row in rows[:SHEET]])
+        write_image(
+            sheet, sampler.contact_sheet([read_image(out / row["file_name"]) for row in rows[:SHEET]])
         )
         tracking.log_image(sheet, "sample.png")
         work.publish(out, Path("data/images") / skill)

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from selma.ground import records, stage, work
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.published import CARD, FOLDER
-from selma.published.fetch import fetch
+from selma.ground.files import write_json
+from selma.net.pinned import fetch
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
+from selma.runtime.places import JUDGE_CARD, JUDGES
 
 PARTS = {"weights": ".", "tokenizer": "tokenizer", "matcher": "matcher"}  # and where each lies in the folder
 
@@ -43,8 +44,8 @@ def main(name: str) -> None:
             from selma.published.convert import convert  # torch: an endpoint does without it
 
             convert(out, source.kind)
-        records.write_json(out / CARD, card)
-        work.publish(out, FOLDER / name)
+        write_json(out / JUDGE_CARD, card)
+        work.publish(out, JUDGES / name)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,24 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-from selma import lora, merging
-from selma.ground import records, stage, work
-from selma.ground.params import load_params
+from selma.ground.files import write_json
+from selma.lora.files import load_lora, save_lora
+from selma.merging.algebra import cosine, norm
+from selma.merging.merge import merge
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main() -> None:
     params = load_params()
-    experts = {name: lora.load_lora(Path("models/experts") / name) for name in params.merge.experts}
-    merged = merging.merge(params.merge.operator, experts)
-    norms = {name: merging.norm(expert) for name, expert in {**experts, "merged": merged}.items()}
-    cosines = {f"{a}|{b}": merging.cosine(experts[a], experts[b]) for a, b in combinations(experts, 2)}
+    experts = {name: load_lora(Path("models/experts") / name) for name in params.merge.experts}
+    merged = merge(params.merge.operator, experts)
+    norms = {name: norm(expert) for name, expert in {**experts, "merged": merged}.items()}
+    cosines = {f"{a}|{b}": cosine(experts[a], experts[b]) for a, b in combinations(experts, 2)}
 
     with work.folder(stage.name()) as folder:
-        lora.save_lora(folder / "merged", merged.state(), merged.provenance)
-        records.write_json(
+        save_lora(folder / "merged", merged.state(), merged.provenance)
+        write_json(
             Path("metrics/merge.json"),
             {
                 "operator": params.merge.operator,

@@ -13,11 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import benchmarks
-from selma.ground import records, stage, work
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.judges.scorers import load_scorer
+from selma.ground.files import read_json, write_json, write_jsonl
+from selma.ground.items import folders
+from selma.ground.pairs import read_image, read_pairs
+from selma.judging.judge import load_scorer
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main(judge: str, model: str) -> None:
@@ -28,10 +30,8 @@ def main(judge: str, model: str) -> None:
         )
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    samples = benchmarks.folders(
-        Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others
-    )
-    todo = [(name, pair) for name, folder in samples.items() for pair in records.read_pairs(folder)]
+    samples = folders(Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others)
+    todo = [(name, pair) for name, folder in samples.items() for pair in read_pairs(folder)]
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:
         # A file per image, as it comes: a run that is stopped and started again asks nothing twice.
@@ -39,12 +39,12 @@ def main(judge: str, model: str) -> None:
         for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
             file = folder / "images" / name / f"{pair.file.name}.json"
             if not file.exists():
-                score = scorer.score(records.read_image(pair.file), pair.text)
+                score = scorer.score(read_image(pair.file), pair.text)
                 row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
-                records.write_json(file, row)
-            rows[name].append(records.read_json(file))
+                write_json(file, row)
+            rows[name].append(read_json(file))
         for name in samples:
-            records.write_jsonl(folder / "scores" / f"{name}.jsonl", rows[name])
+            write_jsonl(folder / "scores" / f"{name}.jsonl", rows[name])
         work.publish(folder / "scores", Path("data/preferences") / judge / model)
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from selma import tracking
-from selma.ground import records, stage, work
-from selma.ground.params import load_params
-from selma.shapes.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
+from selma.ground.files import read_jsonl, write_csv, write_jsonl
+from selma.runtime import stage, tracking, work
+from selma.runtime.params import load_params
+from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 FIELDS = ["part", "step", "loss"]
 
@@ -37,18 +37,18 @@ def main() -> None:
     )
     with work.folder(stage.name()) as folder:
         # A resumed run logs some steps again, with the same values: the key keeps one of each.
-        kept = records.read_jsonl(folder / "losses.jsonl") if (folder / "losses.jsonl").exists() else []
+        kept = read_jsonl(folder / "losses.jsonl") if (folder / "losses.jsonl").exists() else []
         losses = {(row["part"], row["step"]): row for row in kept}
 
         def log(part: str, step: int, loss: float) -> None:
             losses[part, step] = {"part": part, "step": step, "loss": round(loss, 5)}
-            records.write_jsonl(folder / "losses.jsonl", losses.values())
+            write_jsonl(folder / "losses.jsonl", losses.values())
             tracking.log_metric(f"loss.{part}", loss, step)
 
         pipeline, clip = pretrain(recipe, folder, log)
         pipeline.to(torch.float16).save_pretrained(folder / "backbone", safe_serialization=True)
         clip.half().save_pretrained(folder / "clip_model")
-        records.write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
+        write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
         work.publish(folder / "backbone", Path("models/backbones/shapes"))
         work.publish(folder / "clip_model", Path("models/clip/shapes"))
         work.publish(folder / "pretrain.csv", Path("metrics/pretrain.csv"))

@@ -18,12 +18,13 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from selma.collecting import collect, cost
-from selma.ground import records, stage, work
-from selma.ground.params import load_params
-from selma.llm import Settings, load_provider
-from selma.llm_store import keep_replies
-from selma.skills import load_skill
+from selma.ground.files import write_json, write_jsonl
+from selma.prompts.collecting import collect, cost
+from selma.prompts.provider import Settings, load_provider
+from selma.prompts.skills import load_skill
+from selma.prompts.store import keep_replies
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
 
 
 def main(name: str) -> None:
@@ -56,11 +57,11 @@ def main(name: str) -> None:
         )
         wanted = params.prompts.candidates
         rows = list(stage.progress(islice(arriving, wanted), total=wanted, label=f"prompts: {name}"))
-        records.write_jsonl(folder / "out" / "prompts.jsonl", rows)
-        records.write_jsonl(folder / "out" / "raw.jsonl", recorded.rows)
+        write_jsonl(folder / "out" / "prompts.jsonl", rows)
+        write_jsonl(folder / "out" / "raw.jsonl", recorded.rows)
         took = cost(recorded.rows, params.llm.input_price, params.llm.output_price)
         work.publish(folder / "out", Path("data/prompts") / name)
-        records.write_json(Path(f"metrics/prompts/{name}.json"), took | {"candidates": len(rows)})
+        write_json(Path(f"metrics/prompts/{name}.json"), took | {"candidates": len(rows)})
     if recorded.reused:
         print(f"{recorded.reused} of {took['requests']} replies were on file")
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from selma import report, table
-from selma.ground import records, stage
-from selma.ground.params import load_params
+from selma.ground.files import read_json, write_text
+from selma.reporting import report, table
+from selma.runtime import stage
+from selma.runtime.params import load_params
 
 OUT = Path("data/report/index.html")
 
@@ -41,8 +42,8 @@ def main() -> None:
             "judge": asdict(params.judge),
         },
     )
-    records.write_text(OUT, page)
-    print(table.text_table(records.read_json(table.EVAL)))
+    write_text(OUT, page)
+    print(table.text_table(read_json(table.EVAL)))
     print(f"\nreport: {OUT}")
 
 

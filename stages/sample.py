@@ -13,10 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma import backbones, benchmarks, sampler, tracking
-from selma.ground import records, stage, work
+from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.items import folders, load_split
+from selma.ground.pairs import image_seed, read_image, write_image
+from selma.images import sampler
+from selma.runtime import stage, tracking, work
+from selma.runtime.params import load_params
 
 SHEET = 8  # images in the sample that MLflow shows
 
@@ -29,7 +32,7 @@ def main(model: str) -> None:
     rows = {name: _rows(name, params.seed, params.evaluate.images_per_prompt) for name in names}
     weights = Path(params.models[model].weights)
     is_backbone = (weights / "model_index.json").is_file()
-    pipe = backbones.load_pipeline(
+    pipe = load_pipeline(
         weights if is_backbone else Path("models/backbones") / params.expert.backbone,
         params.runtime.device,
         params.runtime.dtype,
@@ -38,9 +41,7 @@ def main(model: str) -> None:
 
     with work.folder(stage.name()) as folder:
         out = folder / "images"
-        for name, images in benchmarks.folders(
-            out, params.evaluate.benchmark, params.evaluate.others
-        ).items():
+        for name, images in folders(out, params.evaluate.benchmark, params.evaluate.others).items():
             label = f"sample {model} {name}"
             sampler.draw_folder(
                 pipe,
@@ -55,9 +56,7 @@ def main(model: str) -> None:
             )
         sheet = folder / "sheet.png"
         shown = rows[params.evaluate.benchmark][:SHEET]
-        records.write_image(
-            sheet, sampler.contact_sheet([records.read_image(out / row["file_name"]) for row in shown])
-        )
+        write_image(sheet, sampler.contact_sheet([read_image(out / row["file_name"]) for row in shown]))
         tracking.log_image(sheet, "sample.png")
         work.publish(out, Path("data/samples") / model)
 
@@ -69,10 +68,10 @@ def _rows(benchmark: str, seed: int, images_per_prompt: int) -> list[dict[str, A
             "file_name": f"{item.id}-{k}.webp",
             "text": item.prompt,
             "id": item.id,
-            "seed": records.image_seed(seed, item.id, k),
+            "seed": image_seed(seed, item.id, k),
             "k": k,
         }
-        for item in benchmarks.load_split(Path("data/benchmarks") / benchmark, "test")
+        for item in load_split(Path("data/benchmarks") / benchmark, "test")
         for k in range(images_per_prompt)
     ]
 

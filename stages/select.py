@@ -18,55 +18,60 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from selma import benchmarks, selection
-from selma.ground import records, stage, work
-from selma.ground.params import Params, load_params
-from selma.judges import load_judge
+from selma.experts.checkpoints import checkpoints
+from selma.ground.files import read_json, write_json
+from selma.ground.items import load_split
+from selma.ground.pairs import image_seed
+from selma.judging.judge import load_judge
+from selma.runtime import stage, work
+from selma.runtime.params import Params, load_params
+from selma.scoring import dev
 
 
 def main(name: str) -> None:
     params = load_params()
-    checkpoints = selection.checkpoints(Path("models/checkpoints") / name)
+    found = checkpoints(Path("models/checkpoints") / name)
     with work.folder(stage.name()) as folder:
         best = params.select.policy == "best"
-        scores = _score(checkpoints, _scorer(params), folder / "scores.json", name) if best else {}
-        chosen = max(scores, key=lambda step: (scores[step], -step)) if best else max(checkpoints)
+        scores = _score(found, _scorer(params), folder / "scores.json", name) if best else {}
+        chosen = max(scores, key=lambda step: (scores[step], -step)) if best else max(found)
 
         out = folder / "expert"
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(checkpoints[chosen], out)
+        shutil.copytree(found[chosen], out)
         rounded = {str(step): round(score, 4) for step, score in scores.items()}
         metrics = {"policy": params.select.policy, "chosen": chosen, "scores": rounded}
-        records.write_json(Path("metrics/select") / f"{name}.json", metrics)
+        write_json(Path("metrics/select") / f"{name}.json", metrics)
         work.publish(out, Path("models/experts") / name)
 
 
 def _score(
-    checkpoints: dict[int, Path], scorer: Callable[[Path], float], kept: Path, name: str
+    found: dict[int, Path], scorer: Callable[[Path], float], kept: Path, name: str
 ) -> dict[int, float]:
     """Score of every checkpoint; `kept` holds those that a stopped run has already scored."""
-    scores = {int(step): score for step, score in records.read_json(kept).items()} if kept.exists() else {}
-    for step, checkpoint in stage.progress(checkpoints.items(), len(checkpoints), f"select {name}"):
+    scores = {int(step): score for step, score in read_json(kept).items()} if kept.exists() else {}
+    for step, checkpoint in stage.progress(found.items(), len(found), f"select {name}"):
         if step not in scores:
             scores[step] = scorer(checkpoint)
-            records.write_json(kept, scores)
+            write_json(kept, scores)
     return dict(sorted(scores.items()))
 
 
 def _scorer(params: Params) -> Callable[[Path], float]:
     """A function from a checkpoint to its dev score; every checkpoint draws from the same noises."""
-    from selma import backbones, sampler  # torch: policy `last` does without it
+    from selma.backbones.loading import load_pipeline
+    from selma.images import sampler  # torch: policy `last` does without it
 
     if params.filter.dev:
-        items = selection.held_out(Path("data/filtered"), params.skills)
+        items = dev.held_out(Path("data/filtered"), params.skills)
     else:
-        items = benchmarks.load_split(Path("data/benchmarks") / params.evaluate.benchmark, "dev")
+        items = load_split(Path("data/benchmarks") / params.evaluate.benchmark, "dev")
     shots = [(item, k) for item in items for k in range(params.select.images_per_prompt)]
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 
     def score(checkpoint: Path) -> float:
         # Loaded anew, as the sample stage does: cheap beside drawing, and the same to the bit.
-        pipe = backbones.load_pipeline(
+        pipe = load_pipeline(
             Path("models/backbones") / params.expert.backbone,
             params.runtime.device,
             params.runtime.dtype,
@@ -75,7 +80,7 @@ def _scorer(params: Params) -> Callable[[Path], float]:
         images = sampler.draw(
             pipe,
             [item.prompt for item, _ in shots],
-            [records.image_seed(params.seed, item.id, k) for item, k in shots],
+            [image_seed(params.seed, item.id, k) for item, k in shots],
             steps=params.evaluate.steps,
             guidance=params.evaluate.guidance,
             scheduler=params.evaluate.scheduler,
@@ -83,8 +88,8 @@ def _scorer(params: Params) -> Callable[[Path], float]:
             size=params.evaluate.resolution,
         )
         if params.filter.dev:
-            return selection.vqa_score(judge, shots, images)
-        return selection.faithfulness(judge, shots, images, where=str(checkpoint))
+            return dev.vqa_score(judge, shots, images)
+        return dev.faithfulness(judge, shots, images, where=str(checkpoint))
 
     return score
 

@@ -202,6 +202,9 @@ def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             folder = root / "models/backbones" / params[section]["backbone"]
             if not folder.exists():
                 shutil.copytree(tiny_backbone, folder)
+        judge = root / "models/judges/oracle"
+        judge.mkdir(parents=True)
+        (judge / "judge.json").write_text('{"kind": "embedded"}')
         return root
 
     return make

@@ -1,22 +1,21 @@
-"""What the code says about the DAG, read by AST: the modules a stage imports and the params it reads.
+"""What the code says about the DAG, read by AST: the files a stage runs, the doors it opens, the params it reads.
 
-python -m tests.dag        the library deps each stage in dvc.yaml must list, ready to paste
+python -m tests.dag        for each stage in dvc.yaml: the files of selma/ that it can run, and the params it reads
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from selma.ground.dvcfile import Stage, load_stages
+from selma.runtime.dvcfile import Stage, load_stages
 
 ROOT = Path(__file__).parents[1]
-# Telling MLflow changes no out, so a change of it must not run stages again.
-UNTRACKED = {"selma.tracking", "selma.recorder"}
-# Nearly every stage runs all of it, so it is one dep. With a dep a file, DVC takes a tenth longer to see that
-# nothing changed.
-GROUND = "selma/ground"
+# How a stage runs; DVC watches the values that it reads, so no edit of it changes an out unseen, and none is a dep.
+RUNTIME = "selma/runtime/"
+VARIANTS = "selma/variants/"
 
 
 def script(stage: Stage) -> str:
@@ -26,9 +25,14 @@ def script(stage: Stage) -> str:
 
 
 @cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file: str) -> frozenset[str]:
     """Files of selma that `file` imports itself, inside functions too; for types alone is no import."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = _tree(file)
     skipped = {
         id(child)
         for node in ast.walk(tree)
@@ -45,8 +49,7 @@ def imports(file: str) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import; write selma.…"
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    files = {path for name in names if name not in UNTRACKED for path in _files(name)}
-    return frozenset(files - {file})
+    return frozenset({path for name in names for path in _files(name)} - {file})
 
 
 def _files(name: str) -> set[str]:
@@ -58,7 +61,7 @@ def _files(name: str) -> set[str]:
     for end in range(1, len(parts) + 1):
         path = Path(*parts[:end])
         if (ROOT / path / "__init__.py").is_file():
-            if _has_code(path / "__init__.py"):
+            if _has_code((path / "__init__.py").as_posix()):
                 found.add((path / "__init__.py").as_posix())
         elif (ROOT / path).with_suffix(".py").is_file():
             found.add(path.with_suffix(".py").as_posix())
@@ -66,27 +69,43 @@ def _files(name: str) -> set[str]:
 
 
 @cache
-def _has_code(file: Path) -> bool:
-    body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+def _has_code(file: str) -> bool:
+    body = _tree(file).body
     return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
-def closure(file: str) -> set[str]:
-    """Files of selma that running `file` can run: its imports, and theirs."""
+@cache
+def closure(file: str) -> frozenset[str]:
+    """Files of selma that running `file` can run by its imports and theirs, `file` and runtime apart."""
     found: set[str] = set()
     todo = [file]
     while todo:
         new = imports(todo.pop()) - found
         found |= new
         todo += new
-    return found - {file}
+    return frozenset(name for name in found - {file} if not name.startswith(RUNTIME))
 
 
-def code_deps(file: str) -> set[str]:
-    """What a stage that runs `file` must depend on: the script, the ground floor as a whole, the rest by file."""
-    files = {file, *closure(file)}
-    above = {path for path in files if not path.startswith(f"{GROUND}/")}
-    return above | ({GROUND} if above != files else set())
+def doors(files: Iterable[str]) -> set[str]:
+    """The doors of selma/variants at which `files` load what params.yaml names: variants.load("guidance", ...)."""
+    return {
+        node.args[0].value
+        for file in files
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "variants.load"
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def choices(door: str) -> list[str]:
+    """The files of a door."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / VARIANTS / door).glob("[!_]*.py"))
+
+
+def covers(dep: str, file: str) -> bool:
+    """Whether a dep is the file or a folder that holds it."""
+    return file == dep or file.startswith(f"{dep}/")
 
 
 def params_read(file: str) -> set[str]:
@@ -125,19 +144,16 @@ def _key(node: ast.AST) -> str:
 
 
 def main() -> None:
-    seen = set()
-    for stage in load_stages(ROOT).values():
+    for name, stage in {stage.name.partition("@")[0]: stage for stage in load_stages(ROOT).values()}.items():
         file = script(stage)
-        name = stage.name.partition("@")[0]
-        if name in seen:
-            continue
-        seen.add(name)
-        if not (ROOT / file).is_file():
-            print(f"{name}:  # {file or stage.cmd}: no such script yet")
-            continue
+        files = closure(file)
         print(f"{name}:  # {file}")
-        for dep in sorted(code_deps(file)):
-            print(f"      - {dep}")
+        for part in sorted(files):
+            print(
+                f"      - {part}{'' if any(covers(dep, part) for dep in stage.deps) else '   # under no dep'}"
+            )
+        for door in sorted(doors({file, *files})):
+            print(f"      - {VARIANTS}{door}/: {', '.join(Path(path).stem for path in choices(door))}")
         print(f"      # params read: {', '.join(sorted(params_read(file)))}")
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma import sources
-from selma.benchmarks import Item, Question, load_split, splits, write_split
 from selma.ground.errors import UserError
+from selma.ground.items import Item, Question, load_split, splits, write_split
+from selma.runtime import variants
+from selma.variants.benchmarks import shapes
 
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "object")
 CHILD = Question("2", "Is the circle red?", ("yes", "no"), "yes", ("1",), "color")
@@ -131,7 +132,7 @@ def test_one_prompt_may_stand_twice_in_a_split_as_in_dsg(tmp_path):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_embedded_exam_fits_the_schema_and_its_splits_are_disjoint(tmp_path_factory, seed):
     folder = tmp_path_factory.mktemp("exam")
-    exam = sources.build("shapes", seed=seed, dev_per_skill=2, test_per_skill=3)
+    exam = shapes.make(seed=seed, dev_per_skill=2, test_per_skill=3)
     for split, items in exam.items():
         write_split(folder, split, items)
     assert {split: load_split(folder, split) for split in splits(folder)} == exam
@@ -139,7 +140,5 @@ def test_the_embedded_exam_fits_the_schema_and_its_splits_are_disjoint(tmp_path_
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(UserError, match="'web' is unknown; allowed: shapes"):
-        sources.build("web", seed=0, dev_per_skill=1, test_per_skill=1)
-    with pytest.raises(UserError, match="'web' is unknown; allowed: dsg, tifa, hps"):
-        sources.read("web", {})
+    with pytest.raises(UserError, match="source is 'web'; it must be one of: dsg, hps, shapes, tifa"):
+        variants.load("benchmarks", "web", "benchmarks.mine.source")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selma import score
-from selma.choices import choose, chooser, match, nearest, normal
 from selma.ground.errors import UserError
+from selma.judging.choices import choose, chooser, match, nearest, normal
 from tests.test_sources import tifa_question, write
 
 ANIMALS = ["dog", "cat", "polar bear"]
@@ -93,7 +93,7 @@ def test_embeddings_are_the_means_over_tokens_without_padding(mpnet):
     import torch
     from transformers import MPNetModel, MPNetTokenizer
 
-    from selma.embedding import SentenceEmbedder
+    from selma.judging.embedding import SentenceEmbedder
 
     texts = ["dog", "a brown polar bear", "cat " * 40]  # the last is cut at the tokenizer's 16 tokens
     found = SentenceEmbedder(mpnet)(texts)
@@ -109,7 +109,7 @@ def test_embeddings_are_the_means_over_tokens_without_padding(mpnet):
 
 
 def test_the_command_maps_free_answers_by_a_folder(mpnet, tmp_path, monkeypatch, capsys):
-    from selma.embedding import SentenceEmbedder
+    from selma.judging.embedding import SentenceEmbedder
 
     said, *offered = SentenceEmbedder(mpnet)(["a brown bear", *ANIMALS])
     closest = ANIMALS[int(np.argmax([said @ choice for choice in offered]))]
@@ -127,7 +127,7 @@ def test_the_command_maps_free_answers_by_a_folder(mpnet, tmp_path, monkeypatch,
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    from selma.embedding import SentenceEmbedder
+    from selma.judging.embedding import SentenceEmbedder
 
     with pytest.raises(UserError, match=r"has no config\.json"):
         SentenceEmbedder(tmp_path)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selma import backbones, conditioning
+from selma.backbones import conditioning
+from selma.backbones.loading import load_pipeline
 
 TEXTS = ["a red circle", "", "two blue squares on a black background"]
 BACKBONES = ["tiny_backbone", "tiny_sdxl", "tiny_sdxl_v"]
@@ -11,7 +12,7 @@ BACKBONES = ["tiny_backbone", "tiny_sdxl", "tiny_sdxl_v"]
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def pipe(request):
-    return backbones.load_pipeline(request.getfixturevalue(request.param))
+    return load_pipeline(request.getfixturevalue(request.param))
 
 
 def test_texts_are_encoded_alike_in_any_batch(pipe):
@@ -36,9 +37,9 @@ def test_texts_are_what_the_pipeline_itself_encodes(pipe):
 
 def test_only_sdxl_has_pooled_states_and_time_ids(tiny_backbone, tiny_sdxl):
     ids = torch.tensor([conditioning.time_ids((48, 64), (0, 8), (32, 32))])
-    plain = conditioning.encode_texts(backbones.load_pipeline(tiny_backbone), TEXTS)
+    plain = conditioning.encode_texts(load_pipeline(tiny_backbone), TEXTS)
     assert set(plain.unet_inputs(ids)) == {"encoder_hidden_states"}
-    added = conditioning.encode_texts(backbones.load_pipeline(tiny_sdxl), TEXTS)[:1].unet_inputs(ids)
+    added = conditioning.encode_texts(load_pipeline(tiny_sdxl), TEXTS)[:1].unet_inputs(ids)
     assert added["added_cond_kwargs"]["time_ids"].tolist() == [[48, 64, 0, 8, 32, 32]]
     assert added["added_cond_kwargs"]["text_embeds"].shape == (1, 20)
     assert added["encoder_hidden_states"].shape == (1, 77, 40)

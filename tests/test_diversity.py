@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from selma.diversity import DiversityFilter, RougeIndex, Vocabulary, fmeasure, needed_lcs, rouge_l, tokens
+from selma.prompts.diversity import DiversityFilter
+from selma.prompts.rouge import RougeIndex, Vocabulary, fmeasure, needed_lcs, rouge_l, tokens
 
 WORDS = ("a", "red", "blue", "circle", "square", "left", "of", "on", "black", "x1")
 PEER = RougeScorer(["rougeL"])

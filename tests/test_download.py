@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from selma import download
 from selma.ground.errors import UserError
+from selma.net import download
 
 BODY = bytes(range(256)) * 40_000  # some chunks and a piece of one
 SHA = hashlib.sha256(BODY).hexdigest()

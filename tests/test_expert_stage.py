@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selma import backbones, lora, tracking
-from selma.ground import records
+from selma.backbones.loading import fingerprint
 from selma.ground.errors import UserError
+from selma.ground.files import read_json, write_jsonl
+from selma.ground.pairs import write_image
+from selma.lora.files import load_lora
+from selma.runtime import tracking
 from stages import expert, merge
 
 SETTINGS = {
@@ -28,7 +31,7 @@ CHECKPOINTS = ["step-000005", "step-000010", "step-000012"]
 # Runs the stage and dies the way the out-of-memory killer kills, after the first checkpoint.
 KILLED = """
 import os, signal
-from selma import tracking
+from selma.runtime import tracking
 from stages import expert
 
 def log_metric(name, value, step):
@@ -48,8 +51,8 @@ def add_images(root: Path, skill: str, n: int = 6) -> None:
         for i in range(n)
     ]
     for row, image in zip(rows, noise, strict=True):
-        records.write_image(root / "data/images" / skill / row["file_name"], Image.fromarray(image))
-    records.write_jsonl(root / "data/images" / skill / "metadata.jsonl", rows)
+        write_image(root / "data/images" / skill / row["file_name"], Image.fromarray(image))
+    write_jsonl(root / "data/images" / skill / "metadata.jsonl", rows)
 
 
 def run(root: Path, monkeypatch: pytest.MonkeyPatch, name: str = "count") -> list[int]:
@@ -88,9 +91,9 @@ def test_checkpoints_say_what_they_are_and_the_curve_is_whole(make_project, monk
     add_images(root, "count")
     run(root, monkeypatch)
     for name in CHECKPOINTS:
-        card = lora.load_lora(root / "models/checkpoints/count" / name).provenance
+        card = load_lora(root / "models/checkpoints/count" / name).provenance
         assert (card["name"], card["steps"], card["images"]) == ("count", int(name[5:]), 6)
-        assert card["backbone"] == backbones.fingerprint(root / "models/backbones/shapes")
+        assert card["backbone"] == fingerprint(root / "models/backbones/shapes")
     with open(root / "metrics/loss/count.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
@@ -103,7 +106,7 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     for skill in [*skills, "forgotten"]:
         add_images(root, skill)
     run(root, monkeypatch, "all")
-    card = lora.load_lora(root / "models/checkpoints/all/step-000005").provenance
+    card = load_lora(root / "models/checkpoints/all/step-000005").provenance
     assert card["images"] == 6 * len(skills)
 
 
@@ -117,14 +120,14 @@ def test_experts_of_one_seed_start_from_one_a_and_merge(make_project, monkeypatc
         run(root, monkeypatch, name)
         (root / "models/experts").mkdir(exist_ok=True)
         (root / "models/checkpoints" / name / "step-000005").rename(root / "models/experts" / name)
-    one, other = (lora.load_lora(root / "models/experts" / name) for name in names)
+    one, other = (load_lora(root / "models/experts" / name) for name in names)
     for module, (a, _) in one.factors.items():
         np.testing.assert_allclose(a, other.factors[module][0], atol=1e-6)
     monkeypatch.setenv("DVC_STAGE", "merge")
     merge.main()
-    merged = lora.load_lora(root / "models/merged")
+    merged = load_lora(root / "models/merged")
     assert merged.provenance["experts"] == names
-    metrics = records.read_json(root / "metrics/merge.json")
+    metrics = read_json(root / "metrics/merge.json")
     assert (metrics["operator"], metrics["rank"], list(metrics["cosine"])) == (
         "factor_mean",
         2,

@@ -16,10 +16,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors import safe_open
 
-from selma import backbones, export, lora
-from selma.ground import records
+from selma import export
+from selma.backbones.loading import fingerprint
 from selma.ground.errors import UserError
-from selma.ground.schema import load_yaml
+from selma.ground.files import sha256_file, write_json
+from selma.lora.files import WEIGHTS, save_lora
+from selma.runtime.schema import load_yaml
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 ROOT = Path(__file__).parents[1]
@@ -66,8 +68,8 @@ def random_lora(backbone: Path, folder: Path, **about: Any) -> None:
         if name.endswith(tuple(about.get("targets", TARGETS))):
             state[f"{name}.lora_A.weight"] = torch.randn(4, layer.in_features, generator=generator)
             state[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.01
-    own = {"backbone": backbones.fingerprint(backbone), "rank": 4, "alpha": 6.0, "targets": TARGETS}
-    lora.save_lora(folder, state, {**own, **about})
+    own = {"backbone": fingerprint(backbone), "rank": 4, "alpha": 6.0, "targets": TARGETS}
+    save_lora(folder, state, {**own, **about})
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
         random_lora(
             backbone, tmp_path / "models/merged", name="merged", operator="factor_mean", experts=experts
         )
-        records.write_json(tmp_path / "metrics/eval.json", SUMMARY)
+        write_json(tmp_path / "metrics/eval.json", SUMMARY)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
@@ -137,7 +139,7 @@ def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, make_run, req
 def test_the_diffusers_file_is_the_runs_own(run) -> None:
     folder = export.export("count", "diffusers")
     assert folder == Path("exports/shapes-count-diffusers")
-    assert weights_of(folder).read_bytes() == Path("models/experts/count", lora.WEIGHTS).read_bytes()
+    assert weights_of(folder).read_bytes() == Path("models/experts/count", WEIGHTS).read_bytes()
 
 
 def test_a_kohya_file_is_half_precision_unless_asked_and_always_the_same_bytes(run) -> None:
@@ -158,7 +160,7 @@ def test_the_folder_names_its_files_and_where_they_come_from(run) -> None:
     mark = json.loads((folder / "export.json").read_text())
     assert mark["lora"] == json.loads((run / "models/merged/lora.json").read_text())
     assert mark["files"] == {
-        path.name: records.sha256_file(path) for path in folder.iterdir() if path.name != "export.json"
+        path.name: sha256_file(path) for path in folder.iterdir() if path.name != "export.json"
     }
 
 
@@ -177,7 +179,7 @@ def test_the_card_of_the_merged_lora(run) -> None:
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
         "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images "
         f"of {evaluate['steps']} steps at guidance {evaluate['guidance']}",
-        records.sha256_file(weights_of(folder)),
+        sha256_file(weights_of(folder)),
         "trained from nothing by this repository's stage `pretrain`",
         "those open no base model of this architecture",
     ):
@@ -205,7 +207,7 @@ def test_the_cards_own_code_draws(make_run, tiny_backbone, tmp_path) -> None:
 
 def test_a_gain_whose_interval_holds_zero_is_none(run) -> None:
     gain = {"mean": 0.01, "low": -0.01, "high": 0.03}
-    records.write_json(run / "metrics/eval.json", {**SUMMARY, "gain": gain})
+    write_json(run / "metrics/eval.json", {**SUMMARY, "gain": gain})
     card = (export.export("merged", "kohya") / "README.md").read_text()
     assert "none (+1.00 [-1.00, +3.00])" in card and "no difference is claimed" in card
 
@@ -224,7 +226,7 @@ def test_the_card_names_a_hub_model_by_id_revision_and_licence(make_run, tiny_xl
     run = make_run(tiny_xl)
     vae = {"id": "some/vae", "commit": "5" * 40, "licence": "mit"}
     source = {"id": "some/base-xl", "revision": "4" * 40, "licence": "openrail++", "vae": vae}
-    records.write_json(run / "models/backbones/shapes/source.json", source)
+    write_json(run / "models/backbones/shapes/source.json", source)
     folder = export.export("merged", "diffusers")
     data, card = front_matter(folder), (folder / "README.md").read_text()
     assert (data["base_model"], data["license"]) == ("some/base-xl", "openrail++")
@@ -235,9 +237,7 @@ def test_the_card_names_a_hub_model_by_id_revision_and_licence(make_run, tiny_xl
 
 
 def test_a_base_of_unknown_licence_is_said_to_be_one(run) -> None:
-    records.write_json(
-        run / "models/backbones/shapes/source.json", {"id": None, "revision": None, "licence": None}
-    )
+    write_json(run / "models/backbones/shapes/source.json", {"id": None, "revision": None, "licence": None})
     folder = export.export("merged", "kohya")
     assert front_matter(folder)["license"] == "unknown"
     assert "| licence | unknown" in (folder / "README.md").read_text()
@@ -247,7 +247,7 @@ def test_a_scheduler_that_names_no_prediction_type_predicts_the_noise(run) -> No
     config = run / "models/backbones/shapes/scheduler/scheduler_config.json"
     settings = json.loads(config.read_text())
     del settings["prediction_type"]  # as in Stable Diffusion 1.4's
-    records.write_json(config, settings)
+    write_json(config, settings)
     assert weights_of(export.export("merged", "kohya")).is_file()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from selma.benchmarks import Item, Question, write_split
-from selma.ground import records
 from selma.ground.errors import UserError
+from selma.ground.files import read_json, read_jsonl, write_jsonl
+from selma.ground.items import Item, Question, write_split
 from stages import filter as filter_stage
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def project(tmp_path, monkeypatch):
     question = Question("1", "Is there a dog?", ("yes", "no"), "yes", (), "entity")
     write_split(Path("data/benchmarks/shapes"), "test", [Item("t", "a dog", "count", "x", (question,))])
     rows = [{"id": f"count-{i}", "text": word} for i, word in enumerate(WORDS)]
-    records.write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
+    write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
 
     def run(keep: int, dev: int, other: str = "") -> tuple[list[str], list[str]]:
         text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("others: []", f"others: [{other}]")
@@ -38,10 +38,8 @@ def project(tmp_path, monkeypatch):
         Path("params.yaml").write_text(text, encoding="utf-8")
         filter_stage.main("count")
         folder = Path("data/filtered/count")
-        held = records.read_jsonl(folder / "dev.jsonl") if dev else []
-        return [row["text"] for row in records.read_jsonl(folder / "prompts.jsonl")], [
-            r["text"] for r in held
-        ]
+        held = read_jsonl(folder / "dev.jsonl") if dev else []
+        return [row["text"] for row in read_jsonl(folder / "prompts.jsonl")], [r["text"] for r in held]
 
     return run
 
@@ -50,21 +48,21 @@ def test_prompts_are_held_out_evenly_and_are_trained_on_never(project):
     kept, held = project(6, 2)
     assert held == [WORDS[2], WORDS[6]]
     assert kept == [word for word in WORDS[:8] if word not in held]
-    metrics = records.read_json(Path("metrics/filter/count.json"))
+    metrics = read_json(Path("metrics/filter/count.json"))
     assert (metrics["kept"], metrics["dev"], metrics["unused"]) == (6, 2, 2)
 
 
 def test_none_held_out_leaves_no_trace(project):
     assert project(6, 0) == (WORDS[:6], [])
     assert not Path("data/filtered/count/dev.jsonl").exists()
-    assert "dev" not in records.read_json(Path("metrics/filter/count.json"))
+    assert "dev" not in read_json(Path("metrics/filter/count.json"))
 
 
 def test_prompts_near_an_other_benchmarks_exam_are_dropped(project):
     write_split(Path("data/benchmarks/more"), "test", [Item("m", WORDS[1], "x", "x", ())])
     assert project(6, 0)[0] == WORDS[:6]
     assert project(6, 0, "more")[0] == [WORDS[0], *WORDS[2:7]]
-    (dropped,) = records.read_jsonl(Path("data/filtered/count/dropped.jsonl"))
+    (dropped,) = read_jsonl(Path("data/filtered/count/dropped.jsonl"))
     assert (dropped["text"], dropped["reason"], dropped["neighbour"]) == (WORDS[1], "exam", WORDS[1])
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from selma import hub
-from selma.ground import records
 from selma.ground.errors import UserError
+from selma.ground.files import read_json, sha256_file
+from selma.net import hub
+from selma.net.pipelines import bring
 from stages import backbone
 from tests.hub_server import Hub, Repo, serve
 
@@ -107,7 +108,7 @@ def test_what_is_loaded_comes_with_its_origin_and_nothing_else(server, run):
         name for name in asked if name.endswith(".bin") or "safety" in name or name in ("README.md", UNET)
     ]
 
-    source = records.read_json(out / "source.json")
+    source = read_json(out / "source.json")
     assert {
         key: source[key] for key in ("source", "id", "revision", "commit", "licence", "variant", "vae")
     } == {
@@ -120,7 +121,7 @@ def test_what_is_loaded_comes_with_its_origin_and_nothing_else(server, run):
         "vae": {"id": VAE_ID, "commit": VAE_COMMIT, "licence": "fair"},
     }
     assert source["files"] == {
-        name: records.sha256_file(out / name) for name in sorted(came) if name != "source.json"
+        name: sha256_file(out / name) for name in sorted(came) if name != "source.json"
     }
 
     import diffusers
@@ -138,7 +139,7 @@ def test_a_folder_serves_too_and_is_left_alone(tiny_backbone, run):
     out = run({"source": "local", "path": str(tiny_backbone)})
     (out / UNET).write_bytes(b"changed later")
     assert files(tiny_backbone) == before
-    source = records.read_json(out / "source.json")
+    source = read_json(out / "source.json")
     assert (source["source"], source["id"], source["licence"]) == ("local", None, None)
     assert set(source["files"]) == {name for name in files(out) if name != "source.json"}
 
@@ -165,7 +166,7 @@ def test_a_killed_download_goes_on(server, tmp_path):
     assert not (tmp_path / "out" / UNET).exists()
     before = server.got()
     server.asked.clear()
-    hub.bring(hub.open_hub(ID, COMMIT, tmp_path / "download"), tmp_path / "out")
+    bring(hub.open_hub(ID, COMMIT, tmp_path / "download"), tmp_path / "out")
     assert (tmp_path / "out" / UNET).read_bytes() == server.repos[ID].files[UNET]
     assert set(server.got()).isdisjoint(set(before) - {UNET})  # what had come is not asked for again
 

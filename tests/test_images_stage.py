@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from selma.ground import records
+from selma.ground import files
 from selma.ground.errors import UserError
+from selma.ground.files import sha256_file, write_jsonl
+from selma.ground.pairs import image_seed, prompt_id, read_image, read_pairs, write_image
 from stages import images
 
 PROMPTS = [
@@ -20,10 +22,10 @@ SETTINGS = {"images.steps": 2, "images.batch": 4}
 # Runs the stage and dies the way the out-of-memory killer kills, in the middle of writing one image.
 KILLED = """
 import os, signal
-from selma.ground import records, stage
+from selma.ground import pairs
 from stages import images
 
-write, count = records.write_image, 0
+write, count = pairs.write_image, 0
 def write_image(path, image):
     global count
     count += 1
@@ -31,7 +33,7 @@ def write_image(path, image):
         path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, image)
-records.write_image = write_image
+pairs.write_image = write_image
 os.environ["DVC_STAGE"] = "images@count"
 images.main("count")
 """
@@ -41,8 +43,8 @@ images.main("count")
 def project(make_project):
     def make(name: str) -> Path:
         root = make_project(name, SETTINGS)
-        rows = [{"id": records.prompt_id("count", text), "text": text} for text in PROMPTS]
-        records.write_jsonl(root / "data/filtered/count/prompts.jsonl", rows)
+        rows = [{"id": prompt_id("count", text), "text": text} for text in PROMPTS]
+        write_jsonl(root / "data/filtered/count/prompts.jsonl", rows)
         return root
 
     return make
@@ -61,13 +63,13 @@ def outs(root: Path) -> dict[str, bytes]:
 def test_one_image_per_prompt_with_its_seed(project, monkeypatch):
     root = project("project")
     run(root, monkeypatch)
-    pairs = records.read_pairs(root / "data/images/count")
+    pairs = read_pairs(root / "data/images/count")
     assert [pair.text for pair in pairs] == PROMPTS
     for pair in pairs:
         assert pair.file.name == f"{pair.id}.webp"
-        assert pair.seed == records.image_seed(42, pair.id, 0)
-        assert records.read_image(pair.file).size == (32, 32)
-    assert len({records.sha256_file(pair.file) for pair in pairs}) == len(PROMPTS)
+        assert pair.seed == image_seed(42, pair.id, 0)
+        assert read_image(pair.file).size == (32, 32)
+    assert len({sha256_file(pair.file) for pair in pairs}) == len(PROMPTS)
     assert not list(root.glob(".work/*/*"))
 
 
@@ -80,9 +82,9 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch
     assert dead.returncode == -signal.SIGKILL
     assert not (killed / "data/images").exists()
     written = []
-    write = records.write_image
+    write = write_image
     monkeypatch.setattr(
-        records, "write_image", lambda path, image: (written.append(path.name), write(path, image))
+        files, "write_image", lambda path, image: (written.append(path.name), write(path, image))
     )
     run(killed, monkeypatch)
     assert (
@@ -107,7 +109,7 @@ def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
 
 def test_no_prompts_and_no_backbone_are_one_line(project, monkeypatch):
     root = project("project")
-    records.write_jsonl(root / "data/filtered/count/prompts.jsonl", [])
+    write_jsonl(root / "data/filtered/count/prompts.jsonl", [])
     with pytest.raises(UserError, match="count"):
         run(root, monkeypatch)
     root = project("bare")

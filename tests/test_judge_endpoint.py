@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from selma import published
-from selma.benchmarks import Question
 from selma.ground.errors import UserError
-from selma.ground.records import write_json
-from selma.judges import Answer, endpoint, load_judge
+from selma.ground.files import write_json
+from selma.ground.items import Question
+from selma.judging.judge import Answer, load_judge
+from selma.runtime.places import JUDGE_CARD, JUDGES
+from selma.variants.judges import endpoint
 
 KEY = "sk-secret-of-the-judge"
 YES_NO = Question("1", "Is it red?", ("yes", "no"), "yes", (), "color")
@@ -82,7 +83,7 @@ def judge(server, tmp_path, monkeypatch):
         "base_url": f"http://127.0.0.1:{server.server_port}/v1",
         "key_env": "JUDGE_KEY",
     }
-    write_json(published.FOLDER / "mine" / published.CARD, {"kind": "endpoint", "endpoint": settings})
+    write_json(JUDGES / "mine" / JUDGE_CARD, {"kind": "endpoint", "endpoint": settings})
     return load_judge("mine")
 
 
@@ -154,9 +155,14 @@ def test_what_cannot_be_tried_again_is_one_line_without_the_key(server, judge, i
     assert f"127.0.0.1:{server.server_port}" in str(caught.value)
 
 
+def load(folder, model: str, base_url: str | None, key_env: str | None):
+    card = {"endpoint": {"model": model, "base_url": base_url, "key_env": key_env}}
+    return endpoint.load(folder, card, "cpu", "float32")
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, image):
     monkeypatch.setattr(endpoint, "RETRIES", 0)
-    judge = endpoint.load_endpoint(tmp_path, "tiny", "http://127.0.0.1:1/v1", None)
+    judge = load(tmp_path, "tiny", "http://127.0.0.1:1/v1", None)
     with pytest.raises(UserError, match=r"^judge at 127\.0\.0\.1:1: "):
         judge.answer(image, [YES_NO])
 
@@ -165,7 +171,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, image):
 def test_a_key_that_is_named_is_needed_before_any_request(tmp_path, monkeypatch, url):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="environment variable JUDGE_KEY is not set"):
-        endpoint.load_endpoint(tmp_path, "gpt", url, "JUDGE_KEY")
+        load(tmp_path, "gpt", url, "JUDGE_KEY")
 
 
 @pytest.mark.parametrize(
@@ -174,5 +180,5 @@ def test_a_key_that_is_named_is_needed_before_any_request(tmp_path, monkeypatch,
 )
 def test_an_address_that_is_none_is_named_and_not_shown(tmp_path, url):
     with pytest.raises(UserError, match=r"^endpoint\.base_url must be an address such as") as caught:
-        endpoint.load_endpoint(tmp_path, "gpt", url, None)
+        load(tmp_path, "gpt", url, None)
     assert KEY not in str(caught.value)

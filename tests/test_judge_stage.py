@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from selma.runtime.places import JUDGE_CARD, JUDGES
 
-from selma import published
-from selma.ground import records
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.judges.scorers import load_scorer
+from selma.ground.files import read_json
+from selma.judging.judge import load_scorer
 from selma.published.convert import read_pickle
+from selma.runtime.params import load_params
 from stages import judge
 from tests.hub_server import Hub, Repo, serve
 from tests.judge_models import clip_config, clip_tokenizer
@@ -28,7 +28,7 @@ from tests.judge_models import clip_config, clip_tokenizer
 ROOT = Path(__file__).parents[1]
 COMMIT, WORDS_COMMIT = "c3" * 20, "d4" * 20
 ID, WORDS_ID = "somebody/tiny-clip", "somebody/words"
-OUT = published.FOLDER / "mine"
+OUT = JUDGES / "mine"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def bring(source: dict) -> Path:
 def test_pinned_files_come_with_their_origin_and_nothing_else(server, project, clip):
     source = entry(server, "config.json", "model.safetensors")
     out = bring(source)
-    card = records.read_json(out / published.CARD)
+    card = read_json(out / JUDGE_CARD)
     assert card == {"kind": "clipscore", "weights": source["weights"], "tokenizer": source["tokenizer"]}
     came = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     words = {f"tokenizer/{name}" for name in server.repos[WORDS_ID].files}
@@ -131,7 +131,7 @@ def test_a_file_that_nobody_pinned_says_what_to_pin(server, project, capsys):
     right = sha256(server.repos[ID].files["config.json"]).hexdigest()
     out = bring(entry(server, "model.safetensors", **{"config.json": None}))
     assert f"nobody has checked config.json; to pin it: config.json: {right}" in capsys.readouterr().err
-    assert records.read_json(out / published.CARD)["weights"]["files"]["config.json"] == right
+    assert read_json(out / JUDGE_CARD)["weights"]["files"]["config.json"] == right
 
 
 def test_files_and_commits_that_the_hub_does_not_have_are_named(server, project):
@@ -148,10 +148,10 @@ def test_judges_without_files_leave_their_card(project, monkeypatch):
     endpoint = {"model": "tiny", "base_url": "http://localhost:8000/v1", "key_env": "MY_KEY"}
     monkeypatch.setenv("MY_KEY", "sk-never-written-anywhere")
     out = bring({"kind": "endpoint", "endpoint": endpoint})
-    assert records.read_json(out / published.CARD) == {"kind": "endpoint", "endpoint": endpoint}
+    assert read_json(out / JUDGE_CARD) == {"kind": "endpoint", "endpoint": endpoint}
     monkeypatch.setenv("DVC_STAGE", "judge@oracle")
     judge.main("oracle")
-    assert records.read_json(published.FOLDER / "oracle" / published.CARD) == {"kind": "embedded"}
+    assert read_json(JUDGES / "oracle" / JUDGE_CARD) == {"kind": "embedded"}
     with pytest.raises(UserError, match=r"no judge 'owl' in params\.yaml; allowed: .*oracle"):
         judge.main("owl")
 

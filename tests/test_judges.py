@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from tokenizers import normalizers
 
-from selma import judges, published
-from selma.benchmarks import Item, Question
-from selma.ground import origins
 from selma.ground.errors import UserError
-from selma.ground.records import write_json
-from selma.judges import Answer, ask, load_judge, scorers
-from selma.judges.vqa import VQASCORE, Said, VqaJudge, instruct, yes_no_tokens
+from selma.ground.files import write_json
+from selma.ground.items import Item, Question
+from selma.judging.judge import Answer, ask, load_judge
+from selma.judging.vqa import VQASCORE, Said, VqaJudge, instruct, yes_no_tokens
+from selma.runtime import variants
+from selma.runtime.places import JUDGE_CARD, JUDGES
 from tests.judge_models import ID, MAKERS, tokenizer
 
 QUESTIONS = [
@@ -40,21 +40,24 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     made = {}
     for name, make in MAKERS.items():
         made[name] = make(root / name.replace(" ", "-"))
-        write_json(made[name] / published.CARD, {"kind": name.split()[0]})
+        write_json(made[name] / JUDGE_CARD, {"kind": name.split()[0]})
     return made
 
 
 @pytest.fixture(params=MAKERS)
 def judge(request, folders, tmp_path, monkeypatch) -> VqaJudge:
     monkeypatch.chdir(tmp_path)
-    published.FOLDER.mkdir(parents=True)
-    (published.FOLDER / "mine").symlink_to(folders[request.param])
+    JUDGES.mkdir(parents=True)
+    (JUDGES / "mine").symlink_to(folders[request.param])
     return load_judge("mine", "cpu")
 
 
-def test_the_kinds_that_params_allow_are_the_kinds_that_load():
-    assert ("embedded", *judges.KINDS) == origins.VQA_KINDS
-    assert tuple(scorers.SCORERS) == origins.SCORE_KINDS
+@pytest.mark.parametrize("kind", variants.names("judges"))
+def test_a_kind_that_says_it_answers_is_one_that_params_check_by(kind):
+    """What params.yaml is checked by, read without importing the file, is what the file holds."""
+    module = variants.load("judges", kind, "kind")
+    assert variants.constants("judges", kind)["ANSWERS"] is module.ANSWERS
+    assert set(module.NEEDS) | set(module.TAKES) <= {"weights", "tokenizer", "matcher", "endpoint"}
 
 
 def test_answers_are_choices_with_a_probability_and_do_not_depend_on_each_other(judge, image):
@@ -96,7 +99,7 @@ def test_a_folder_without_a_weight_a_broken_one_and_one_with_code_are_refused(fo
     from safetensors.torch import load_file, save_file
 
     monkeypatch.chdir(tmp_path)
-    folder = published.FOLDER / "blip"
+    folder = JUDGES / "blip"
     shutil.copytree(folders["blip_vqa"], folder)
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
@@ -115,13 +118,11 @@ def test_a_folder_without_a_weight_a_broken_one_and_one_with_code_are_refused(fo
 
 def test_unknown_names_kinds_and_cards_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"judge\.name 'owl' is unknown: models/judges/owl/judge\.json"):
+    with pytest.raises(UserError, match=r"judge 'owl': models/judges/owl/judge\.json is missing"):
         load_judge("owl")
     for name, card in (("pick", {"kind": "pickscore"}), ("odd", ["kind"])):
-        write_json(published.FOLDER / name / published.CARD, card)
-    with pytest.raises(
-        UserError, match="'pick' is a pickscore, which answers no questions; allowed: blip_vqa"
-    ):
+        write_json(JUDGES / name / JUDGE_CARD, card)
+    with pytest.raises(UserError, match="'pick' is a pickscore, which answers no questions"):
         load_judge("pick")
     with pytest.raises(UserError, match=r"odd/judge\.json: says no kind"):
         load_judge("odd")
@@ -130,8 +131,8 @@ def test_unknown_names_kinds_and_cards_are_named(tmp_path, monkeypatch):
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is here")
 def test_a_processor_that_needs_torchvision_says_so_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = published.FOLDER / "qwen"
-    write_json(folder / published.CARD, {"kind": "chat_vlm"})
+    folder = JUDGES / "qwen"
+    write_json(folder / JUDGE_CARD, {"kind": "chat_vlm"})
     write_json(folder / "config.json", {"model_type": "qwen2_vl"})
     write_json(folder / "preprocessor_config.json", {"processor_class": "Qwen2VLProcessor"})
     tokenizer().save_pretrained(folder)
@@ -209,10 +210,10 @@ def test_tokens_of_yes_and_no_and_a_tokenizer_that_has_none():
 
 def test_a_matcher_in_the_folder_maps_free_words(folders, tmp_path, monkeypatch, image):
     """The sentence embedding is loaded from the judge's own folder."""
-    from selma import embedding
+    from selma.judging import embedding
 
     monkeypatch.chdir(tmp_path)
-    folder = published.FOLDER / "blip"
+    folder = JUDGES / "blip"
     shutil.copytree(folders["blip_vqa"], folder)
     (folder / "matcher").mkdir()
     opened = []

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from selma import kohya
 from selma.ground.errors import UserError
-from selma.lora import LoraWeights
+from selma.lora import kohya
+from selma.lora.files import LoraWeights
 from tests.unets import SD2, SD14, SDXL
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from selma.ground.errors import UserError
-from selma.llm import Reply, Request, Settings, ThreadedProvider, load_provider
-from selma.llm_store import RecordedProvider, keep_replies
+from selma.prompts.provider import Reply, Request, Settings, ThreadedProvider, load_provider
+from selma.prompts.store import RecordedProvider, keep_replies
 
 REQUESTS = [Request(index, f"text {index}", index * 7, 20) for index in range(8)]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from selma import llm_openai
 from selma.ground.errors import UserError
-from selma.llm import Reply, Request, Settings, load_provider
-from selma.replies import parse_reply
+from selma.prompts.provider import Reply, Request, Settings, load_provider
+from selma.prompts.replies import parse_reply
+from selma.variants.providers import openai
 from tests.llm_server import Answer, Server, error, prompts, reply, serve
 
 KEY = "sk-0123456789abcdef"
@@ -28,7 +28,7 @@ Behave = Callable[[int, dict[str, Any]], Answer]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits between attempts, and no key of the machine's own."""
-    monkeypatch.setattr(llm_openai, "BACKOFF", 0.01)
+    monkeypatch.setattr(openai, "BACKOFF", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 

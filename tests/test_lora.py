@@ -7,8 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from selma import backbones, lora
+from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
+from selma.lora.adapter import add_lora, lora_parameters, lora_state
+from selma.lora.files import CARD, WEIGHTS, load_lora, save_lora
 from tests.unets import KNOWN
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -16,13 +18,13 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 def random_lora(backbone: Path, rank: int = 4, alpha: float = 4.0, seed: int = 0) -> tuple[dict, dict]:
     """State and provenance of a LoRA with random A and B."""
-    unet = backbones.load_pipeline(backbone).unet
-    lora.add_lora(unet, rank, alpha, TARGETS, seed)
+    unet = load_pipeline(backbone).unet
+    add_lora(unet, rank, alpha, TARGETS, seed)
     generator = torch.Generator().manual_seed(seed)
-    state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora.lora_state(unet).items()}
+    state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora_state(unet).items()}
     provenance = {
         "name": "count",
-        "backbone": backbones.fingerprint(backbone),
+        "backbone": fingerprint(backbone),
         "rank": rank,
         "alpha": alpha,
         "targets": TARGETS,
@@ -31,11 +33,11 @@ def random_lora(backbone: Path, rank: int = 4, alpha: float = 4.0, seed: int = 0
 
 
 def test_only_the_adapter_trains_in_float32_and_starts_as_nothing(tiny_backbone):
-    unet = backbones.load_pipeline(tiny_backbone, dtype="bfloat16").unet
+    unet = load_pipeline(tiny_backbone, dtype="bfloat16").unet
     inputs = [x.bfloat16() for x in (torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 77, 16))]
     before = unet(*inputs).sample
-    lora.add_lora(unet, 4, 4.0, TARGETS, seed=0)
-    trainable = lora.lora_parameters(unet)
+    add_lora(unet, 4, 4.0, TARGETS, seed=0)
+    trainable = lora_parameters(unet)
     assert trainable and all("lora_" in name for name in trainable)
     assert {parameter.dtype for parameter in trainable.values()} == {torch.float32}
     assert torch.equal(unet(*inputs).sample, before)
@@ -45,11 +47,11 @@ def test_the_same_seed_gives_the_same_a_and_leaves_the_global_generator_alone(ti
     state = torch.random.get_rng_state()
     firsts = []
     for seed in (1, 1, 2):
-        unet = backbones.load_pipeline(tiny_backbone).unet
+        unet = load_pipeline(tiny_backbone).unet
         state = torch.random.get_rng_state()
-        lora.add_lora(unet, 4, 4.0, TARGETS, seed)
+        add_lora(unet, 4, 4.0, TARGETS, seed)
         assert torch.equal(torch.random.get_rng_state(), state)
-        firsts.append({k: v for k, v in lora.lora_state(unet).items() if "lora_A" in k})
+        firsts.append({k: v for k, v in lora_state(unet).items() if "lora_A" in k})
     assert all(torch.equal(firsts[0][key], firsts[1][key]) for key in firsts[0])
     assert all(not torch.equal(firsts[0][key], firsts[2][key]) for key in firsts[0])
 
@@ -57,17 +59,17 @@ def test_the_same_seed_gives_the_same_a_and_leaves_the_global_generator_alone(ti
 @pytest.mark.parametrize(("rank", "targets", "named"), [(0, TARGETS, "0"), (4, ["to_q", "to_qq"], "to_qq")])
 def test_an_impossible_adapter_is_named(tiny_backbone, rank, targets, named):
     with pytest.raises(UserError, match=named):
-        lora.add_lora(backbones.load_pipeline(tiny_backbone).unet, rank, 4.0, targets, seed=0)
+        add_lora(load_pipeline(tiny_backbone).unet, rank, 4.0, targets, seed=0)
 
 
 @pytest.mark.parametrize("alpha", [4.0, 10.0])
 def test_diffusers_opens_it_at_weight_1_as_base_plus_the_dense_delta(tiny_backbone, tmp_path, alpha):
     state, provenance = random_lora(tiny_backbone, alpha=alpha)
-    lora.save_lora(tmp_path / "lora", state, provenance)
-    weights = lora.load_lora(tmp_path / "lora")
-    pipe = backbones.load_pipeline(tiny_backbone)
+    save_lora(tmp_path / "lora", state, provenance)
+    weights = load_lora(tmp_path / "lora")
+    pipe = load_pipeline(tiny_backbone)
     pipe.load_lora_weights(tmp_path / "lora")
-    dense = backbones.load_pipeline(tiny_backbone).unet
+    dense = load_pipeline(tiny_backbone).unet
     for module in weights.factors:
         dense.get_submodule(module).weight += weights.delta(module)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 77, 16)
@@ -77,8 +79,8 @@ def test_diffusers_opens_it_at_weight_1_as_base_plus_the_dense_delta(tiny_backbo
 
 def test_it_reads_back_what_was_written(tiny_backbone, tmp_path):
     state, provenance = random_lora(tiny_backbone, rank=3, alpha=6.0)
-    lora.save_lora(tmp_path, state, provenance)
-    weights = lora.load_lora(tmp_path)
+    save_lora(tmp_path, state, provenance)
+    weights = load_lora(tmp_path)
     assert (weights.rank, weights.scaling, weights.provenance) == (3, 2.0, provenance)
     assert weights.state().keys() == state.keys()
     assert all(torch.equal(weights.state()[key], state[key]) for key in state)
@@ -87,19 +89,18 @@ def test_it_reads_back_what_was_written(tiny_backbone, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_half_the_size_and_read_as_float32(tiny_backbone, tmp_path, dtype):
     state, provenance = random_lora(tiny_backbone)
-    lora.save_lora(tmp_path / "whole", state, provenance)
-    lora.save_lora(tmp_path / "half", state, provenance, dtype)
+    save_lora(tmp_path / "whole", state, provenance)
+    save_lora(tmp_path / "half", state, provenance, dtype)
     sizes = [
-        sum(t.nbytes for t in load_file(tmp_path / name / lora.WEIGHTS).values())
-        for name in ("whole", "half")
+        sum(t.nbytes for t in load_file(tmp_path / name / WEIGHTS).values()) for name in ("whole", "half")
     ]
     assert sizes[0] == 2 * sizes[1]
-    read = lora.load_lora(tmp_path / "half").state()
+    read = load_lora(tmp_path / "half").state()
     assert all(torch.equal(read[key], state[key].to(dtype).float()) for key in state)
-    pipe = backbones.load_pipeline(tiny_backbone, lora=tmp_path / "half")
-    dense = backbones.load_pipeline(tiny_backbone).unet
-    for module in lora.load_lora(tmp_path / "half").factors:
-        dense.get_submodule(module).weight += lora.load_lora(tmp_path / "half").delta(module)
+    pipe = load_pipeline(tiny_backbone, lora=tmp_path / "half")
+    dense = load_pipeline(tiny_backbone).unet
+    for module in load_lora(tmp_path / "half").factors:
+        dense.get_submodule(module).weight += load_lora(tmp_path / "half").delta(module)
         torch.testing.assert_close(pipe.unet.get_submodule(module).weight, dense.get_submodule(module).weight)
 
 
@@ -107,8 +108,8 @@ def test_the_same_lora_is_the_same_bytes(tiny_backbone, tmp_path):
     # safetensors writes its metadata in a random order; several writes to catch it
     state, provenance = random_lora(tiny_backbone)
     for i in range(8):
-        lora.save_lora(tmp_path / str(i), dict(reversed(state.items())) if i % 2 else state, provenance)
-    for name in (lora.WEIGHTS, lora.CARD):
+        save_lora(tmp_path / str(i), dict(reversed(state.items())) if i % 2 else state, provenance)
+    for name in (WEIGHTS, CARD):
         assert len({(tmp_path / str(i) / name).read_bytes() for i in range(8)}) == 1
 
 
@@ -116,14 +117,14 @@ def test_the_file_is_the_one_diffusers_writes(tiny_backbone, tmp_path):
     from diffusers import StableDiffusionPipeline
 
     state, provenance = random_lora(tiny_backbone, alpha=7.0)
-    lora.save_lora(tmp_path / "ours", state, provenance)
+    save_lora(tmp_path / "ours", state, provenance)
     metadata = {"r": 4, "lora_alpha": 7.0, "target_modules": sorted(TARGETS)}
     StableDiffusionPipeline.save_lora_weights(
         tmp_path / "theirs", unet_lora_layers=state, unet_lora_adapter_metadata=metadata
     )
     contents = []
     for name in ("ours", "theirs"):
-        with safe_open(tmp_path / name / lora.WEIGHTS, framework="pt") as file:
+        with safe_open(tmp_path / name / WEIGHTS, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
             contents.append((file.metadata(), tensors))
     (our_metadata, ours), (their_metadata, theirs) = contents
@@ -136,14 +137,14 @@ def test_a_damaged_lora_is_named(tiny_backbone, tmp_path):
     state, provenance = random_lora(tiny_backbone)
 
     def saved(name, state=state, provenance=provenance):
-        lora.save_lora(tmp_path / name, state, provenance)
+        save_lora(tmp_path / name, state, provenance)
         return tmp_path / name
 
     truncated = saved("truncated")
-    file = truncated / lora.WEIGHTS
+    file = truncated / WEIGHTS
     file.write_bytes(file.read_bytes()[:1000])
     headless = saved("headless")
-    (headless / lora.CARD).unlink()
+    (headless / CARD).unlink()
     key = next(iter(state))
     broken = {
         "truncated": truncated,
@@ -155,7 +156,7 @@ def test_a_damaged_lora_is_named(tiny_backbone, tmp_path):
     }
     for name, folder in broken.items():
         with pytest.raises(UserError, match=name) as caught:
-            lora.load_lora(folder)
+            load_lora(folder)
         assert "\n" not in str(caught.value)
 
 
@@ -168,8 +169,8 @@ def test_the_papers_adapters_have_the_papers_size(name, millions):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
         assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
-        lora.add_lora(unet, 128, 128.0, TARGETS, seed=0)
-    trained = lora.lora_parameters(unet)
+        add_lora(unet, 128, 128.0, TARGETS, seed=0)
+    trained = lora_parameters(unet)
     assert round(sum(parameter.numel() for parameter in trained.values()) / 1e6, 1) == millions
     adapted = {key.rsplit(".lora_", 1)[0] for key in trained}
     assert len(adapted) == blocks * 2 * 4 and len(trained) == 2 * len(adapted)

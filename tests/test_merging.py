@@ -7,9 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma import backbones, lora, merging
+from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
-from selma.lora import LoraWeights
+from selma.lora.adapter import add_lora, lora_state
+from selma.lora.files import LoraWeights, load_lora, save_lora
+from selma.merging.algebra import cosine, norm
+from selma.merging.merge import merge
+from selma.runtime import variants
 
 SHAPES = {"down.to_q": (5, 7), "mid.to_out.0": (6, 4)}  # module -> (out, in)
 
@@ -25,7 +29,7 @@ def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: obje
 
 
 def merged(operator: str, experts: list[LoraWeights]) -> LoraWeights:
-    return merging.merge(operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
+    return merge(operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -58,7 +62,7 @@ def test_delta_mean_is_the_mean_of_the_dense_deltas(drawn):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 10**6), st.integers(1, 6), scalings, st.sampled_from(sorted(merging.OPERATORS)))
+@given(st.integers(0, 10**6), st.integers(1, 6), scalings, st.sampled_from(variants.names("operators")))
 def test_one_expert_reproduces_itself(seed, rank, scaling, operator):
     expert = random_expert(seed, rank, scaling)
     result = merged(operator, [expert])
@@ -68,7 +72,7 @@ def test_one_expert_reproduces_itself(seed, rank, scaling, operator):
         torch.testing.assert_close(result.delta(module), expert.delta(module), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("operator", sorted(merging.OPERATORS))
+@pytest.mark.parametrize("operator", variants.names("operators"))
 def test_the_order_of_the_experts_does_not_matter(operator):
     experts = [random_expert(seed, 3) for seed in range(3)]
     reference = merged(operator, experts)
@@ -82,22 +86,20 @@ def test_the_order_of_the_experts_does_not_matter(operator):
 def test_cosine_and_norm_are_those_of_the_dense_deltas(one, other, rank, other_rank, scaling):
     a, b = random_expert(one, rank, scaling), random_expert(other, other_rank)
     dense_a, dense_b = (torch.cat([x.delta(module).flatten() for module in SHAPES]) for x in (a, b))
-    assert merging.norm(a) == pytest.approx(float(dense_a.norm()), rel=1e-4)
-    assert merging.cosine(a, b) == pytest.approx(
-        float(torch.cosine_similarity(dense_a, dense_b, 0)), abs=1e-4
-    )
-    assert merging.cosine(a, a) == pytest.approx(1.0)
+    assert norm(a) == pytest.approx(float(dense_a.norm()), rel=1e-4)
+    assert cosine(a, b) == pytest.approx(float(torch.cosine_similarity(dense_a, dense_b, 0)), abs=1e-4)
+    assert cosine(a, a) == pytest.approx(1.0)
 
 
 def test_an_untrained_expert_has_cosine_0_with_any():
     expert = random_expert(0, 2)
     zero = LoraWeights({m: (a, torch.zeros_like(b)) for m, (a, b) in expert.factors.items()}, 1.0, {})
-    assert merging.cosine(expert, zero) == 0.0
-    assert merging.norm(zero) == 0.0
+    assert cosine(expert, zero) == 0.0
+    assert norm(zero) == 0.0
 
 
 def test_the_result_tells_what_it_was_made_of():
-    result = merging.merge("delta_mean", {"count": random_expert(0, 2), "tags": random_expert(1, 3)})
+    result = merge("delta_mean", {"count": random_expert(0, 2), "tags": random_expert(1, 3)})
     assert result.provenance == {
         "name": "merged",
         "operator": "delta_mean",
@@ -128,34 +130,34 @@ def test_the_result_tells_what_it_was_made_of():
 def test_an_expert_that_does_not_fit_is_named(odd, operator):
     odd.provenance["name"] = "odd"
     with pytest.raises(UserError, match="'odd'"):
-        merging.merge(operator, {"count": random_expert(0, 2), "odd": odd})
+        merge(operator, {"count": random_expert(0, 2), "odd": odd})
 
 
 def test_an_unknown_operator_and_no_experts_are_refused():
     with pytest.raises(UserError, match="factor_mean, delta_mean"):
-        merging.merge("ties", {"count": random_expert(0, 2)})
+        merge("ties", {"count": random_expert(0, 2)})
     with pytest.raises(UserError, match=r"merge\.experts"):
-        merging.merge("delta_mean", {})
+        merge("delta_mean", {})
 
 
-@pytest.mark.parametrize("operator", sorted(merging.OPERATORS))
+@pytest.mark.parametrize("operator", variants.names("operators"))
 def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, operator):
     experts = {}
     for seed, name in enumerate(["count", "tags"]):
-        unet = backbones.load_pipeline(tiny_backbone).unet
-        lora.add_lora(unet, 2, 6.0, ["to_q", "to_out.0"], seed)
+        unet = load_pipeline(tiny_backbone).unet
+        add_lora(unet, 2, 6.0, ["to_q", "to_out.0"], seed)
         generator = torch.Generator().manual_seed(seed)
-        state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora.lora_state(unet).items()}
+        state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora_state(unet).items()}
         card = {"rank": 2, "alpha": 6.0, "targets": ["to_q", "to_out.0"]}
-        card["backbone"] = backbones.fingerprint(tiny_backbone)
-        lora.save_lora(tmp_path / name, state, card)
-        experts[name] = lora.load_lora(tmp_path / name)
-    result = merging.merge(operator, experts)
-    lora.save_lora(tmp_path / "merged", result.state(), result.provenance)
-    dense = backbones.load_pipeline(tiny_backbone).unet
+        card["backbone"] = fingerprint(tiny_backbone)
+        save_lora(tmp_path / name, state, card)
+        experts[name] = load_lora(tmp_path / name)
+    result = merge(operator, experts)
+    save_lora(tmp_path / "merged", result.state(), result.provenance)
+    dense = load_pipeline(tiny_backbone).unet
     for module in result.factors:
         dense.get_submodule(module).weight += result.delta(module)
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     pipe.load_lora_weights(tmp_path / "merged")
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 77, 16)
     with torch.inference_mode():

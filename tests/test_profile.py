@@ -9,8 +9,8 @@ import pytest
 
 from selma import profile
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.shapes.render import CANVAS
+from selma.runtime.params import load_params
+from selma.shapes.world.render import CANVAS
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))

@@ -14,11 +14,13 @@ from random import Random
 import pytest
 from ruamel.yaml import YAML
 
-from selma import llm
-from selma.benchmarks import SPLITS, Item, Question, write_split
-from selma.ground import stage
 from selma.ground.errors import UserError
-from selma.ground.records import prompt_id, read_json, read_jsonl
+from selma.ground.files import read_json, read_jsonl
+from selma.ground.items import SPLITS, Item, Question, write_split
+from selma.ground.pairs import prompt_id
+from selma.prompts import provider
+from selma.runtime import stage
+from selma.variants.providers import shapes
 from stages import filter as filter_stage
 from stages import prompts as prompts_stage
 
@@ -39,7 +41,7 @@ def repo(tmp_path, monkeypatch):
     change(
         tmp_path,
         {
-            "llm.provider": "fake",
+            "llm.provider": "shapes",
             "prompts.candidates": 60,
             "prompts.per_request": 8,
             "prompts.round": 3,
@@ -72,15 +74,15 @@ def change(repo: Path, values: dict[str, object]) -> None:
 
 
 def use(monkeypatch, answer) -> None:
-    """Make `answer` the LLM behind the name "fake"."""
+    """Make `answer` the LLM, in place of the embedded one."""
 
-    def provider(settings: llm.Settings) -> llm.Provider:
-        return llm.ThreadedProvider(
-            lambda request: llm.Reply(request.index, *answer(request.text, request.seed)),
+    def load(settings: provider.Settings) -> provider.Provider:
+        return provider.ThreadedProvider(
+            lambda request: provider.Reply(request.index, *answer(request.text, request.seed)),
             settings.concurrency,
         )
 
-    monkeypatch.setitem(llm.PROVIDERS, "fake", provider)
+    monkeypatch.setattr(shapes, "load", load)
 
 
 def write(request: str, seed: int) -> tuple[str, str]:

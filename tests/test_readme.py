@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from selma.table import markdown_table
+from selma.reporting.table import markdown_table
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from selma.ground.records import read_json, read_jsonl
+from selma.ground.files import read_json, read_jsonl
 from stages import prompts as prompts_stage
 
 ROOT = Path(__file__).parents[1]

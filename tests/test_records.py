@@ -10,26 +10,35 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selma.ground import records
 from selma.ground.errors import UserError
+from selma.ground.files import (
+    atomic,
+    folder_digest,
+    read_json,
+    read_jsonl,
+    write_csv,
+    write_json,
+    write_jsonl,
+)
+from selma.ground.pairs import Pair, image_seed, prompt_id, read_image, read_pairs, write_image
 
 
 def test_ids_and_seeds_are_pinned() -> None:
     """Written down once: a change of either would orphan every image that was ever drawn."""
-    assert records.prompt_id("count", "two red circles") == "count-bb1a3e95d07d"
-    assert records.image_seed(42, "count-bb1a3e95d07d", 0) == 1738458959
+    assert prompt_id("count", "two red circles") == "count-bb1a3e95d07d"
+    assert image_seed(42, "count-bb1a3e95d07d", 0) == 1738458959
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1), st.text(max_size=20), st.integers(0, 100))
 def test_seeds_fit_torch_and_numpy(run_seed: int, id: str, k: int) -> None:
-    seed = records.image_seed(run_seed, id, k)
+    seed = image_seed(run_seed, id, k)
     assert 0 <= seed < 2**31
-    assert seed == records.image_seed(run_seed, id, k)
+    assert seed == image_seed(run_seed, id, k)
 
 
 def test_seeds_differ_by_each_of_their_parts() -> None:
-    seeds = {records.image_seed(s, f"id{i}", k) for s in range(10) for i in range(10) for k in range(10)}
+    seeds = {image_seed(s, f"id{i}", k) for s in range(10) for i in range(10) for k in range(10)}
     assert len(seeds) == 1000
 
 
@@ -45,8 +54,8 @@ rows = st.lists(
 def test_jsonl_comes_back_as_written(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Text with any line separator of Unicode in it too."""
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
-    records.write_jsonl(path, rows)
-    assert records.read_jsonl(path) == rows
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
 
 
 @pytest.mark.parametrize(
@@ -56,44 +65,44 @@ def test_jsonl_comes_back_as_written(rows: list[dict], tmp_path_factory: pytest.
 def test_a_broken_line_is_named(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(UserError, match=says):
-        records.read_jsonl(tmp_path / "x.jsonl")
+        read_jsonl(tmp_path / "x.jsonl")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    for read in (records.read_json, records.read_jsonl, records.read_image, records.folder_digest):
+    for read in (read_json, read_jsonl, read_image, folder_digest):
         with pytest.raises(UserError, match=r"gone\.json"):
             read(tmp_path / "gone.json")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
-    records.write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), records.atomic(path) as temporary:
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     with pytest.raises(ValueError):
-        records.write_json(path, {"nan": float("nan")})
+        write_json(path, {"nan": float("nan")})
     assert json.loads(path.read_text()) == {"old": 1}
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_csv_has_exactly_the_named_fields(tmp_path: Path) -> None:
-    records.write_csv(tmp_path / "a.csv", [{"step": 1, "loss": 0.5}], ["step", "loss"])
+    write_csv(tmp_path / "a.csv", [{"step": 1, "loss": 0.5}], ["step", "loss"])
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.5\n"
     with pytest.raises(ValueError):
-        records.write_csv(tmp_path / "a.csv", [{"step": 1, "los": 0.5}], ["step", "loss"])
+        write_csv(tmp_path / "a.csv", [{"step": 1, "los": 0.5}], ["step", "loss"])
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_a_picture_comes_back_pixel_for_pixel(tmp_path: Path, suffix: str) -> None:
     image = Image.effect_noise((16, 16), 80).convert("RGB")
-    records.write_image(tmp_path / f"a.{suffix}", image)
-    assert records.read_image(tmp_path / f"a.{suffix}").tobytes() == image.tobytes()
+    write_image(tmp_path / f"a.{suffix}", image)
+    assert read_image(tmp_path / f"a.{suffix}").tobytes() == image.tobytes()
 
 
 def test_a_picture_too_large_for_webp_is_named_and_not_begun(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.webp: 16384 x 1 pixels; WebP holds 16383"):
-        records.write_image(tmp_path / "a.webp", Image.new("RGB", (16384, 1)))
+        write_image(tmp_path / "a.webp", Image.new("RGB", (16384, 1)))
     assert not list(tmp_path.iterdir())
 
 
@@ -101,41 +110,41 @@ def test_a_picture_too_large_for_webp_is_named_and_not_begun(tmp_path: Path) -> 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
 def test_a_truncated_image_is_named(share: float, suffix: str, tmp_path: Path) -> None:
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
-    records.write_image(whole, Image.effect_noise((64, 64), 80).convert("RGB"))
+    write_image(whole, Image.effect_noise((64, 64), 80).convert("RGB"))
     data = whole.read_bytes()
     cut.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(UserError, match=rf"cut\.{suffix}: is not a whole image"):
-        records.read_image(cut)
+        read_image(cut)
 
 
 def test_a_folders_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
-    first = records.folder_digest(tmp_path / "a")
+    first = folder_digest(tmp_path / "a")
     (tmp_path / "a" / ".tmp-1-x").write_text("left by a killed writer")
-    assert records.folder_digest(tmp_path / "a") == first
+    assert folder_digest(tmp_path / "a") == first
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
-    renamed = records.folder_digest(tmp_path / "a")
+    renamed = folder_digest(tmp_path / "a")
     (tmp_path / "a" / "y").write_text("2")
-    assert len({first, renamed, records.folder_digest(tmp_path / "a")}) == 3
+    assert len({first, renamed, folder_digest(tmp_path / "a")}) == 3
 
 
 def imagefolder(folder: Path, skill: str, count: int) -> Path:
     rows = []
     for number in range(count):
         id = f"{skill}-{number}"
-        records.write_image(folder / f"{id}.png", Image.new("RGB", (4, 4)))
+        write_image(folder / f"{id}.png", Image.new("RGB", (4, 4)))
         rows.append({"file_name": f"{id}.png", "text": f"text {number}", "id": id, "seed": number})
-    records.write_jsonl(folder / "metadata.jsonl", rows)
+    write_jsonl(folder / "metadata.jsonl", rows)
     return folder
 
 
 def test_pairs_of_a_folder_and_of_named_subfolders(tmp_path: Path) -> None:
     for skill in ("count", "tags", "stranger"):
         imagefolder(tmp_path / skill, skill, 2)
-    one = records.read_pairs(tmp_path / "count")
-    assert one[1] == records.Pair(tmp_path / "count" / "count-1.png", "text 1", "count-1", 1)
-    both = records.read_pairs(tmp_path, ["tags", "count"])
+    one = read_pairs(tmp_path / "count")
+    assert one[1] == Pair(tmp_path / "count" / "count-1.png", "text 1", "count-1", 1)
+    both = read_pairs(tmp_path, ["tags", "count"])
     assert [pair.id for pair in both] == ["tags-0", "tags-1", "count-0", "count-1"]
 
 
@@ -143,14 +152,14 @@ def test_pairs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     folder = imagefolder(tmp_path / "count", "count", 2)
     (folder / "count-1.png").unlink()
     with pytest.raises(UserError, match=r"count-1\.png: no such image"):
-        records.read_pairs(folder)
+        read_pairs(folder)
     (folder / "metadata.jsonl").write_text('{"file_name": "count-0.png", "text": 3}\n')
     with pytest.raises(UserError, match=r"row 1: needs text, a str"):
-        records.read_pairs(folder)
+        read_pairs(folder)
     row = json.dumps({"file_name": "count-0.png", "text": "t", "id": "count-0", "seed": 1})
     (folder / "metadata.jsonl").write_text(f"{row}\n{row}\n")
     with pytest.raises(UserError, match="named twice"):
-        records.read_pairs(folder)
+        read_pairs(folder)
     (folder / "metadata.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no images"):
-        records.read_pairs(folder)
+        read_pairs(folder)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selma.replies import parse_list, parse_reply
+from selma.prompts.replies import parse_list, parse_reply
 
 plain = st.text(alphabet="abcdefgh ,", min_size=1, max_size=30).map(lambda text: " ".join(text.split()))
 plain = plain.map(lambda text: f"a {text.strip(' ,')}".strip())

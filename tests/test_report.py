@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from selma import charts, grid, report, table
-from selma.benchmarks import Item, Question
-from selma.ground import records
 from selma.ground.errors import UserError
+from selma.ground.files import write_csv, write_json
+from selma.ground.items import Item, Question
+from selma.ground.pairs import write_image
+from selma.reporting import charts, report, sheets, table
 
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 HOSTILE = "</td><script>alert('x')</script>"
@@ -45,26 +46,24 @@ def summary(**changes):
 def run(tmp_path):
     """Metrics and grid folders of a made-up run whose texts try to break out of the page."""
     metrics, pictures = tmp_path / "metrics", tmp_path / "grid"
-    records.write_json(metrics / "eval.json", summary())
-    records.write_json(metrics / "others.json", {})
+    write_json(metrics / "eval.json", summary())
+    write_json(metrics / "others.json", {})
     rows = [
         {"model": model, "skill": "count", "score": 0.6}
         for model in ("base", "count", "merged", "all", "own")
     ]
-    records.write_csv(metrics / "by_skill.csv", rows, ["model", "skill", "score"])
-    records.write_json(metrics / "select/count.json", {"policy": "last", "chosen": 300, "scores": {}})
+    write_csv(metrics / "by_skill.csv", rows, ["model", "skill", "score"])
+    write_json(metrics / "select/count.json", {"policy": "last", "chosen": 300, "scores": {}})
     curve = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
-    records.write_csv(metrics / "loss/count.csv", curve, ["step", "loss"])
-    records.write_json(
-        metrics / "filter/count.json", {"candidates": 6, "kept": 3, "dropped": {"too_long": 3}}
-    )
+    write_csv(metrics / "loss/count.csv", curve, ["step", "loss"])
+    write_json(metrics / "filter/count.json", {"candidates": 6, "kept": 3, "dropped": {"too_long": 3}})
     merge = {
         "operator": "delta_mean",
         "experts": ["count", "tags"],
         "rank": 32,
         "cosine": {"count|tags": 0.125},
     }
-    records.write_json(metrics / "merge.json", merge)
+    write_json(metrics / "merge.json", merge)
     question = {"id": "1", "question": HOSTILE, "expected": "yes"}
     questions = [
         {**question, "answers": {"base": "no", "merged": "yes"}, "scores": {"base": 0, "merged": 1}},
@@ -72,9 +71,9 @@ def run(tmp_path):
     ]
     images = {"base": "base/a.png", "merged": "merged/a.png"}
     for file in images.values():
-        records.write_image(pictures / file, Image.new("RGB", (8, 8), "red"))
+        write_image(pictures / file, Image.new("RGB", (8, 8), "red"))
     example = {"id": "a", "skill": "count", "prompt": f'"{HOSTILE}', "images": images, "questions": questions}
-    records.write_json(pictures / "examples.json", [example])
+    write_json(pictures / "examples.json", [example])
     return metrics, pictures
 
 
@@ -137,10 +136,10 @@ def test_the_page_says_what_the_numbers_say(run):
 
 
 def test_a_gain_whose_interval_holds_0_is_reported_as_none(run):
-    records.write_json(run[0] / "eval.json", summary(gain=NONE))
+    write_json(run[0] / "eval.json", summary(gain=NONE))
     html = page(run)
     assert re.search(r'class="tile none">gain over base<b>none</b>', html)
-    records.write_json(run[0] / "eval.json", summary(gain={"mean": -0.03, "low": -0.05, "high": -0.01}))
+    write_json(run[0] / "eval.json", summary(gain={"mean": -0.03, "low": -0.05, "high": -0.01}))
     assert "the interval lies below zero: merged is worse" in page(run)
 
 
@@ -155,7 +154,7 @@ def test_other_benchmarks_and_preferences_have_a_section_only_if_there_are_any(r
     }
     scored = summary(gain=NONE, category={"color": {"base": 0.5, "merged": 0.6, "gain": 0.1}})
     others = {"benchmark": {"tifa": scored}, "preference": {"hps": {"pickscore": preferred}}}
-    records.write_json(run[0] / "others.json", others)
+    write_json(run[0] / "others.json", others)
     html = page(run)
     assert Tags(html).text.count("alert('x')") > 4  # still text
     text = " ".join(re.sub("<[^>]*>", " ", html).split())
@@ -173,7 +172,7 @@ def test_a_run_without_some_models_has_a_page_without_them(run):
     some = summary()
     for key in ("single", "gain_over_single", "merged", "gain", "skill", "category"):
         del some[key]
-    records.write_json(run[0] / "eval.json", some)
+    write_json(run[0] / "eval.json", some)
     text = Tags(page(run)).text
     assert "Base against merged" not in text and "60.00" in text
 
@@ -248,7 +247,7 @@ def test_thinning_keeps_few_points_and_the_range(points, at_most):
 
 
 def test_the_short_table_in_both_forms(tmp_path, monkeypatch, capsys):
-    records.write_json(tmp_path / "metrics/eval.json", summary())
+    write_json(tmp_path / "metrics/eval.json", summary())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["table"])
     table.main()
@@ -300,28 +299,28 @@ def items(n_per_skill):
 
 def test_prompts_are_chosen_per_skill_by_the_seed():
     pool = items({"a": 30, "b": 30, "c": 1})
-    chosen = grid.choose(pool, 2, seed=1)
+    chosen = sheets.choose(pool, 2, seed=1)
     assert [item.skill for item in chosen] == ["a", "b", "c", "a", "b"]
     assert len({item.id for item in chosen}) == 5
-    assert chosen == grid.choose(pool, 2, seed=1) != grid.choose(pool, 2, seed=2)
+    assert chosen == sheets.choose(pool, 2, seed=1) != sheets.choose(pool, 2, seed=2)
 
 
 @pytest.mark.parametrize(
     ("size", "shown"), [((32, 32), (192, 192)), ((80, 80), (160, 160)), ((768, 512), (192, 128))]
 )
 def test_small_pictures_grow_by_a_whole_factor_and_large_ones_shrink(size, shown):
-    cell = grid.Cell("a prompt", "count", {"base": Image.new("RGB", size, "red")})
-    colors = grid.compose([cell]).getcolors(10**6)
+    cell = sheets.Cell("a prompt", "count", {"base": Image.new("RGB", size, "red")})
+    colors = sheets.compose([cell]).getcolors(10**6)
     assert (shown[0] * shown[1], (255, 0, 0)) in colors
 
 
 def test_base_stands_above_merged():
-    cell = grid.Cell(
+    cell = sheets.Cell(
         "p",
         "count",
         {"base": Image.new("RGB", (32, 32), "red"), "merged": Image.new("RGB", (32, 32), "blue")},
     )
-    sheet = grid.compose([cell] * 7)
+    sheet = sheets.compose([cell] * 7)
     first = [color for color in (sheet.getpixel((100, y)) for y in range(sheet.height)) if color[1] == 0]
     assert first[0] == (255, 0, 0)
     assert (0, 0, 255) in first
@@ -331,7 +330,7 @@ def test_base_stands_above_merged():
 @given(st.text("ab ", max_size=80), st.integers(20, 300))
 def test_captions_keep_their_words_and_their_width(text, width):
     font = ImageFont.load_default(14)
-    lines = grid.wrap(text, font, width)
+    lines = sheets.wrap(text, font, width)
     assert " ".join(lines).split() == text.split()
     assert all(font.getlength(line) <= width or " " not in line for line in lines)
 

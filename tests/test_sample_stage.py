@@ -7,9 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from selma import backbones, benchmarks, draw, lora
-from selma.ground import records
+from selma import draw
+from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
+from selma.ground.files import sha256_file
+from selma.ground.items import Item, Question, write_split
+from selma.ground.pairs import Pair, image_seed, read_image, read_pairs
+from selma.lora.adapter import add_lora, lora_state
+from selma.lora.files import save_lora
 from stages import sample
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]
@@ -28,34 +33,32 @@ SETTINGS = {
 
 def put_lora(folder, backbone, size: float) -> None:
     """A LoRA whose B has entries of about `size`; 0 changes nothing."""
-    unet = backbones.load_pipeline(backbone).unet
-    lora.add_lora(unet, 2, 2.0, ["to_q", "to_v"], seed=0)
+    unet = load_pipeline(backbone).unet
+    add_lora(unet, 2, 2.0, ["to_q", "to_v"], seed=0)
     state = {
         key: value if "lora_A" in key else torch.full_like(value, size)
-        for key, value in lora.lora_state(unet).items()
+        for key, value in lora_state(unet).items()
     }
-    card = {"backbone": backbones.fingerprint(backbone), "rank": 2, "alpha": 2.0, "targets": ["to_q", "to_v"]}
-    lora.save_lora(folder, state, card)
+    card = {"backbone": fingerprint(backbone), "rank": 2, "alpha": 2.0, "targets": ["to_q", "to_v"]}
+    save_lora(folder, state, card)
 
 
 @pytest.fixture
 def project(make_project, monkeypatch):
     root = make_project("project", SETTINGS)
-    question = benchmarks.Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
-    items = [
-        benchmarks.Item(f"count-{i}", text, "count", "shapes", (question,)) for i, text in enumerate(PROMPTS)
-    ]
+    question = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
+    items = [Item(f"count-{i}", text, "count", "shapes", (question,)) for i, text in enumerate(PROMPTS)]
     folder = root / "data/benchmarks/shapes"
-    benchmarks.write_split(folder, "test", items)
-    benchmarks.write_split(folder, "dev", [benchmarks.Item("d", "a dog", "count", "shapes", (question,))])
+    write_split(folder, "test", items)
+    write_split(folder, "dev", [Item("d", "a dog", "count", "shapes", (question,))])
     put_lora(root / "models/experts/count", root / "models/backbones/shapes", 1.0)
     put_lora(root / "models/merged", root / "models/backbones/shapes", 0.0)
     monkeypatch.chdir(root)
 
-    def run(model: str) -> list[records.Pair]:
+    def run(model: str) -> list[Pair]:
         monkeypatch.setenv("DVC_STAGE", f"sample@{model}")
         sample.main(model)
-        return records.read_pairs(root / "data/samples" / model)
+        return read_pairs(root / "data/samples" / model)
 
     return run
 
@@ -64,9 +67,9 @@ def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
     base, expert, merged = (project(model) for model in MODELS)
     assert [(pair.text, pair.k) for pair in base] == [(text, k) for text in PROMPTS for k in (0, 1)]
     assert [pair.file.name for pair in base][:2] == ["count-0-0.webp", "count-0-1.webp"]
-    assert [pair.seed for pair in base] == [records.image_seed(42, pair.id, pair.k) for pair in base]
+    assert [pair.seed for pair in base] == [image_seed(42, pair.id, pair.k) for pair in base]
     pictures = {
-        name: np.stack([np.asarray(records.read_image(pair.file), dtype=int) for pair in pairs])
+        name: np.stack([np.asarray(read_image(pair.file), dtype=int) for pair in pairs])
         for name, pairs in (("base", base), ("expert", expert), ("merged", merged))
     }
     # the LoRA that changes nothing gives the base's very pictures: same noises, only the weights differ
@@ -78,14 +81,12 @@ def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
 def test_other_benchmarks_are_drawn_beside_the_primary_and_change_nothing_of_it(project, monkeypatch):
     def primary() -> dict[str, str]:
         files = Path("data/samples/base").glob("*.*")
-        return {file.name: records.sha256_file(file) for file in files}
+        return {file.name: sha256_file(file) for file in files}
 
     project("base")
     before = primary()
     # an item with the primary's id, and another prompt
-    benchmarks.write_split(
-        Path("data/benchmarks/more"), "test", [benchmarks.Item("count-0", "a dog", "x", "x", ())]
-    )
+    write_split(Path("data/benchmarks/more"), "test", [Item("count-0", "a dog", "x", "x", ())])
     text = Path("params.yaml").read_text().replace("others: []", "others: [more]")
     Path("params.yaml").write_text(
         text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
@@ -93,7 +94,7 @@ def test_other_benchmarks_are_drawn_beside_the_primary_and_change_nothing_of_it(
     pairs = project("base")
     assert primary() == before and len(before) == 2 * len(PROMPTS) + 1
     assert [pair.text for pair in pairs[::2]] == PROMPTS
-    more = records.read_pairs(Path("data/samples/base/more"))
+    more = read_pairs(Path("data/samples/base/more"))
     assert [(pair.id, pair.text, pair.k) for pair in more] == [("count-0", "a dog", k) for k in (0, 1)]
     assert more[0].file.read_bytes() != pairs[0].file.read_bytes()
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from selma import backbones, sampler
-from selma.ground import records
+from selma.backbones.loading import load_pipeline
+from selma.backbones.schedulers import SCHEDULERS, make_scheduler
+from selma.ground.pairs import read_pairs
+from selma.images import sampler
 
 TEXTS = ["a red circle", "two blue squares", "a green star", "a red circle", "a small cross"]
 SEEDS = [3, 1, 4, 159, 26]
@@ -15,7 +17,7 @@ SETTINGS = {"steps": 4, "guidance": 3.0, "scheduler": "ddim"}
 
 @pytest.fixture(scope="module", params=["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl", "tiny_sdxl_v"])
 def pipe(request):
-    return backbones.load_pipeline(request.getfixturevalue(request.param))
+    return load_pipeline(request.getfixturevalue(request.param))
 
 
 def drawn(pipe, batch=3, done=(), **settings):
@@ -23,11 +25,11 @@ def drawn(pipe, batch=3, done=(), **settings):
     return {i: np.asarray(image, dtype=int) for i, image in images}
 
 
-@pytest.mark.parametrize("scheduler", sorted(backbones.SCHEDULERS))
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_it_draws_what_diffusers_draws(pipe, guidance, scheduler):
     ours = drawn(pipe, guidance=guidance, scheduler=scheduler)
-    pipe.scheduler = backbones.make_scheduler(scheduler, pipe.scheduler.config)
+    pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
     theirs = pipe(
         TEXTS,
         num_inference_steps=4,
@@ -75,20 +77,20 @@ def test_what_is_done_is_left_out_and_the_rest_keeps_its_bytes(pipe):
 
 
 def test_drawing_leaves_gradients_on_for_the_caller(tiny_backbone):
-    images = sampler.draw(backbones.load_pipeline(tiny_backbone), TEXTS, SEEDS, batch=2, **SETTINGS)
+    images = sampler.draw(load_pipeline(tiny_backbone), TEXTS, SEEDS, batch=2, **SETTINGS)
     next(images)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     images.close()
 
 
 def test_another_size_can_be_asked_for(tiny_backbone):
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     (image,) = (im for _, im in sampler.draw(pipe, ["x"], [0], batch=1, size=48, **SETTINGS))
     assert image.size == (48, 48)
 
 
 def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     rows = [
         {"file_name": f"{i}.png", "text": text, "id": str(i), "seed": seed}
         for i, (text, seed) in enumerate(zip(TEXTS, SEEDS, strict=True))
@@ -102,7 +104,7 @@ def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):
     assert sorted(file.name for file in left.iterdir()) == [*(f"{i}.png" for i in range(5)), "metadata.jsonl"]
     assert (left / "1.png").read_bytes() == b"kept"
     assert (left / "2.png").read_bytes() == (tmp_path / "whole/2.png").read_bytes()
-    assert [pair.text for pair in records.read_pairs(left)] == TEXTS
+    assert [pair.text for pair in read_pairs(left)] == TEXTS
 
 
 def test_a_contact_sheet_holds_every_image():

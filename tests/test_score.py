@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selma import benchmark_tables as tables
-from selma import benchmarks, score
-from selma.benchmarks import Item
+from selma import score
+from selma.ground.items import Item, write_split
+from selma.scoring import paper_tables as tables
 from tests.test_sources import annotations, tifa_question, write
 
 # a_1: 2 depends on 1, 3 on 2. a_2 has a malformed dependency, so officially none. b_1 lacks question 1.
@@ -383,7 +383,7 @@ def test_an_official_result_must_cover_the_annotations(run, tmp_path):
 @pytest.fixture
 def styles(tmp_path):
     items = [Item(f"{style}-0000{k}", "p", style, "hps", ()) for style in ("anime", "photo") for k in (0, 1)]
-    benchmarks.write_split(tmp_path / "data/benchmarks/hps", "test", items)
+    write_split(tmp_path / "data/benchmarks/hps", "test", items)
     return items
 
 

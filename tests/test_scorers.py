@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from selma.runtime.places import JUDGE_CARD, JUDGES
 from torch.nn import functional as F
 
-from selma import published
 from selma.ground.errors import UserError
-from selma.ground.records import write_json
-from selma.judges import pixels
-from selma.judges.scorers import load_scorer
+from selma.ground.files import write_json
+from selma.judging import pixels
+from selma.judging.judge import load_scorer
 from selma.published import convert, openclip, reward
 from selma.published.openclip import to_transformers
 from selma.published.reward import to_reward
@@ -34,8 +34,8 @@ def image() -> Image.Image:
 
 
 def folder(name: str, kind: str) -> Path:
-    path = published.FOLDER / name
-    write_json(path / published.CARD, {"kind": kind})
+    path = JUDGES / name
+    write_json(path / JUDGE_CARD, {"kind": kind})
     return path
 
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selma import bootstrap, evaluation, scoring
-from selma.benchmarks import Item, Question
-from selma.bootstrap import bootstrap_gain, bootstrap_mean
 from selma.ground.errors import UserError
+from selma.ground.items import Item, Question
+from selma.scoring import bootstrap
+from selma.scoring.bootstrap import bootstrap_gain, bootstrap_mean
+from selma.scoring.scores import by_category, by_skill, clusters, item_scores, macro, micro, score_answers
+from selma.scoring.summary import category_rows, skill_rows, summarise
 
 # Time says nothing about these on a busy machine.
 quick = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -43,65 +45,65 @@ LONE = Item("b", "q", "u", "t", (question("1", answer="no"),))
 
 
 def test_a_question_is_void_when_a_direct_parent_is_wrong_and_only_then():
-    scores = scoring.score_answers([CHAIN], rows(CHAIN, q1="no", q2="yes", q3="yes"))
+    scores = score_answers([CHAIN], rows(CHAIN, q1="no", q2="yes", q3="yes"))
     assert [score.raw for score in scores] == [0, 1, 1]
     # 2 is void by its parent 1; 3 stands: its own parent 2 was answered as expected
     assert [score.score for score in scores] == [0, 0, 1]
-    assert scoring.macro(scores) == pytest.approx(1 / 3)
-    assert scoring.macro(scores, dependencies=False) == pytest.approx(2 / 3)
+    assert macro(scores) == pytest.approx(1 / 3)
+    assert macro(scores, dependencies=False) == pytest.approx(2 / 3)
 
 
 def test_every_parent_must_hold_and_circles_do_no_harm():
     item = Item("a", "p", "s", "t", (question("1", "3"), question("2"), question("3", ["1", "2", "3"])))
-    all_right = scoring.score_answers([item], rows(item, q1="yes", q2="yes", q3="yes"))
-    one_wrong = scoring.score_answers([item], rows(item, q1="yes", q2="no", q3="yes"))
+    all_right = score_answers([item], rows(item, q1="yes", q2="yes", q3="yes"))
+    one_wrong = score_answers([item], rows(item, q1="yes", q2="no", q3="yes"))
     assert [score.score for score in all_right] == [1, 1, 1]
     assert [score.score for score in one_wrong] == [1, 0, 0]
 
 
 def test_a_parent_that_the_benchmark_lacks_voids_its_children_whatever_the_picture_shows():
     item = Item("a", "p", "s", "t", (question("2", "1"), question("3")), absent=("1",))
-    scores = scoring.score_answers([item], rows(item, q2="yes", q3="yes"))
+    scores = score_answers([item], rows(item, q2="yes", q3="yes"))
     assert [(score.raw, score.score) for score in scores] == [(1, 0), (1, 1)]
 
 
 def test_a_benchmark_without_questions_cannot_be_answered():
     with pytest.raises(UserError, match="here: the benchmark has no questions"):
-        scoring.score_answers([Item("a", "p", "s", "t", ())], [], where="here")
+        score_answers([Item("a", "p", "s", "t", ())], [], where="here")
 
 
 def test_the_expected_answer_may_be_no():
-    scores = scoring.score_answers([LONE], rows(LONE, q1="no"))
-    assert scoring.macro(scores) == 1
+    scores = score_answers([LONE], rows(LONE, q1="no"))
+    assert macro(scores) == 1
 
 
 def test_items_weigh_the_same_in_macro_and_questions_in_micro():
     answers = rows(CHAIN, q1="yes", q2="yes", q3="yes") + rows(LONE, q1="yes")
-    scores = scoring.score_answers([CHAIN, LONE], answers)
-    assert scoring.macro(scores) == 0.5
-    assert scoring.micro(scores) == 0.75
-    assert scoring.item_scores(scores) == {"a": 1, "b": 0}
-    assert scoring.by_skill(scores) == {"s": 1, "u": 0}
-    assert scoring.by_category(scores) == {"color": 1, "object": 0.5, "relation": 1}
+    scores = score_answers([CHAIN, LONE], answers)
+    assert macro(scores) == 0.5
+    assert micro(scores) == 0.75
+    assert item_scores(scores) == {"a": 1, "b": 0}
+    assert by_skill(scores) == {"s": 1, "u": 0}
+    assert by_category(scores) == {"color": 1, "object": 0.5, "relation": 1}
 
 
 def test_an_item_is_the_mean_over_its_images():
     answers = rows(CHAIN, 0, q1="yes", q2="yes", q3="yes") + rows(CHAIN, 1, q1="no", q2="no", q3="no")
-    assert scoring.macro(scoring.score_answers([CHAIN], answers)) == 0.5
+    assert macro(score_answers([CHAIN], answers)) == 0.5
 
 
 def test_an_item_without_answers_scores_0_with_a_warning(capsys):
-    scores = scoring.score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="yes"), where="here")
-    assert scoring.macro(scores) == 0.5
-    assert scoring.clusters(scores) == {"a": (3, 3)}
-    assert scoring.micro(scores) == 1  # over answered questions, as DSG's released figures are
+    scores = score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="yes"), where="here")
+    assert macro(scores) == 0.5
+    assert clusters(scores) == {"a": (3, 3)}
+    assert micro(scores) == 1  # over answered questions, as DSG's released figures are
     warning = capsys.readouterr().err
     assert warning.startswith("warning: here: 1 answers are missing in 1 items (first: b,")
 
 
 def test_a_missing_image_never_makes_the_denominator_smaller():
     answers = rows(CHAIN, 0, q1="yes", q2="yes", q3="yes") + rows(LONE, 0, q1="no") + rows(LONE, 1, q1="no")
-    assert scoring.item_scores(scoring.score_answers([CHAIN, LONE], answers)) == {"a": 0.5, "b": 1}
+    assert item_scores(score_answers([CHAIN, LONE], answers)) == {"a": 0.5, "b": 1}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_a_missing_image_never_makes_the_denominator_smaller():
 )
 def test_answers_that_do_not_fit_are_named(answers, named):
     with pytest.raises(UserError) as error:
-        scoring.score_answers([CHAIN, LONE], answers, where="answers.jsonl")
+        score_answers([CHAIN, LONE], answers, where="answers.jsonl")
     assert named in str(error.value)
     assert str(error.value).startswith("answers.jsonl")
 
@@ -148,23 +150,23 @@ def answered(draw):
 @quick
 @given(answered())
 def test_dependencies_never_raise_a_score(case):
-    scores = scoring.score_answers(*case)
+    scores = score_answers(*case)
     assert all(0 <= score.score <= score.raw <= 1 for score in scores)
-    assert scoring.macro(scores) <= scoring.macro(scores, dependencies=False)
-    assert scoring.micro(scores) <= scoring.micro(scores, dependencies=False)
+    assert macro(scores) <= macro(scores, dependencies=False)
+    assert micro(scores) <= micro(scores, dependencies=False)
 
 
 @quick
 @given(answered(), st.randoms(use_true_random=False))
 def test_the_order_of_items_and_answers_changes_no_score(case, random):
     items, answers = case
-    before = scoring.score_answers(items, answers)
+    before = score_answers(items, answers)
     shuffled_items, shuffled = random.sample(items, len(items)), random.sample(answers, len(answers))
-    after = scoring.score_answers(shuffled_items, shuffled)
-    for aggregate in (scoring.item_scores, scoring.by_skill, scoring.by_category):
+    after = score_answers(shuffled_items, shuffled)
+    for aggregate in (item_scores, by_skill, by_category):
         assert aggregate(after) == pytest.approx(aggregate(before))
-    assert scoring.macro(after) == pytest.approx(scoring.macro(before))
-    assert list(scoring.item_scores(after)) == [item.id for item in shuffled_items]
+    assert macro(after) == pytest.approx(macro(before))
+    assert list(item_scores(after)) == [item.id for item in shuffled_items]
 
 
 # Bootstrap -------------------------------------------------------------------------------------
@@ -263,12 +265,10 @@ def test_sums_without_their_counts_are_refused(sums, counts):
 
 
 def test_the_summary_says_base_merged_gain_and_parts():
-    worse = scoring.score_answers([CHAIN, LONE], rows(CHAIN, q1="no", q2="no", q3="no") + rows(LONE, q1="no"))
-    better = scoring.score_answers(
-        [CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="no") + rows(LONE, q1="no")
-    )
+    worse = score_answers([CHAIN, LONE], rows(CHAIN, q1="no", q2="no", q3="no") + rows(LONE, q1="no"))
+    better = score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="no") + rows(LONE, q1="no"))
     models = {"base": worse, "x": better, "merged": better, "all": worse}
-    summary = evaluation.summarise(models, ["x"], resamples=100, seed=0)
+    summary = summarise(models, ["x"], resamples=100, seed=0)
     assert (summary["n_prompts"], summary["images_per_prompt"]) == (2, 1)
     assert summary["base"]["mean"] == summary["single"]["mean"] == 0.5
     assert summary["merged"]["mean"] == summary["expert"]["x"]["mean"] == 0.8333
@@ -279,20 +279,20 @@ def test_the_summary_says_base_merged_gain_and_parts():
         "u": {"base": 1.0, "merged": 1.0, "gain": 0.0},
     }
     assert summary["category"]["relation"] == {"base": 0.0, "merged": 0.0, "gain": 0.0}
-    assert {"model": "merged", "skill": "s", "score": 0.6667} in evaluation.skill_rows(models)
-    assert {"model": "base", "category": "object", "score": 0.5} in evaluation.category_rows(models)
+    assert {"model": "merged", "skill": "s", "score": 0.6667} in skill_rows(models)
+    assert {"model": "base", "category": "object", "score": 0.5} in category_rows(models)
 
 
 def test_a_model_that_is_not_there_is_left_out_with_a_warning(capsys):
-    scores = scoring.score_answers([LONE], rows(LONE, q1="no"))
-    summary = evaluation.summarise({"base": scores}, ["x"], resamples=10, seed=0)
+    scores = score_answers([LONE], rows(LONE, q1="no"))
+    summary = summarise({"base": scores}, ["x"], resamples=10, seed=0)
     assert not {"merged", "single", "gain", "gain_over_single", "skill"} & summary.keys()
     assert summary["expert"] == {}
     assert capsys.readouterr().err.startswith("warning: not in params' models: merged, all, x")
 
 
 def test_models_with_other_numbers_of_images_are_not_compared():
-    one = scoring.score_answers([LONE], rows(LONE, q1="no"))
-    two = scoring.score_answers([LONE], rows(LONE, q1="no") + rows(LONE, 1, q1="no"))
+    one = score_answers([LONE], rows(LONE, q1="no"))
+    two = score_answers([LONE], rows(LONE, q1="no") + rows(LONE, 1, q1="no"))
     with pytest.raises(UserError, match="base 1, merged 2"):
-        evaluation.summarise({"base": one, "merged": two}, [], resamples=10, seed=0)
+        summarise({"base": one, "merged": two}, [], resamples=10, seed=0)

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selma import backbones, lora
-from selma.benchmarks import Item, Question, write_split
-from selma.ground import records
+from selma.backbones.loading import read_kind
+from selma.ground.files import read_json, write_jsonl
+from selma.ground.items import Item, Question, write_split
+from selma.ground.pairs import read_image, read_pairs
+from selma.lora.files import load_lora
 from stages import answer, backbone, evaluate, expert, images, judge, merge, sample, select
 
 SKILLS = ["count", "tags"]
@@ -77,7 +79,7 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         write_split(benchmark, split, items)
     for skill in SKILLS:
         rows = [{"id": f"{skill}-{i}", "text": f"{skill} number {i}"} for i in range(3)]
-        records.write_jsonl(Path("data/filtered") / skill / "prompts.jsonl", rows)
+        write_jsonl(Path("data/filtered") / skill / "prompts.jsonl", rows)
 
     run(monkeypatch, backbone, "tiny")
     run(monkeypatch, judge, "oracle")
@@ -91,26 +93,26 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         run(monkeypatch, answer, model)
     run(monkeypatch, evaluate)
 
-    assert records.read_json(root / "models/backbones/tiny/source.json")["source"] == "local"
-    assert lora.load_lora(root / "models/merged").provenance["experts"] == SKILLS
-    metrics = records.read_json(root / "metrics/eval.json")
+    assert read_json(root / "models/backbones/tiny/source.json")["source"] == "local"
+    assert load_lora(root / "models/merged").provenance["experts"] == SKILLS
+    metrics = read_json(root / "metrics/eval.json")
     assert metrics
     shown = {name: pictures(root / "data/samples" / name) for name in ("base", "merged")}
     assert all(np.abs(a - b).max() > 1 for a, b in zip(shown["base"], shown["merged"], strict=True))
-    assert backbones.read_kind(root / "models/backbones/tiny") == (
+    assert read_kind(root / "models/backbones/tiny") == (
         "StableDiffusionXLPipeline" if "sdxl" in kind else "StableDiffusionPipeline"
     )
 
     if kind not in ("tiny_backbone", "tiny_sdxl"):  # one of each class is enough for a process of its own
         return
-    pair = records.read_pairs(root / "data/samples/merged")[0]
+    pair = read_pairs(root / "data/samples/merged")[0]
     arguments = [root / "models/backbones/tiny", root / "models/merged", pair.text, str(pair.seed), tmp_path]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", DIFFUSERS, *arguments], cwd=tmp_path, env=environment, check=True)
     for name in ("base", "merged"):
-        theirs = np.asarray(records.read_image(tmp_path / f"{name}.png"), dtype=int)
+        theirs = np.asarray(read_image(tmp_path / f"{name}.png"), dtype=int)
         assert np.abs(theirs - shown[name][0]).max() <= 1
 
 
 def pictures(folder: Path) -> list[np.ndarray]:
-    return [np.asarray(records.read_image(pair.file), dtype=int) for pair in records.read_pairs(folder)]
+    return [np.asarray(read_image(pair.file), dtype=int) for pair in read_pairs(folder)]

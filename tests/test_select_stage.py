@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from selma import backbones, judges, sampler
-from selma.benchmarks import Item, Question, write_split
-from selma.ground import records
+from selma.backbones import loading
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.judges import Answer
+from selma.ground.files import read_json, write_json, write_jsonl, write_text
+from selma.ground.items import Item, Question, write_split
+from selma.ground.pairs import image_seed
+from selma.images import sampler
+from selma.judging.judge import JUDGES, Answer
+from selma.runtime.params import load_params
 from stages import select
 
 ROOT = Path(__file__).parents[1]
@@ -36,19 +38,19 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setenv("DVC_STAGE", "select@count")
     params = load_params()
-    monkeypatch.setitem(judges.JUDGES, params.judge.name, Lamp)
+    monkeypatch.setitem(JUDGES, params.judge.name, Lamp)
     for split in ("dev", "test"):
         items = [Item(f"{split}-{i}", f"{split} prompt {i}", "count", "t", (QUESTION,)) for i in range(4)]
         write_split(Path("data/benchmarks") / params.evaluate.benchmark, split, items)
-    records.write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "embedded"})
+    write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "embedded"})
     for skill in params.skills:
         rows = [{"id": f"{skill}-{i}", "text": f"{skill} held out {i}"} for i in range(2)]
-        records.write_jsonl(Path("data/filtered") / skill / "dev.jsonl", rows)
-    records.write_text(Path("models/backbones") / params.expert.backbone / "model_index.json", "{}")
+        write_jsonl(Path("data/filtered") / skill / "dev.jsonl", rows)
+    write_text(Path("models/backbones") / params.expert.backbone / "model_index.json", "{}")
     for step in (100, 200, 1000):
         folder = Path(f"models/checkpoints/count/step-{step:06d}")
-        records.write_text(folder / "pytorch_lora_weights.safetensors", f"weights {step}")
-        records.write_json(folder / "lora.json", {"steps": step})
+        write_text(folder / "pytorch_lora_weights.safetensors", f"weights {step}")
+        write_json(folder / "lora.json", {"steps": step})
     return World(monkeypatch)
 
 
@@ -58,11 +60,11 @@ class World:
     def __init__(self, monkeypatch):
         self.bright = {100: 1, 200: 3, 1000: 2}
         self.calls = []
-        monkeypatch.setattr(backbones, "load_pipeline", self.load)
+        monkeypatch.setattr(loading, "load_pipeline", self.load)
         monkeypatch.setattr(sampler, "draw", self.draw)
 
     def load(self, folder, device, dtype, lora):
-        return records.read_json(lora / "lora.json")["steps"]
+        return read_json(lora / "lora.json")["steps"]
 
     def draw(self, step, texts, seeds, **settings):
         self.calls.append((step, texts, seeds, settings))
@@ -74,8 +76,8 @@ class World:
 
 
 def chosen() -> tuple[int, dict]:
-    metrics = records.read_json(Path("metrics/select/count.json"))
-    kept = records.read_json(Path("models/experts/count/lora.json"))["steps"]
+    metrics = read_json(Path("metrics/select/count.json"))
+    kept = read_json(Path("models/experts/count/lora.json"))["steps"]
     assert metrics["chosen"] == kept
     weights = Path("models/experts/count/pytorch_lora_weights.safetensors").read_text()
     assert weights == f"weights {kept}"
@@ -83,7 +85,7 @@ def chosen() -> tuple[int, dict]:
 
 
 def test_the_best_checkpoint_on_the_dev_split_is_kept(project):
-    records.write_text(Path("models/experts/count/stale.txt"), "")
+    write_text(Path("models/experts/count/stale.txt"), "")
     select.main("count")
     step, metrics = chosen()
     assert step == 200
@@ -100,7 +102,7 @@ def test_every_checkpoint_draws_the_dev_prompts_from_the_same_noises(project):
     assert all((t, s, o) == (texts, seeds, settings) for _, t, s, o in others)
     assert set(texts) == {f"dev prompt {i}" for i in range(4)}
     assert len(texts) == 4 * params.select.images_per_prompt
-    assert seeds[0] == records.image_seed(params.seed, "dev-0", 0)
+    assert seeds[0] == image_seed(params.seed, "dev-0", 0)
     assert settings["guidance"] == params.evaluate.guidance
 
 
@@ -116,14 +118,14 @@ def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypa
     assert params.filter.dev == 2
     with pytest.raises(UserError, match="gives no VQAScore"):
         select.main("count")
-    monkeypatch.setitem(judges.JUDGES, params.judge.name, Likely)
+    monkeypatch.setitem(JUDGES, params.judge.name, Likely)
     project.bright = {100: 0, 200: 2, 1000: 1}  # of the two prompts of every skill
     project.calls.clear()
     select.main("count")
     assert chosen()[1]["scores"] == {"100": 0.25, "200": 0.75, "1000": 0.5}
     _, texts, seeds, _ = project.calls[0]
     assert texts == [f"{skill} held out {i}" for skill in params.skills for i in range(2)]
-    assert seeds[0] == records.image_seed(params.seed, f"{params.skills[0]}-0", 0)
+    assert seeds[0] == image_seed(params.seed, f"{params.skills[0]}-0", 0)
 
 
 def test_of_equal_checkpoints_the_earlier_is_kept(project):

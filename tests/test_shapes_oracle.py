@@ -9,15 +9,15 @@ from random import Random
 import pytest
 from PIL import Image, ImageFilter
 
-from selma.benchmarks import Question
 from selma.ground.errors import UserError
-from selma.shapes.exam import _scene
-from selma.shapes.language import STYLES, describe
-from selma.shapes.oracle import Oracle
-from selma.shapes.questions import make_questions, parse_question
-from selma.shapes.render import draw_scene
-from selma.shapes.scene import BACKGROUNDS, COLORS, NUMBERS, RELATIONS, SHAPES, Scene, Thing
-from selma.shapes.vision import read_picture
+from selma.ground.items import Question
+from selma.shapes.reading.oracle import Oracle
+from selma.shapes.reading.vision import read_picture
+from selma.shapes.world.exam import _scene
+from selma.shapes.world.language import STYLES, describe
+from selma.shapes.world.questions import make_questions, parse_question
+from selma.shapes.world.render import draw_scene
+from selma.shapes.world.scene import BACKGROUNDS, COLORS, NUMBERS, RELATIONS, SHAPES, Scene, Thing
 
 
 def _ask(number_of_images: int, seed: int, blur: float = 0.0):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from selma.shapes.optimise import optimise
-from selma.shapes.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
+from selma.shapes.pretraining.optimise import optimise
+from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 
 class _Stop(Exception):
@@ -31,7 +31,7 @@ def _fit(folder: Path, stop_at: int | None = None, steps: int = 40, log=lambda *
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     whole = _fit(tmp_path / "whole")
-    monkeypatch.setattr("selma.shapes.optimise._SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("selma.shapes.pretraining.optimise._SAVE_EVERY_SECONDS", 0)
     with pytest.raises(_Stop):
         _fit(tmp_path / "stopped", stop_at=17)
     assert torch.equal(_fit(tmp_path / "stopped"), whole)
@@ -40,7 +40,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 def test_the_loss_curve_of_a_stopped_run_is_that_of_a_whole_one(tmp_path, monkeypatch):
     whole, stopped = [], []
     _fit(tmp_path / "whole", steps=120, log=lambda *row: whole.append(row))
-    monkeypatch.setattr("selma.shapes.optimise._SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("selma.shapes.pretraining.optimise._SAVE_EVERY_SECONDS", 0)
     with pytest.raises(_Stop):
         _fit(tmp_path / "stopped", stop_at=60, steps=120)
     _fit(tmp_path / "stopped", steps=120, log=lambda *row: stopped.append(row))

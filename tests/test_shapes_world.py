@@ -9,14 +9,15 @@ from random import Random
 import numpy as np
 import pytest
 
-from selma.diversity import rouge_l
-from selma.replies import parse_list
-from selma.shapes.corpus import make_corpus
-from selma.shapes.exam import make_exam
-from selma.shapes.language import STYLES, describe
-from selma.shapes.scene import RARE, sample_scene
-from selma.shapes.writer import KINDS, Writer, read_style
-from selma.skills import load_skill, request_text
+from selma.prompts.replies import parse_list
+from selma.prompts.request import request_text
+from selma.prompts.rouge import rouge_l
+from selma.prompts.skills import load_skill
+from selma.shapes.pretraining.corpus import make_corpus
+from selma.shapes.world.exam import make_exam
+from selma.shapes.world.language import STYLES, describe
+from selma.shapes.world.scene import RARE, sample_scene
+from selma.shapes.world.writer import KINDS, Writer, read_style
 
 SKILLS = Path("data/skills/shapes")
 LIMITS = {"objects": 30, "paragraph": 50, "tags": 50, "count": 30, "counterfactual": 30}

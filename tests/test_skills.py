@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
-from selma.skills import load_skill, request_text
+from selma.prompts.request import request_text
+from selma.prompts.skills import load_skill
+from selma.runtime.params import load_params
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data/skills"

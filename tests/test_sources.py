@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from selma import dsg, hps, sources, tifa
-from selma.benchmarks import Item, load_split, splits
-from selma.ground import origins
 from selma.ground.errors import UserError
-from selma.ground.params import load_params
+from selma.ground.items import Item, load_split, splits
+from selma.runtime import origins, variants
+from selma.runtime.params import load_params
+from selma.variants.benchmarks import dsg, hps, tifa
 from stages import benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -319,5 +319,5 @@ def test_a_section_that_does_not_fit_its_source_is_one_line(tmp_path, section, n
 
 
 def test_a_source_keeps_its_files_under_their_names():
-    assert sources.file_name("dsg", "annotations") == "annotations.csv"
-    assert sources.file_name("hps", "concept-art") == "concept-art.json"
+    assert variants.file_name("dsg", "annotations") == "annotations.csv"
+    assert variants.file_name("hps", "concept-art") == "concept-art.json"

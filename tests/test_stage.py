@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from selma.ground import stage
+from selma.runtime import stage
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
 from pathlib import Path
-from selma.ground import stage
+from selma.runtime import stage
 from selma.ground.errors import UserError
 
 def main(name: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selma import study
-from selma.ground.params import load_params
+from selma.runtime.params import load_params
 
 ROOT = Path(__file__).parents[1]
 

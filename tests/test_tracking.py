@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from selma import recorder, tracking
+from selma.runtime import recorder, tracking
 
 ROOT = Path(__file__).parents[1]
 DVC = """
@@ -65,7 +65,7 @@ def test_what_mlflow_shows(repository: Path, monkeypatch: pytest.MonkeyPatch) ->
     run_merge(repository)
     with pytest.raises(ZeroDivisionError), tracking.stage_run("merge"):
         _ = 1 / 0
-    kill = "import os, signal; from selma import tracking\ntracking._start_recorder = lambda: None\n"
+    kill = "import os, signal; from selma.runtime import tracking\ntracking._start_recorder = lambda: None\n"
     kill += (
         "with tracking.stage_run('merge'):\n tracking.log_metric('loss', 1.0, 0)\n os.kill(os.getpid(), 9)"
     )
@@ -170,7 +170,7 @@ def test_stages_of_one_pipeline_share_a_run_and_other_params_make_another(reposi
 
 
 def test_a_stage_does_not_import_mlflow(repository: Path) -> None:
-    code = "import sys; from selma import tracking; from selma.ground import stage\n"
+    code = "import sys; from selma.runtime import tracking; from selma.runtime import stage\n"
     code += "tracking._start_recorder = lambda: None\n"
     code += "with tracking.stage_run('merge'): pass\nprint('mlflow' in sys.modules)"
     done = subprocess.run(

@@ -15,10 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selma import backbones, conditioning, examples, lora, trainer
+from selma.backbones import conditioning
+from selma.backbones.loading import fingerprint, load_pipeline
+from selma.backbones.schedulers import training_schedule
+from selma.experts import examples, loop
+from selma.experts.draws import batch_indices
 from selma.ground.errors import UserError
+from selma.lora.adapter import add_lora
+from selma.lora.files import load_lora
+from selma.variants.objectives import denoising
+from selma.variants.objectives.denoising import batch_loss, draw_batch
 
-SETTINGS = trainer.Settings(
+SETTINGS = loop.Settings(
     steps=12,
     batch=4,
     learning_rate=1e-2,
@@ -37,23 +45,23 @@ def pictures(n: int = len(TEXTS), size: tuple[int, int] = (32, 32)) -> list[Imag
 
 
 def trained(
-    backbone: Path, folder: Path, settings: trainer.Settings = SETTINGS, change=lambda unet: None, **options
+    backbone: Path, folder: Path, settings: loop.Settings = SETTINGS, change=lambda unet: None, **options
 ) -> list:
     """Train a fresh adapter; also run, with other arguments, in the process that is killed below."""
-    pipe = backbones.load_pipeline(backbone)
+    pipe = load_pipeline(backbone)
     encoded = examples.encode(pipe, pictures(), TEXTS)
-    lora.add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
     change(pipe.unet)
-    return trainer.train(
+    return loop.train(
         pipe.unet,
-        trainer.training_schedule(pipe),
+        training_schedule(pipe),
         encoded,
         settings,
         **{
             "seed": 0,
             "folder": folder / "out",
             "state": folder / "state.safetensors",
-            "provenance": {**CARD, "backbone": backbones.fingerprint(backbone)},
+            "provenance": {**CARD, "backbone": fingerprint(backbone)},
             **options,
         },
     )
@@ -84,7 +92,7 @@ def test_training_learns_and_keeps_every_checkpoint(tiny_backbone, tmp_path):
         "step-000050",
         "step-000060",
     ]
-    last = lora.load_lora(tmp_path / "out/step-000060")
+    last = load_lora(tmp_path / "out/step-000060")
     assert last.provenance["steps"] == 60
     assert any(b.abs().max() > 0 for _, b in last.factors.values())
 
@@ -126,7 +134,7 @@ def test_state_is_saved_by_time_too(tiny_backbone, tmp_path):
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 5))
 def test_every_epoch_sees_every_example_once(n, batch, seed):
     steps = 3 * n
-    rows = torch.cat([trainer.batch_indices(n, batch, seed, step) for step in range(steps)])
+    rows = torch.cat([batch_indices(n, batch, seed, step) for step in range(steps)])
     assert len(rows) == steps * batch
     for epoch in rows[: len(rows) // n * n].split(n):
         assert sorted(epoch.tolist()) == list(range(n))
@@ -134,7 +142,7 @@ def test_every_epoch_sees_every_example_once(n, batch, seed):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [trainer.batch_indices(50, 50, seed, step).tolist() for seed in (0, 1) for step in (0, 1)]
+    orders = [batch_indices(50, 50, seed, step).tolist() for seed in (0, 1) for step in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -143,13 +151,13 @@ def test_the_loss_is_that_of_the_backbones_prediction_type(
     tiny_backbone, tiny_backbone_epsilon, tmp_path, kind
 ):
     backbone = tiny_backbone if kind == "v_prediction" else tiny_backbone_epsilon
-    pipe = backbones.load_pipeline(backbone)
-    schedule = trainer.training_schedule(pipe)
+    pipe = load_pipeline(backbone)
+    schedule = training_schedule(pipe)
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     times = torch.tensor([10, 500, 900])
     alpha = schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
     expected = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if kind == "v_prediction" else noise
-    torch.testing.assert_close(trainer._target(schedule, latents, noise, times), expected)
+    torch.testing.assert_close(denoising._target(schedule, latents, noise, times), expected)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
@@ -158,7 +166,7 @@ def test_a_batch_in_parts_trains_the_same(tiny_sdxl, tmp_path, parts):
     whole = trained(tiny_sdxl, tmp_path / "whole", settings)
     split = trained(tiny_sdxl, tmp_path / "parts", replace(settings, accumulate=parts))
     np.testing.assert_allclose([loss for _, loss in whole], [loss for _, loss in split], rtol=1e-4)
-    one, other = (lora.load_lora(tmp_path / name / "out/step-000006") for name in ("whole", "parts"))
+    one, other = (load_lora(tmp_path / name / "out/step-000006") for name in ("whole", "parts"))
     for module in one.factors:
         torch.testing.assert_close(one.delta(module), other.delta(module), rtol=2e-2, atol=1e-5)
 
@@ -175,7 +183,7 @@ def test_gradient_checkpointing_trains_the_same(tiny_sdxl, tmp_path):
     saving = trained(tiny_sdxl, tmp_path / "saving", settings, change=watch)
     assert len(again) == 2 * settings.steps, "nothing was computed on the way back"
     np.testing.assert_allclose([loss for _, loss in plain], [loss for _, loss in saving], rtol=1e-5)
-    one, other = (lora.load_lora(tmp_path / name / "out/step-000006") for name in ("plain", "saving"))
+    one, other = (load_lora(tmp_path / name / "out/step-000006") for name in ("plain", "saving"))
     for module in one.factors:
         torch.testing.assert_close(one.delta(module), other.delta(module), rtol=1e-3, atol=1e-6)
 
@@ -196,22 +204,22 @@ def test_gradients_are_clipped_before_every_step(tiny_backbone, tmp_path, monkey
 
 
 def test_dropout_of_every_caption_forgets_the_captions(tiny_backbone):
-    pipe = backbones.load_pipeline(tiny_backbone)
-    schedule = trainer.training_schedule(pipe)
+    pipe = load_pipeline(tiny_backbone)
+    schedule = training_schedule(pipe)
     dropped = replace(SETTINGS, caption_dropout=1.0)
     kept = replace(SETTINGS, caption_dropout=0.0)
     with_text = examples.encode(pipe, pictures(), TEXTS)
     without = examples.encode(pipe, pictures(), [""] * len(TEXTS))
     with torch.no_grad():
         forgotten, textless, remembered = (
-            trainer.batch_loss(pipe.unet, trainer.draw_batch(schedule, encoded, settings, 0, 0))
+            batch_loss(pipe.unet, draw_batch(schedule, encoded, settings, 0, 0))
             for encoded, settings in ((with_text, dropped), (without, kept), (with_text, kept))
         )
     assert forgotten == textless != remembered
 
 
 def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     encoded = examples.encode(pipe, pictures(), TEXTS)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in pictures()])
     with torch.no_grad():
@@ -225,7 +233,7 @@ def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
 
 
 def test_images_of_another_size_are_fitted(tiny_backbone):
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     encoded = examples.encode(pipe, pictures(2, (80, 48)), TEXTS[:2])
     assert encoded.mean.shape == (2, 4, 8, 8)
     # 48 pixels high became 32, so 80 wide became 53.3, of which the crop leaves 10.7 out on either side
@@ -234,21 +242,21 @@ def test_images_of_another_size_are_fitted(tiny_backbone):
 
 
 def test_the_base_does_not_move(tiny_backbone, tmp_path):
-    pipe = backbones.load_pipeline(tiny_backbone)
+    pipe = load_pipeline(tiny_backbone)
     before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
     encoded = examples.encode(pipe, pictures(), TEXTS)
-    lora.add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
     options = {"seed": 0, "folder": tmp_path / "out", "state": tmp_path / "state.safetensors"}
     card = {**CARD, "backbone": "x"}
-    trainer.train(pipe.unet, trainer.training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
+    loop.train(pipe.unet, training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
     after = {name.replace(".base_layer", ""): tensor for name, tensor in pipe.unet.state_dict().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_float16_and_divergence_are_one_line(tiny_backbone, tmp_path):
-    unet = backbones.load_pipeline(tiny_backbone, dtype="float16").unet
+    unet = load_pipeline(tiny_backbone, dtype="float16").unet
     options = {"seed": 0, "folder": tmp_path, "state": tmp_path / "s", "provenance": {}}
     with pytest.raises(UserError, match="bfloat16"):
-        trainer.train(unet, None, None, SETTINGS, **options)
+        loop.train(unet, None, None, SETTINGS, **options)
     with pytest.raises(UserError, match="diverged"):
         trained(tiny_backbone, tmp_path, replace(SETTINGS, learning_rate=1e20))

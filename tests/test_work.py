@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from selma.ground import work
 from selma.ground.errors import UserError
+from selma.runtime import work
 
 ROOT = Path(__file__).parents[1]
 DVC = """
@@ -110,7 +110,7 @@ def test_a_stage_or_dependency_that_is_not_there_is_named(repository: Path) -> N
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_its_work(repository: Path) -> None:
     hold = (
-        "import time; from selma.ground import work\n"
+        "import time; from selma.runtime import work\n"
         "with work.folder('images@count') as f:\n"
         "    (f / 'half').write_text('x'); print(f, flush=True); time.sleep(60)\n"
     )

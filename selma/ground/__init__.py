@@ -1,1 +1,1 @@
-"""The ground floor: what every stage stands on. A stage depends on it as a whole (dvc.yaml)."""
+"""What stages hand each other: JSON, CSV, images, ids, seeds, benchmark items. Every stage depends on it as a whole."""

@@ -1,9 +1,4 @@
-"""Models that others published: brought, held against their pins, and put into the layout that judges load.
+"""Models that others published, in the layout that judges load.
 
-Apart from selma/judges, so that an edit of a judge does not bring its files anew.
+Apart from selma/judging, so that an edit of a judge does not download its files anew.
 """
-
-from pathlib import Path
-
-FOLDER = Path("models/judges")
-CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from

@@ -8,8 +8,8 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import save_file
 
-from selma.ground import records
 from selma.ground.errors import UserError
+from selma.ground.files import atomic
 
 PICKLED = (".pt", ".pth", ".bin")
 WEIGHTS = "model.safetensors"
@@ -44,7 +44,7 @@ def convert(folder: Path, kind: str) -> None:
             config = BlipConfig(**reward.BLIP_LARGE)
             state = reward.to_reward(state, config, str(file))
             config.save_pretrained(folder)
-        with records.atomic(folder / WEIGHTS) as temporary:
+        with atomic(folder / WEIGHTS) as temporary:
             # Cloned: safetensors refuses tensors that share memory, as tied ones of a pickle do.
             save_file(
                 {key: tensor.clone().contiguous() for key, tensor in state.items()},

@@ -1,0 +1,1 @@
+"""Text-to-image models: loading one, its schedulers, encoding texts for it."""

@@ -1,0 +1,86 @@
+"""What the UNet is told beside the noisy latents: texts encoded for it, and, for SDXL, sizes and crops.
+
+Stable Diffusion attends to one text encoder's states. SDXL (arXiv 2307.01952) attends to two encoders' states side
+by side, and adds to its time embedding the second encoder's pooled state and six numbers ("time ids").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from selma.backbones.loading import Pipeline
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded texts.
+
+    states  [n, tokens, width], what the UNet's cross-attention reads
+    pooled  [n, width], SDXL's; None where the backbone has none
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __getitem__(self, rows: Any) -> Conditioning:
+        """The texts at `rows` (a slice, a list or a tensor of indices)."""
+        return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
+    def to(self, *args: Any) -> Conditioning:
+        """On another device, in another dtype, or both, as a tensor's `to`."""
+        return Conditioning(self.states.to(*args), None if self.pooled is None else self.pooled.to(*args))
+
+    def unet_inputs(self, time_ids: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of the UNet's forward; `time_ids` [n, 6] are left out where it takes none."""
+        inputs: dict[str, Any] = {"encoder_hidden_states": self.states}
+        if self.pooled is not None:
+            inputs["added_cond_kwargs"] = {"text_embeds": self.pooled, "time_ids": time_ids}
+        return inputs
+
+
+def concatenate(parts: list[Conditioning]) -> Conditioning:
+    """One after the other along the texts."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+def time_ids(
+    original: tuple[int, int], corner: tuple[int, int], target: tuple[int, int]
+) -> tuple[int, int, int, int, int, int]:
+    """SDXL's size and crop conditioning, in pixels and each (height, width) or (top, left).
+
+    `original` is the image's size before it was resized, `corner` where its crop began, `target` the crop's size.
+    """
+    return (*original, *corner, *target)
+
+
+@torch.no_grad()
+def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Conditioning:
+    """Encode texts on the CPU, in the pipeline's dtype; the empty text is what guidance is measured against.
+
+    For most backbones that is the empty caption's states; SDXL base was trained on zeros in its place, and says
+    so (`force_zeros_for_empty_prompt`). Batches have a fixed size, the last one padded with empty texts, so that
+    shapes are static.
+    """
+    batch = min(batch, len(texts))
+    parts = []
+    for start in range(0, len(texts), batch):
+        part = texts[start : start + batch]
+        padded = part + [""] * (batch - len(part))
+        encoded = pipe.encode_prompt(
+            padded, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        # SDXL gives four: states, negative ones, pooled, negative ones
+        pooled = encoded[2] if len(encoded) == 4 else None
+        parts.append(Conditioning(encoded[0], pooled)[: len(part)].to("cpu"))
+    whole = concatenate(parts)
+    if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
+        empty = [row for row, text in enumerate(texts) if not text]
+        for tensor in (whole.states, whole.pooled):
+            if tensor is not None:
+                tensor[empty] = 0
+    return whole

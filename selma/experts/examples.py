@@ -1,0 +1,91 @@
+"""Image-caption pairs, encoded once: what training reads instead of pictures and text.
+
+An image becomes the mean and deviation of its latents, from which every step samples anew: the same
+distribution as encoding inside the training loop, at none of its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from selma.backbones import conditioning
+from selma.backbones.loading import image_size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from selma.backbones.conditioning import Conditioning
+    from selma.backbones.loading import Pipeline
+
+ENCODE_BATCH = 8  # images per pass of the VAE encoder
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded pairs, all on one device.
+
+    mean, std  [n, channels, h, w] fp32, of the scaled latents
+    texts      every caption once; row 0 is the empty caption
+    caption    [n], each pair's row in `texts`
+    time_ids   [n, 6] fp32, each image's size and crop as SDXL is told them; other backbones are not
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    texts: Conditioning
+    caption: torch.Tensor
+    time_ids: torch.Tensor
+
+
+@torch.no_grad()
+def encode(
+    pipe: Pipeline, images: Iterable[Image], texts: list[str], resolution: int | None = None
+) -> Examples:
+    """Encode RGB images and their captions with the pipeline's VAE and text encoders, onto its device.
+
+    An image of another size than `resolution` (pixels of each side, by default the backbone's own) is resized and
+    cropped around its centre; SDXL is told of both, as in diffusers' own training. Never flipped: captions say left
+    and right. Images are read a few at a time.
+    """
+    size = image_size(pipe, resolution)
+    means, stds, ids = [], [], []
+    images = iter(images)
+    while batch := list(islice(images, ENCODE_BATCH)):
+        fitted = [_fit(image, size) for image in batch]
+        ids += [time_ids for _, time_ids in fitted]
+        part = torch.stack([pixels for pixels, _ in fitted])
+        scaled = (part.to(pipe.device).float() / 127.5 - 1).to(pipe.vae.dtype)
+        posterior = pipe.vae.encode(scaled).latent_dist
+        means.append(posterior.mean.float() * pipe.vae.config.scaling_factor)
+        stds.append(posterior.std.float() * pipe.vae.config.scaling_factor)
+    if len(ids) != len(texts):
+        raise ValueError(f"{len(ids)} images but {len(texts)} texts")
+    unique = list(dict.fromkeys(["", *texts]))
+    row = {text: i for i, text in enumerate(unique)}
+    return Examples(
+        mean=torch.cat(means),
+        std=torch.cat(stds),
+        texts=conditioning.encode_texts(pipe, unique).to(pipe.device),
+        caption=torch.tensor([row[text] for text in texts], device=pipe.device),
+        time_ids=torch.tensor(ids, device=pipe.device).float(),
+    )
+
+
+def _fit(image: Image, size: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """An image as uint8 [3, height, width], fitted to `size` (width, height), and its time ids."""
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    original, (width, height) = (image.height, image.width), size
+    scale = max(width / image.width, height / image.height)
+    corner = tuple(round((side * scale - to) / 2) for side, to in zip(original, (height, width), strict=True))
+    if image.size != size:
+        image = ImageOps.fit(image, size, pil.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pixels, conditioning.time_ids(original, corner, (height, width))

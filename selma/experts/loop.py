@@ -1,0 +1,166 @@
+"""Train a LoRA on image-caption pairs; a run that was killed goes on and ends with the same bytes.
+
+Every random draw of a step comes from a generator seeded by (seed, step), and the order of the data from
+(seed, epoch), so there is no random state to save. What a step computes is the objective's business
+(selma/variants/objectives), what it trains on is examples.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from selma.experts.examples import Examples
+from selma.ground.errors import UserError
+from selma.ground.files import atomic
+from selma.lora.adapter import lora_parameters, lora_state
+from selma.lora.files import save_lora
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the learning rate is constant, `caption_dropout` the share of captions made empty.
+
+    `accumulate` is in how many parts a batch goes through the UNet: more parts, less memory, the same gradient.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    caption_dropout: float
+    checkpoint_every: int
+    accumulate: int = 1
+    save_dtype: torch.dtype = torch.float32  # of the checkpoints; training and its saved state are in float32
+
+
+def train(
+    objective: ModuleType,
+    unet: torch.nn.Module,
+    schedule: DDPMScheduler,
+    examples: Examples,
+    settings: Settings,
+    *,
+    seed: int,
+    folder: Path,
+    state: Path,
+    provenance: dict,
+    on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Callable[[range], Iterable[int]] = iter,
+    state_seconds: float = 30.0,
+) -> list[tuple[int, float]]:
+    """Train the adapter that `lora.add_lora` put on the UNet, and return the curve [(step, loss)].
+
+    Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
+    whose lora.json is `provenance` plus its steps. Parameters and optimizer are saved in the file `state` at
+    every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it goes
+    on from there. The losses of the curve
+    are means over windows of a hundredth of the steps; `on_loss` gets each as it comes.
+    Raises UserError for a base in float16 (its gradients underflow) and for a loss that is not finite.
+    """
+    if unet.dtype == torch.float16:
+        raise UserError("runtime.dtype: float16 gradients underflow in training; allowed: float32, bfloat16")
+    for half_written in folder.rglob(".tmp-*"):
+        half_written.unlink()
+    parameters = lora_parameters(unet)
+    device = next(iter(parameters.values())).device
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    losses = torch.zeros(settings.steps, device=device)  # stays on the device: reading a loss waits for it
+    first = _load_state(state, parameters, optimizer, losses)
+    window = max(1, settings.steps // 100)
+    saved_at, pause = time.monotonic(), state_seconds
+    for step in progress(range(first, settings.steps)):
+        for part in objective.draw_batch(schedule, examples, settings, seed, step).split(settings.accumulate):
+            loss = objective.batch_loss(unet, part) * (len(part) / settings.batch)
+            loss.backward()
+            losses[step] += loss.detach()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        count = step + 1
+        if count % window == 0 or count == settings.steps:
+            on_loss(count, _mean(losses, count, window))
+        at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
+        if at_checkpoint:
+            _save_checkpoint(folder, unet, {**provenance, "steps": count}, settings.save_dtype)
+        if at_checkpoint or time.monotonic() - saved_at > pause:
+            began = time.monotonic()
+            _save_state(state, parameters, optimizer, losses, count)
+            saved_at = time.monotonic()
+            # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
+            pause = state_seconds * max(1.0, saved_at - began)
+    ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
+    return [(count, _mean(losses, count, window)) for count in ends]
+
+
+def _mean(losses: torch.Tensor, count: int, window: int) -> float:
+    """Mean loss of the window that ends after `count` steps, to 6 places."""
+    start = (count - 1) // window * window
+    value = round(losses[start:count].mean().item(), 6)
+    if not np.isfinite(value):
+        raise UserError(f"training diverged: the loss at step {count} is {value}; lower expert.learning_rate")
+    return value
+
+
+def _save_checkpoint(folder: Path, unet: torch.nn.Module, provenance: dict, dtype: torch.dtype) -> None:
+    save_lora(folder / f"step-{provenance['steps']:06d}", lora_state(unet), provenance, dtype)
+
+
+def _save_state(
+    file: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: torch.Tensor,
+    count: int,
+) -> None:
+    """Write everything a later run needs to go on after `count` steps, in one atomic safetensors file."""
+    from safetensors.torch import save_file
+
+    tensors = {"losses": losses.cpu(), "count": torch.tensor(count)}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.cpu().contiguous()
+    with atomic(file) as temporary:
+        save_file(tensors, temporary)
+
+
+def _load_state(
+    file: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: torch.Tensor,
+) -> int:
+    """Put a saved state back and return the number of steps it had done; 0 without one."""
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return 0
+    tensors = load_file(file)
+    losses.copy_(tensors.pop("losses"))
+    count = int(tensors.pop("count"))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors.pop(f"parameter/{name}"))
+            # AdamW's own names (step, exp_avg, exp_avg_sq); the fused one wants all of them on the device
+            keys = [key for key in tensors if key.partition("/")[2] == name]
+            optimizer.state[parameter] = {
+                key.partition("/")[0]: tensors[key].to(parameter.device) for key in keys
+            }
+    return count

@@ -1,0 +1,97 @@
+"""Image-text pairs: their ids, their seeds, and the image folders that stages exchange."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import atomic, read_jsonl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+METADATA = "metadata.jsonl"
+
+
+def prompt_id(skill: str, text: str) -> str:
+    """`<skill>-<sha256(text)[:12]>`: the same text has the same id in every run."""
+    return f"{skill}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def image_seed(run_seed: int, id: str, k: int) -> int:
+    """Seed of image `k` of prompt `id`, 0 <= seed < 2**31: a stable hash, so no order or batch changes it."""
+    return int(hashlib.sha256(f"{run_seed}:{id}:{k}".encode()).hexdigest()[:8], 16) >> 1
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write a PIL image without loss or metadata, so that equal pixels give equal bytes: PNG, or WebP by its suffix.
+
+    WebP takes a sixth less of the embedded world's pictures, in about the same time.
+    """
+    with atomic(path) as temporary:
+        if Path(path).suffix == ".webp":
+            if max(image.size) > 16383:
+                raise UserError(f"{path}: {image.width} x {image.height} pixels; WebP holds 16383, take .png")
+            image.save(temporary, format="WEBP", lossless=True, quality=75, method=4)
+        else:
+            image.save(temporary, format="PNG")
+
+
+def read_image(path: Path) -> Image:
+    """A PIL image in RGB, fully decoded; missing, truncated or no image -> UserError naming it."""
+    from PIL import Image as pil  # stages that touch no image do not pay for PIL
+
+    try:
+        with pil.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except (OSError, SyntaxError, ValueError, EOFError, pil.DecompressionBombError) as error:
+        raise UserError(f"{path}: is not a whole image ({' '.join(str(error).split())})") from None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and the text it was drawn from; `k` counts the images of one text."""
+
+    file: Path
+    text: str
+    id: str
+    seed: int
+    k: int = 0
+
+
+def read_pairs(folder: Path, subfolders: Sequence[str] | None = None) -> list[Pair]:
+    """The pairs of `folder/metadata.jsonl`, or those of each named subfolder one after another.
+
+    Named, never globbed: what a folder holds beyond params.yaml must not slip into training. Raises
+    UserError for a missing image, a row without one of the fields, an id's image given twice, or no pairs.
+    """
+    folder = Path(folder)
+    pairs: list[Pair] = []
+    for part in [folder] if subfolders is None else [folder / name for name in subfolders]:
+        pairs += [_pair(part, number, row) for number, row in enumerate(read_jsonl(part / METADATA), start=1)]
+    if not pairs:
+        raise UserError(f"{folder}: holds no images; at least one is needed")
+    files = [pair.file for pair in pairs]
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise UserError(f"{twice}: is named twice in {METADATA}")
+    return pairs
+
+
+def _pair(folder: Path, number: int, row: Mapping[str, Any]) -> Pair:
+    where = f"{folder / METADATA}, row {number}"
+    wanted = {"file_name": str, "text": str, "id": str, "seed": int}
+    for field, kind in wanted.items():
+        if not isinstance(row.get(field), kind):
+            raise UserError(f"{where}: needs {field}, a {kind.__name__}; it has {row.get(field)!r}")
+    file = folder / row["file_name"]
+    if not file.is_file():
+        raise UserError(f"{file}: no such image, though {where} names it")
+    return Pair(file, row["text"], row["id"], row["seed"], int(row.get("k", 0)))

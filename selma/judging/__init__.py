@@ -1,0 +1,1 @@
+"""Judges: what those in selma/variants/judges share, and the loading of one."""

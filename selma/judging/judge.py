@@ -1,0 +1,107 @@
+"""Judges: models that look at a picture and answer questions about it, or score it for its prompt.
+
+A judge is a folder models/judges/<name>/ that stages/judge.py made; `judge.json` in it says its kind, which is a file
+of selma/variants/judges. Some answer a benchmark's questions, some score an image for its prompt, some do both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from selma.ground.errors import UserError
+from selma.ground.files import read_json
+from selma.ground.items import Item, Question
+from selma.runtime import variants
+from selma.runtime.places import JUDGE_CARD, JUDGES
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge said: one of the question's choices, and the probability (0..1) of "yes".
+
+    `p_yes` is None where "yes" is none of the choices.
+    """
+
+    answer: str
+    p_yes: float | None
+
+
+class Judge(Protocol):
+    """Anything that answers questions about a picture, one Answer per question and in their order."""
+
+    def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]: ...
+
+
+class Scorer(Protocol):
+    """Anything that scores an image for a prompt; the higher the better, each on a scale of its own."""
+
+    def score(self, image: Image.Image, prompt: str) -> float: ...
+
+
+def load_judge(name: str, device: str = "auto", dtype: str = "float32") -> Judge:
+    """The judge of that name, ready to answer, on `runtime.device` and in `runtime.dtype`.
+
+    Raises UserError for a name that has no folder, for a kind that answers no questions, and for a folder that
+    cannot be loaded.
+    """
+    judge = _load(name, device, dtype)
+    if not hasattr(judge, "answer"):
+        raise UserError(f"judge.name {name!r} is a {read_card(name)['kind']}, which answers no questions")
+    return judge
+
+
+def load_scorer(name: str, device: str = "auto", dtype: str = "float32") -> Scorer:
+    """The scorer in models/judges/<name>; a judge that answers questions scores by VQAScore, in `dtype`.
+
+    Raises UserError for a name that has no folder, a folder that cannot be loaded, and a judge without scores.
+    """
+    scorer = _load(name, device, dtype)
+    if not hasattr(scorer, "score"):
+        raise UserError(f"preferences holds {name}, a judge that gives no scores")
+    return scorer
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """judge.json of the judge of that name: its kind and where it came from; UserError where there is none."""
+    file = JUDGES / name / JUDGE_CARD
+    if not file.is_file():
+        raise UserError(f"judge {name!r}: {file} is missing; stage judge@{name} writes it")
+    card = read_json(file)
+    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
+        raise UserError(f"{file}: says no kind; run stage judge@{name} again")
+    return card
+
+
+def _load(name: str, device: str, dtype: str) -> Any:
+    card = read_card(name)
+    return variants.load("judges", card["kind"], f"{JUDGES / name / JUDGE_CARD}: kind").load(
+        JUDGES / name, card, device, dtype
+    )
+
+
+def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, Any]]:
+    """Ask all of an item's questions about its image `k`: rows {item, k, question, answer, p_yes, expected}.
+
+    `p_yes` is rounded to 4 places. An answer that is none of the question's choices raises ValueError.
+    """
+    rows = []
+    for question, said in zip(item.questions, judge.answer(image, list(item.questions)), strict=True):
+        if said.answer not in question.choices:
+            raise ValueError(
+                f"judge said {said.answer!r} to {question.text!r}, which allows {question.choices}"
+            )
+        rows.append(
+            {
+                "item": item.id,
+                "k": k,
+                "question": question.id,
+                "answer": said.answer,
+                "p_yes": None if said.p_yes is None else round(float(said.p_yes), 4),
+                "expected": question.answer,
+            }
+        )
+    return rows

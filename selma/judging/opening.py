@@ -1,0 +1,62 @@
+"""Opening a judge's folder: transformers' own classes, safetensors only, nothing fetched, nothing missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from selma.ground.errors import UserError
+from selma.runtime.devices import pick_device, torch_dtype
+
+
+def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
+    """A model of transformers' class `cls` from `folder`, frozen, in eval mode, on its device.
+
+    Raises UserError when it cannot be opened and when the files leave one of its weights unfilled.
+    """
+    _silence()
+    try:
+        model, info = cls.from_pretrained(
+            folder,
+            dtype=torch_dtype(dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, json and transformers each raise their own kind
+        raise _broken(folder, error) from error
+    check_filled(folder, [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    return model.to(pick_device(device)).eval().requires_grad_(False)
+
+
+def load_part(cls: Any, folder: Path) -> Any:
+    """A tokenizer or processor of transformers' class `cls` from `folder`; UserError when it cannot be opened."""
+    _silence()
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise _broken(folder, error) from error
+
+
+def check_filled(folder: Path, missing: list[str]) -> None:
+    """Raise UserError where weights are missing: transformers itself only warns, and scores would be noise."""
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} weights are missing or of another shape (first: {missing[0]})"
+        )
+
+
+def _broken(folder: Path, error: Exception) -> UserError:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(f"{folder}: this judge cannot be opened ({line})")
+
+
+def _silence() -> None:
+    """Keep transformers' notes and loading bars off stderr, which is for progress and one error line."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

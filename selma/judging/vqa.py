@@ -1,0 +1,126 @@
+"""What all judges that answer in words share: questions into prompts, words into choices, P(yes).
+
+P(yes) is the probability of "yes" against "no" at the first word of the answer, over every spelling that the
+model's vocabulary has of either. VQAScore (Lin et al. 2024, arXiv 2404.01291) is the probability of "yes" as
+such, not against "no", as the answer to VQASCORE about a prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from selma.ground.errors import UserError
+from selma.ground.items import Question
+from selma.judging import choices
+from selma.judging.judge import Answer
+
+VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'
+BATCH = 8  # questions at once, about one image
+
+Match = Callable[[str, Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's own words, and the probabilities (0..1) that their first word is "yes" and that it is "no"."""
+
+    text: str
+    yes: float
+    no: float
+
+
+class Model(Protocol):
+    """Something that answers texts about an image in words."""
+
+    def reply(self, image: Image.Image, texts: Sequence[str]) -> list[Said]: ...
+
+
+class VqaJudge:
+    """A model as a judge: `prompt` words a question for it, `match` maps free words to a choice."""
+
+    def __init__(self, model: Model, prompt: Callable[[Question], str], match: Match | None = None) -> None:
+        self._model, self._prompt, self._match = model, prompt, match
+
+    def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+        """One Answer a question. Raises UserError for words that fit none of the choices, without a `match`."""
+        answers: list[Answer] = []
+        for start in range(0, len(questions), BATCH):
+            part = questions[start : start + BATCH]
+            said = self._model.reply(image, [self._prompt(question) for question in part])
+            answers += [self._settle(question, words) for question, words in zip(part, said, strict=True)]
+        return answers
+
+    def score(self, image: Image.Image, prompt: str) -> float:
+        """VQAScore of an image for a prompt, 0..1."""
+        return self._model.reply(image, [VQASCORE.format(prompt)])[0].yes
+
+    def _settle(self, question: Question, said: Said) -> Answer:
+        if not is_yes_no(question.choices):
+            return Answer(self._choose(question, said.text), None)
+        total = said.yes + said.no
+        p_yes = said.yes / total if total > 0 else 0.5
+        first = re.match(r"\W*(yes|no)\b", said.text.casefold())
+        wanted = first[1] if first else ("yes" if p_yes >= 0.5 else "no")
+        return Answer(next(c for c in question.choices if choices.normal(c) == wanted), p_yes)
+
+    def _choose(self, question: Question, text: str) -> str:
+        if found := choices.match(text, question.choices):
+            return found
+        if self._match is not None:
+            return self._match(text, question.choices)
+        inside = [
+            c for c in question.choices if re.search(rf"\b{re.escape(choices.normal(c))}\b", text.casefold())
+        ]
+        if len(inside) == 1:
+            return inside[0]
+        raise UserError(
+            f"the judge says {text[:80]!r} to {question.text!r}, which is none of {', '.join(question.choices)}; "
+            "a `matcher` in its entry under `judges` maps such answers to the nearest choice"
+        )
+
+
+def is_yes_no(offered: Sequence[str]) -> bool:
+    """Whether a question's choices are yes and no."""
+    return {choices.normal(choice) for choice in offered} == {"yes", "no"}
+
+
+def instruct(question: Question) -> str:
+    """A question with its choices spelled out, for a model that follows instructions."""
+    if is_yes_no(question.choices):
+        return f"{question.text} Please answer yes or no."
+    return (
+        f"{question.text} Choices: {', '.join(question.choices)}. Please answer with one of the choices only."
+    )
+
+
+def load_matcher(folder: Path) -> Match | None:
+    """The function that maps words to the nearest choice, if the judge's folder holds an embedding for it."""
+    if not (folder / "matcher").is_dir():
+        return None
+    from selma.judging.embedding import SentenceEmbedder
+
+    return choices.chooser(SentenceEmbedder(folder / "matcher"))
+
+
+def yes_no_tokens(tokenizer: Any, where: Path) -> tuple[list[int], list[int]]:
+    """The ids with which "yes" and "no" begin, over spellings; ids that begin both tell nothing and are left out.
+
+    Raises UserError where none is left.
+    """
+    unknown = tokenizer.unk_token_id
+
+    def first(word: str) -> set[int]:
+        spellings = (f"{space}{form}" for space in ("", " ") for form in (word, word.title(), word.upper()))
+        ids = (tokenizer.encode(spelling, add_special_tokens=False)[:1] for spelling in spellings)
+        return {id for found in ids for id in found if id != unknown}
+
+    yes, no = first("yes"), first("no")
+    if not yes - no or not no - yes:
+        raise UserError(f"{where}: this tokenizer has no words for yes and no, so nothing can be read off it")
+    return sorted(yes - no), sorted(no - yes)

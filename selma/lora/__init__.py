@@ -1,0 +1,1 @@
+"""LoRA: the adapter that is trained, its files, and kohya's layout."""

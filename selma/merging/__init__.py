@@ -1,0 +1,1 @@
+"""Merging experts, and the algebra of their updates."""

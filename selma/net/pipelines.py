@@ -1,0 +1,150 @@
+"""A published pipeline becomes a backbone folder: what is loaded of it, and nothing else.
+
+A pipeline in diffusers' layout holds each part's weights several times (pickled, for other frameworks, in several
+precisions) and parts that are not loaded here. Of those, one set of safetensors is taken, under the names that
+every reader looks for, and `source.json` says where it came from:
+
+    {"source": "hub", "id": ..., "revision": ..., "commit": ..., "licence": ..., "variant": ...,
+     "vae": {"id": ..., "commit": ..., "licence": ...} or null, "files": {path: sha256}}
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import atomic, read_json, sha256_file, write_json
+from selma.net.hub import Repository
+
+INDEX = "model_index.json"
+
+
+SOURCE = "source.json"
+
+
+# Parts of a Stable Diffusion pipeline that are not loaded here; without them it opens all the same.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+SETTINGS = (".json", ".txt", ".model")  # what tokenizers and schedulers are made of
+
+
+def bring(
+    repository: Repository, out: Path, variant: str | None = None, vae: Repository | None = None
+) -> dict[str, str]:
+    """Put what is loaded of a pipeline into `out`, another repository's VAE in place of its own if one is given.
+
+    Returns the sha256 of each file by its path in `out`. What lies there from a killed run is used again if it is
+    what the hub says. Raises UserError where weights are not in safetensors, broken, or not what the hub's hashes say.
+    """
+    index = read_json(repository.fetch(INDEX)) if INDEX in repository.files else None
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise UserError(f"{repository.name}: holds no pipeline in diffusers' layout (no {INDEX})")
+    wanted = {
+        target: (repository, source) for target, source in loaded_files(index, repository, variant).items()
+    }
+    if vae is not None:
+        part = "vae/" if any(file.startswith("vae/") for file in vae.files) else ""
+        replaced = _weights(vae, part, variant)
+        wanted = {target: found for target, found in wanted.items() if not target.startswith("vae/")}
+        wanted |= {f"vae/{target.removeprefix(part)}": (vae, source) for target, source in replaced.items()}
+
+    hashes = {}
+    for target, (origin, source) in sorted(wanted.items()):
+        hashes[target] = _place(origin, source, out / target)
+    write_json(out / INDEX, _without(index, UNUSED))
+    hashes[INDEX] = sha256_file(out / INDEX)
+    return dict(sorted(hashes.items()))
+
+
+def loaded_files(index: Mapping[str, Any], repository: Repository, variant: str | None) -> dict[str, str]:
+    """What is loaded of a pipeline: path in a backbone folder -> file of the repository, the index left out."""
+    found: dict[str, str] = {}
+    for part, spec in index.items():
+        if part.startswith("_") or part in UNUSED or not (isinstance(spec, list) and all(spec)):
+            continue
+        if not part.isidentifier() or len(spec) != 2:  # it becomes a folder's name
+            raise UserError(f"{repository.name}: {INDEX} names a part {part!r}, which no pipeline has")
+        if "Tokenizer" in spec[1] or "Scheduler" in spec[1]:
+            found |= {file: file for file in _settings(repository.files, part)}
+        else:
+            found |= _weights(repository, f"{part}/", variant)
+    return found
+
+
+def _settings(files: Collection[str], part: str) -> list[str]:
+    inside = (file for file in files if file.startswith(f"{part}/") and file.count("/") == 1)
+    return [file for file in inside if file.endswith(SETTINGS)]
+
+
+def _weights(repository: Repository, part: str, variant: str | None) -> dict[str, str]:
+    """config.json and one set of safetensors of a part: the variant's if it is there, else the plain one's.
+
+    A variant's single file loses its variant's name, so that whoever opens the folder needs not know of it.
+    """
+    config = f"{part}config.json"
+    names = [f"{part}{stem}" for stem in ("diffusion_pytorch_model", "model")]
+    for name in names:
+        for source in ([f"{name}.{variant}.safetensors"] if variant else []) + [f"{name}.safetensors"]:
+            if source in repository.files and config in repository.files:
+                return {config: config, f"{name}.safetensors": source}
+        sharded = f"{name}.safetensors.index.json"
+        if sharded in repository.files and config in repository.files:
+            shards = {
+                file: file
+                for file in repository.files
+                if file.startswith(f"{name}-") and file.endswith(".safetensors") and file.count(".") == 1
+            }
+            if shards:
+                return {config: config, sharded: sharded, **shards}
+    pickled = any(
+        file.startswith(part) and file.endswith((".bin", ".pt", ".ckpt")) for file in repository.files
+    )
+    why = "only pickled weights, which are never loaded" if pickled else "no weights"
+    raise UserError(
+        f"{repository.name}: holds {why} for {part.rstrip('/') or 'the VAE'}; "
+        "a repository with safetensors in diffusers' layout is needed"
+    )
+
+
+def _place(repository: Repository, source: str, target: Path) -> str:
+    """Put one file into place and return its sha256, checked against the hub's own where it names one."""
+    file = repository.fetch(source)
+    with atomic(target) as temporary:
+        try:
+            if not repository.shared:
+                raise OSError
+            os.link(file, temporary)  # no second copy of gigabytes
+        except OSError:
+            shutil.copyfile(file, temporary)
+    digest = sha256_file(target)
+    if digest != repository.hashes.get(source, digest):
+        target.unlink()
+        file.unlink()
+        raise UserError(
+            f"{repository.name}: {source} came broken (its sha256 is not the hub's); run this again"
+        )
+    if target.suffix == ".safetensors":
+        _check_safetensors(target, f"{repository.name}: {source}")
+    return digest
+
+
+def _check_safetensors(file: Path, name: str) -> None:
+    """Raise UserError unless the file's header can be read and its tensors fill the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            opened.keys()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{name} is not a whole safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def _without(index: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    """A pipeline's index in which `parts` are not there, as diffusers itself writes it."""
+    kept = {key: [None, None] if key in parts else value for key, value in index.items()}
+    return kept | ({"requires_safety_checker": False} if "safety_checker" in index else {})

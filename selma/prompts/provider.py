@@ -1,0 +1,145 @@
+"""Asking an LLM for lists of prompts: requests, replies, and the providers that answer them.
+
+A provider answers requests; which one is `llm.provider` in params.yaml, a file of selma/variants/providers.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from selma.runtime import variants
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section `llm` of params.yaml, but for the provider's name and the prices."""
+
+    base_url: str | None = None
+    model: str | None = None
+    api: str = "chat"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    key_env: str | None = None
+    concurrency: int = 1
+    timeout: float = 120.0
+    retries: int = 6
+    max_requests: int = 200
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the LLM, which asks for a numbered list.
+
+    `index` counts requests from 0, `n` is how many prompts it asks for, `as_json` the same question for a
+    server that answers in JSON.
+    """
+
+    index: int
+    text: str
+    seed: int
+    n: int
+    as_json: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The LLM's raw answer to the request of the same index.
+
+    `finish_reason` is the server's own word, "stop" for a whole answer (others: replies.CUT_OFF). `details`
+    is what else there is to keep, in plain data: the text that was sent if not the request's, id, model, usage.
+    """
+
+    index: int
+    text: str
+    finish_reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """Something that answers requests, several at a time."""
+
+    # What determines a reply beside the request, for a provider whose replies are worth keeping beyond the
+    # run; None for one that is code of this repository.
+    identity: Mapping[str, Any] | None
+
+    def complete(
+        self, requests: Sequence[Request], done: Callable[[Reply], None] | None = None
+    ) -> list[Reply]:
+        """Replies in request order; `done` gets each one as it comes, in any order, in the calling thread."""
+        ...
+
+
+class ThreadedProvider:
+    """A provider from a function that answers one request."""
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Reply],
+        concurrency: int,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`answer` must be safe to call from `concurrency` (at least 1) threads at once."""
+        self._answer = answer
+        self._concurrency = concurrency
+        self.identity = identity
+
+    def complete(
+        self, requests: Sequence[Request], done: Callable[[Reply], None] | None = None
+    ) -> list[Reply]:
+        """Replies in request order, whatever the order they came in.
+
+        A failure lets those in flight end, so that no reply is paid for and lost, starts no other, and is
+        raised then; Ctrl-C waits for nothing.
+        """
+        todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        came: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()  # None: a thread's end
+        stop = threading.Event()
+        for request in requests:
+            todo.put(request)
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    came.put(self._answer(todo.get_nowait()))
+            except queue.Empty:
+                pass
+            except BaseException as error:
+                stop.set()
+                came.put(error)
+            came.put(None)
+
+        # Not a ThreadPoolExecutor: its threads keep the process alive until the slowest server has answered.
+        threads = [
+            threading.Thread(target=work, daemon=True) for _ in range(min(self._concurrency, len(requests)))
+        ]
+        for thread in threads:
+            thread.start()
+        replies: dict[int, Reply] = {}
+        failure: BaseException | None = None
+        alive = len(threads)
+        try:
+            while alive:
+                item = came.get()
+                if item is None:
+                    alive -= 1
+                elif isinstance(item, BaseException):
+                    failure = failure or item
+                else:
+                    replies[item.index] = item
+                    if done is not None:
+                        done(item)
+        finally:
+            stop.set()
+        if failure is not None:
+            raise failure
+        return [replies[request.index] for request in requests]
+
+
+def load_provider(name: str, settings: Settings) -> Provider:
+    """The provider of that name; UserError for an unknown name or settings that it cannot work with."""
+    return variants.load("providers", name, "llm.provider").load(settings)

@@ -1,0 +1,82 @@
+"""Skills: what the LLM is asked to write prompts for (SELMA, section 3.1).
+
+A skill is a file `<folder>/<skill>.yaml` with a description, rules, a word limit and three seed prompts. To
+teach another one, write its file and name it in params.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from selma.ground.errors import UserError
+from selma.runtime.schema import Range, Slug, Unique, build, load_yaml
+
+SEEDS = 3  # seed prompts a skill starts from (paper: 3)
+
+
+@dataclass(frozen=True)
+class Skill:
+    """What to ask the LLM for: `max_words` is the limit per prompt, `seeds` start the pool of examples."""
+
+    name: str
+    description: str
+    rules: tuple[str, ...]
+    max_words: int
+    seeds: tuple[str, ...]
+
+
+def load_skill(folder: Path | str, name: str) -> Skill:
+    """The skill in `folder/<name>.yaml`.
+
+    Raises UserError, naming the file, for an unknown skill (listing those there are), two files of one name,
+    an unknown or missing key, a wrong type, an empty text, other than three seeds, or a seed above the limit.
+    """
+    folder = Path(folder)
+    if problem := Slug()(name):
+        raise UserError(f"skill {name!r}: {problem}")
+    # Not by opening <name>.yaml: a disk that ignores case would open Count.yaml for "count".
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".yaml", ".yml"))
+    found = [path for path in files if path.stem.casefold() == name.casefold()]
+    if len(found) > 1:
+        raise UserError(f"skill {name}: {' and '.join(p.name for p in found)} in {folder} are of one name")
+    path = folder / f"{name}.yaml"
+    if found != [path]:
+        known = ", ".join(p.stem for p in files if p.suffix == ".yaml") or "none"
+        raise UserError(f"skill {name} is unknown: {path} does not exist; skills there: {known}")
+    file = build(_File, load_yaml(path), where=str(path))
+    return Skill(name, file.description.strip(), file.rules, file.max_words, _seeds(path, file))
+
+
+class _Said:
+    """A text of one line that says something."""
+
+    def __call__(self, value: str) -> str | None:
+        if len(value.strip().splitlines()) == 1 and any(char.isalnum() for char in value):
+            return None
+        return "it must be one line of text"
+
+
+_Text = Annotated[str, _Said()]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The keys of a skill file; the name is the file's own."""
+
+    description: _Text
+    rules: Annotated[tuple[_Text, ...], Unique()]
+    max_words: Annotated[int, Range(1)]
+    seeds: Annotated[tuple[_Text, ...], Unique()]
+
+
+def _seeds(path: Path, file: _File) -> tuple[str, ...]:
+    if len(file.seeds) != SEEDS:
+        raise UserError(f"{path}: seeds holds {len(file.seeds)} prompts; it must hold exactly {SEEDS}")
+    for seed in file.seeds:
+        if (words := len(seed.split())) > file.max_words:
+            raise UserError(
+                f"{path}: seed {seed[:60]!r} has {words} words; max_words allows {file.max_words}"
+            )
+    return file.seeds

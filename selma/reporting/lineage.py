@@ -1,0 +1,103 @@
+"""How the experts came about, for the report: losses, checkpoints, cosines and filter statistics."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import read_json
+from selma.reporting import charts
+from selma.reporting.table import percent
+
+
+def read(metrics: Path, skills: Sequence[str], experts: Sequence[str]) -> dict[str, Any]:
+    """What report.html.j2 shows of the metrics folder's loss/, select/, merge.json and filter/.
+
+    Raises UserError for a file that cannot be read, KeyError or the like for one of another schema.
+    """
+    losses = {name: _curve(metrics / "loss" / f"{name}.csv") for name in experts}
+    selections = {name: read_json(metrics / "select" / f"{name}.json") for name in experts}
+    return {
+        "line_charts": _line_charts(losses, selections),
+        "selections": [_selection(name, selection) for name, selection in selections.items()],
+        "merge": _merge(read_json(metrics / "merge.json")),
+        "filter": _filter({name: read_json(metrics / "filter" / f"{name}.json") for name in skills}),
+    }
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """A CSV file's rows by column; UserError where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run `dvc repro`") from None
+
+
+def _curve(path: Path) -> list[charts.Point]:
+    try:
+        return [(float(row["step"]), float(row["loss"])) for row in read_csv(path)]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: is not a loss curve; the columns step and loss, numbers, are needed"
+        ) from None
+
+
+def _line_charts(
+    losses: Mapping[str, Sequence[charts.Point]], selections: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    names = [(name, f"s{i % charts.SERIES}") for i, name in enumerate(losses)]
+    thinned = {name: charts.thin(points, 25) for name, points in losses.items()}
+    scores = {
+        name: [(float(step), 100 * score) for step, score in selection["scores"].items()]
+        for name, selection in selections.items()
+    }
+    drawn = (
+        ("Training loss by step", charts.line_chart(thinned, "step", "loss")),
+        ("Dev faithfulness of the checkpoints by step, %", charts.line_chart(scores, "step", "faithful %")),
+    )
+    return [{"title": title, "svg": svg, "names": names} for title, svg in drawn if svg]
+
+
+def _selection(name: str, selection: Mapping[str, Any]) -> dict[str, str]:
+    score = selection["scores"].get(str(selection["chosen"]))
+    return {
+        "name": name,
+        "policy": selection["policy"],
+        "chosen": str(selection["chosen"]),
+        "score": "not scored" if score is None else percent(score),
+    }
+
+
+def _merge(merge: Mapping[str, Any]) -> dict[str, Any]:
+    cosines = {**merge["cosine"]}
+    cosines.update({"|".join(reversed(pair.split("|"))): value for pair, value in merge["cosine"].items()})
+    names = merge["experts"]
+    rows = [
+        {"name": a, "cells": ["1" if a == b else f"{cosines[f'{a}|{b}']:.3f}" for b in names]} for a in names
+    ]
+    return {"experts": names, "operator": merge["operator"], "rank": merge["rank"], "rows": rows}
+
+
+def _filter(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    flat = {name: _flat(numbers) for name, numbers in stats.items()}
+    columns = list(dict.fromkeys(column for numbers in flat.values() for column in numbers))
+    return {
+        "columns": columns,
+        "rows": [
+            {"name": name, "cells": [numbers.get(column, "") for column in columns]}
+            for name, numbers in flat.items()
+        ],
+    }
+
+
+def _flat(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"dropped": {"similar": 3}} -> {"dropped similar": 3}."""
+    found: dict[str, Any] = {}
+    for key, value in numbers.items():
+        name = f"{prefix} {key}".strip()
+        found |= _flat(value, name) if isinstance(value, Mapping) else {name.replace("_", " "): value}
+    return found

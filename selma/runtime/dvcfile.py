@@ -1,0 +1,116 @@
+"""dvc.yaml as this repository writes it: its stages with templates resolved from params.yaml.
+
+Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), `matrix` over lists and mappings' keys
+(`${item.x}`), and `${a.b}` from params.yaml; that is all of DVC's templating that is in use here. DVC itself takes
+a second to import, and the library does not depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.runtime.schema import load_yaml
+
+TEMPLATE = re.compile(r"\$\{\s*([^}]+?)\s*\}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the DAG. Paths are relative to the repository; `params` are dotted keys of params.yaml."""
+
+    name: str  # as DVC addresses it: `merge`, `images@count`
+    desc: str
+    cmd: str
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    plots: tuple[str, ...]
+    uncached: frozenset[str]  # those of outs, metrics and plots that say `cache: false`
+
+
+def load_stages(root: Path) -> dict[str, Stage]:
+    """Every stage of root/dvc.yaml by name, in the file's order; UserError where a template names nothing."""
+    params = load_yaml(root / "params.yaml")
+    stages: dict[str, Stage] = {}
+    for name, spec in (load_yaml(root / "dvc.yaml") or {}).get("stages", {}).items():
+        for stage, body, scope in _expand(name, spec, params):
+            stages[stage] = _stage(stage, body, scope)
+    return stages
+
+
+def load_stage(root: Path, name: str) -> Stage:
+    """The stage of that name; UserError if root/dvc.yaml has none."""
+    stages = load_stages(root)
+    if name not in stages:
+        raise UserError(f"dvc.yaml: no stage {name}; there are: {', '.join(stages)}")
+    return stages[name]
+
+
+def lookup(params: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key of params.yaml's plain contents; UserError if there is none."""
+    value: Any = params
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"params.yaml: no key {key}, though dvc.yaml reads it")
+        value = value[part]
+    return value
+
+
+def _expand(name: str, spec: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(stage name, body, scope of its templates) for each stage that `foreach` or `matrix` makes, or the one it is."""
+
+    def values(over: Any) -> Any:
+        if not isinstance(over, str):
+            return over
+        key = TEMPLATE.fullmatch(over.strip()).group(1)
+        found = lookup(params, key)
+        if not isinstance(found, list | Mapping):
+            raise UserError(f"params.yaml: {key} is {found!r}; it must be a list or a mapping")
+        return found
+
+    if "foreach" in spec:
+        over = values(spec["foreach"])
+        for key in over:
+            own = {"key": key, "item": over[key]} if isinstance(over, Mapping) else {"item": key}
+            yield f"{name}@{key}", spec["do"], {**params, **own}
+    elif "matrix" in spec:
+        axes = {axis: values(over) for axis, over in spec["matrix"].items()}
+        for point in product(*axes.values()):
+            own = {"item": dict(zip(axes, point, strict=True))}
+            yield f"{name}@{'-'.join(map(str, point))}", spec, {**params, **own}
+    else:
+        yield name, spec, params
+
+
+def _stage(name: str, body: Mapping[str, Any], scope: Mapping[str, Any]) -> Stage:
+    def resolve(text: str) -> str:
+        return TEMPLATE.sub(lambda match: str(lookup(scope, match.group(1))), text)
+
+    uncached: set[str] = set()
+
+    def paths(section: str) -> tuple[str, ...]:
+        found = []
+        for entry in body.get(section, []):
+            options: Mapping[str, Any] = {}
+            if isinstance(entry, Mapping):
+                ((entry, options),) = entry.items()
+            found.append(resolve(entry))
+            if options and options.get("cache") is False:
+                uncached.add(found[-1])
+        return tuple(found)
+
+    sections = {section: paths(section) for section in ("deps", "params", "outs", "metrics", "plots")}
+    return Stage(
+        name=name,
+        desc=resolve(body.get("desc", "")),
+        cmd=resolve(body["cmd"]),
+        uncached=frozenset(uncached),
+        **sections,
+    )

@@ -1,0 +1,184 @@
+"""Hand what the stages spooled (tracking.py) over to MLflow; the only importer of mlflow.
+
+    python -m selma.runtime.recorder        wait until everything is handed over, and say where it lies
+
+One parent run per pipeline execution, one child run per stage that really ran. The store is
+`sqlite:///<repository>/mlflow.db` with artifacts in mlartifacts/ beside it, or MLFLOW_TRACKING_URI's.
+A spool is removed once MLflow has all of it; after a failure it stays, and the next recorder tries again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from selma.runtime.tracking import redact, spools
+from selma.runtime.work import home
+
+EXPERIMENT = "selma"
+LINGER = 4.0  # seconds without work before the recorder that a stage started goes to rest
+POLL = 0.5
+CHUNK = 90  # entries per request, below MLflow's limit of 100 params and tags
+
+
+class Store:
+    """The MLflow store, and the runs of it that are in hand."""
+
+    def __init__(self, root: Path) -> None:
+        # Nothing leaves this machine but what goes to the tracking server the user named.
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+        from mlflow.tracking import MlflowClient
+
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+        own = not os.environ.get("MLFLOW_TRACKING_URI")
+        self.client = MlflowClient(tracking_uri=self.uri)
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        self.experiment = (
+            found.experiment_id if found else self._create((root / "mlartifacts").as_uri() if own else None)
+        )
+
+    def _create(self, artifacts: str | None) -> str:
+        return self.client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+
+    def run(self, tag: str, value: str, name: str, start: int, tags: dict[str, str]) -> str:
+        """Id of the run whose `tag` is `value`, made if there is none: replaying a spool makes no second."""
+        quoted = value.replace("'", "_")
+        found = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{quoted}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        every = {**tags, tag: quoted, "mlflow.runName": name}
+        return self.client.create_run(self.experiment, start_time=start, tags=every).info.run_id
+
+
+class Stage:
+    """One spool on its way into MLflow."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self.path, self.store = path, store
+        self.file = open(path, encoding="utf-8")  # noqa: SIM115 - read as it grows
+        self.parent = self.child = ""
+        self.rest = ""
+
+    def advance(self) -> bool:
+        """Hand over the lines that came since; True once the stage has ended or died and all is told."""
+        gone = self._writer_gone()  # asked before reading: what a dead writer wrote is then all there
+        *lines, self.rest = (self.rest + self.file.read()).split("\n")
+        events = [json.loads(line) for line in lines]
+        points = [event for event in events if event["event"] == "metric"]
+        for event in events:
+            if event["event"] == "start":
+                self._start(event)
+        self._metrics(self.child, [(e["name"], e["value"], e["time"], e["step"]) for e in points])
+        for event in events:
+            if event["event"] == "metrics":
+                values = [(k, v, event["time"], 0) for k, v in event["values"].items()]
+                self._metrics(self.child, values)
+                self._metrics(self.parent, [(f"{event['file']}/{k}", *rest) for k, *rest in values])
+            elif event["event"] == "image":
+                self.store.client.log_artifact(self.child, str(self.path.parent / event["file"]))
+            elif event["event"] == "end":
+                self._end(event["status"], event["time"])
+                return True
+        if gone and self.child:
+            self._end("KILLED", int(self.path.stat().st_mtime * 1000))
+        return gone
+
+    def remove(self) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
+
+    def _writer_gone(self) -> bool:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _start(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        store, tags = self.store, event["tags"]
+        shared = {key: tags[key] for key in ("git.commit", "git.dirty", "profile") if key in tags}
+        self.parent = store.run("dvc.exp", event["run"], event["run"], event["time"], shared)
+        store.client.update_run(self.parent, status="RUNNING")
+        own = {_name(key): value for key, value in tags.items()} | {"mlflow.parentRunId": self.parent}
+        self.child = store.run("dvc.spool", self.path.stem, event["stage"], event["time"], own)
+        params = [Param(_name(key), str(value)[:5000]) for key, value in event["params"].items()]
+        for start in range(0, len(params), CHUNK):
+            store.client.log_batch(self.child, params=params[start : start + CHUNK])
+
+    def _metrics(self, run: str, values: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_name(name), value, when, step) for name, value, when, step in values]
+        for start in range(0, len(metrics), CHUNK):
+            self.store.client.log_batch(run, metrics=metrics[start : start + CHUNK])
+
+    def _end(self, status: str, when: int) -> None:
+        for run in (self.child, self.parent):
+            self.store.client.set_terminated(run, status=status, end_time=when)
+
+
+def _name(text: str) -> str:
+    """`text` as MLflow takes names: of letters, digits, and _ - . space : / only."""
+    return re.sub(r"[^\w\-. :/]", "_", text, flags=re.ASCII)[:250]
+
+
+def record(root: Path, linger: float) -> Store | None:
+    """Hand over every spool under `root`, until none is left and `linger` seconds brought no new one."""
+    folder = spools(root)
+    stages: dict[Path, Stage] = {}
+    store = None
+    idle_since = time.monotonic()
+    while True:
+        for path in sorted(folder.glob("*.jsonl")):
+            store = store or Store(root)
+            if path not in stages:
+                stages[path] = Stage(path, store)
+            idle_since = time.monotonic()
+            if stages[path].advance():
+                stages[path].remove()
+                del stages[path]
+        if not stages and time.monotonic() - idle_since >= linger:
+            return store
+        time.sleep(POLL)
+
+
+def main(arguments: list[str]) -> int:
+    """Record with the lock held; a failure is left in `failed`, for the next stage to say."""
+    linger = "--linger" in arguments
+    root = home().resolve()
+    folder = spools(root)
+    if linger:
+        os.nice(10)  # the stages come first
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "recorder.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if linger else 0))
+        except BlockingIOError:
+            return 0
+        try:
+            record(root, LINGER if linger else 0.0)
+        except Exception as error:
+            problem = redact(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            if linger and folder.is_dir():
+                (folder / "failed").write_text(problem, encoding="utf-8")
+            print(f"warning: MLflow tracking: {problem}", file=sys.stderr)
+            return 0
+    if not linger:
+        (folder / "failed").unlink(missing_ok=True)
+        where = redact(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db")
+        print(f"MLflow: mlflow ui --backend-store-uri {where}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

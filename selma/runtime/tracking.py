@@ -1,0 +1,246 @@
+"""What a stage tells MLflow: its params, metrics, loss curve and a few images. Never fails or slows a stage.
+
+Importing MLflow costs a process two seconds and making its store several, times forty stages. So a stage
+only appends JSON lines to a spool, `.work/tracking/<time>-<pid>.jsonl`, and one recorder process
+(recorder.py, started here when none runs) hands the lines over to MLflow while the stages go on.
+
+    with tracking.stage_run("expert@count"):
+        tracking.log_metric("loss", 0.12, step=1)
+
+`SELMA_TRACKING=off` turns it off; outside a run the log functions do nothing. `python -m selma.runtime.recorder`
+waits until everything is handed over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from selma.ground.errors import UserError
+from selma.runtime.work import home
+
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+_spool: Spool | None = None  # of the stage this process runs
+
+
+@contextmanager
+def stage_run(name: str) -> Iterator[None]:
+    """Record the body as the MLflow run of stage `name`; whatever the body raises passes through."""
+    global _spool
+    if os.environ.get("SELMA_TRACKING", "").lower() in ("off", "0", "false", "no"):
+        yield
+        return
+    _try(_open, name)
+    status = "FINISHED"
+    try:
+        yield
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
+    finally:
+        if _spool:
+            _try(_close, name, status)
+            _spool = None
+
+
+def log_metric(name: str, value: float, step: int = 0) -> None:
+    """A point of a curve, e.g. the loss at a step; at hand in `mlflow ui` a second later."""
+    if _spool:
+        _try(_spool.write, event="metric", name=name, value=float(value), step=int(step))
+
+
+def log_image(path: Path, name: str) -> None:
+    """Keep a copy of an image file as the run's artifact `name`, e.g. `grid.png`."""
+    if _spool:
+        _try(_spool.image, path, name)
+
+
+def spools(root: Path) -> Path:
+    """The folder of the spools, and of the recorder's lock and log."""
+    return root / ".work" / "tracking"
+
+
+def redact(value: Any) -> Any:
+    """`value` (plain data) with every secret of the environment, and every password in a URL, as ***."""
+    if isinstance(value, Mapping):
+        return {key: redact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    secrets = {text for name, text in os.environ.items() if SECRET.search(name) and len(text) >= 6}
+    for secret in sorted(secrets, key=len, reverse=True):
+        value = value.replace(secret, "***")
+    return re.sub(r"://[^/@\s]+@", "://***@", value)
+
+
+class Spool:
+    """An open spool. Its lock tells the recorder that the stage lives: it goes when the process does."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
+        # Locked under a name that the recorder does not look for, so that it never sees it unlocked.
+        temporary = self.path.with_suffix(".new")
+        self.file: IO[str] = open(temporary, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        temporary.rename(self.path)
+
+    def write(self, **event: Any) -> None:
+        line = json.dumps(redact({"time": time.time_ns() // 1_000_000, **event}), ensure_ascii=False)
+        self.file.write(line + "\n")
+
+    def image(self, path: Path, name: str) -> None:
+        folder = self.path.with_suffix(".files")
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / Path(name).name)
+        self.write(event="image", file=f"{folder.name}/{Path(name).name}")
+
+
+def _open(name: str) -> None:
+    global _spool
+    _warn_of_failure()
+    _spool = Spool(spools(home()))
+    params = _declared(name)
+    _spool.write(event="start", stage=name, params=params, tags=_tags(name), **_pipeline())
+    _start_recorder()
+
+
+def _close(name: str, status: str) -> None:
+    from selma.runtime.dvcfile import load_stages
+
+    stage = load_stages(Path.cwd()).get(name) if Path("dvc.yaml").is_file() else None
+    for path in stage.metrics if stage and status == "FINISHED" else ():
+        if not Path(path).is_file():
+            continue  # DVC is the one to say so
+        values = flatten(json.loads(Path(path).read_text(encoding="utf-8")))
+        file = Path(path).relative_to("metrics").with_suffix("").as_posix()
+        _spool.write(event="metrics", file=file, values={k: v for k, v in values.items() if _number(v)})
+    _spool.write(event="end", status=status)
+    _spool.file.close()
+    _start_recorder()  # it may have gone to rest since
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """The values of the params that dvc.yaml declares for the stage, by dotted key."""
+    from selma.runtime.dvcfile import load_stages, lookup
+    from selma.runtime.schema import load_yaml
+
+    if not Path("dvc.yaml").is_file():
+        return {}
+    stage = load_stages(Path.cwd()).get(name)
+    plain = load_yaml(Path("params.yaml"))
+    return flatten({key: lookup(plain, key) for key in stage.params}) if stage else {}
+
+
+def _pipeline() -> dict[str, str]:
+    """`run`: the name of this pipeline execution, the same for all its stages."""
+    params = Path("params.yaml").read_bytes() if Path("params.yaml").is_file() else b""
+    short = f"{_git('rev-parse', '--short', 'HEAD') or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
+    return {"run": os.environ.get("DVC_EXP_NAME") or short}
+
+
+def _tags(name: str) -> dict[str, str]:
+    tags = {"dvc.stage": name, "git.commit": _git("rev-parse", "HEAD") or "none"}
+    tags["git.dirty"] = "yes" if _git("status", "--porcelain", "--untracked-files=no") else "no"
+    if "@" in name:
+        tags["dvc.key"] = name.partition("@")[2]
+    with suppress(OSError, KeyError, TypeError):
+        from selma.runtime.schema import load_yaml
+
+        tags["profile"] = str(load_yaml(Path("params.yaml"))["profile"])
+    return tags | {f"md5.{path}": md5 for path, md5 in _inputs(name).items()}
+
+
+def _inputs(name: str) -> dict[str, str]:
+    """DVC's checksum of each of the stage's deps that an earlier stage made."""
+    from selma.runtime.dvcfile import load_stages
+
+    if not (Path("dvc.lock").is_file() and Path("dvc.yaml").is_file()):
+        return {}
+    import yaml  # thirty times ruamel's speed, and enough for a file that a machine wrote
+
+    lock = yaml.load(
+        Path("dvc.lock").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+    stages = load_stages(Path.cwd())
+    # DVC keeps what it knew of stages that are no more.
+    known = [ran for title, ran in lock.get("stages", {}).items() if title in stages]
+    made = {o["path"]: o.get("md5") for ran in known for o in ran.get("outs", ())}
+    stage = stages.get(name)
+    return {dep: str(made[dep]) for dep in (stage.deps if stage else ()) if made.get(dep)}
+
+
+def _git(*arguments: str) -> str:
+    """One git command's output; '' where there is no git or no commit. Takes no lock DVC could trip over."""
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, env=environment, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _start_recorder() -> None:
+    """Start a recorder unless one is at work. It outlives the stage, and Ctrl-C does not reach it."""
+    root = home()
+    with open(spools(root) / "recorder.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+    with open(spools(root) / "recorder.log", "a") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "selma.runtime.recorder", "--linger"],
+            cwd=Path(__file__).parents[2] if not (root / "selma").is_dir() else root,
+            env={**os.environ, "DVC_ROOT": str(root.resolve())},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _warn_of_failure() -> None:
+    """Say once what the recorder could not do; it has no terminal of its own."""
+    failed = spools(home()) / "failed"
+    if failed.is_file():
+        _warn(failed.read_text(encoding="utf-8").strip())
+        failed.unlink(missing_ok=True)
+
+
+def _warn(problem: str) -> None:
+    print(f"warning: MLflow tracking: {redact(problem)}; the stage goes on", file=sys.stderr, flush=True)
+
+
+def _try(call: Any, *args: Any, **kwargs: Any) -> None:
+    """Call, and on any failure warn once and record nothing more in this process."""
+    global _spool
+    try:
+        call(*args, **kwargs)
+    except UserError:
+        _spool = None  # bad params or a bad dvc.yaml: the stage itself says so, in its one line
+    except Exception as error:
+        _warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        _spool = None

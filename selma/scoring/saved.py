@@ -1,0 +1,167 @@
+"""Answers and scores saved in files, by this pipeline or by others, to be scored without any model.
+
+.jsonl   this pipeline's: data/answers/, data/other_answers/ {item, k, question, answer, ...}, data/preferences/
+any other name   CSV, as DSG's authors released their judges' answers: item_id, question_id, answer, ...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import Row, read_csv, read_jsonl
+
+MODEL = "t2i_model"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One answer to one question about image `k` of an item; `line` is where it stands in its file."""
+
+    item: str
+    k: int
+    question: str
+    answer: str
+    line: int
+
+
+def read_answers(
+    path: Path, *, model: str | None = None, questions_by: str | None = None, benchmark: str | None = None
+) -> list[Saved]:
+    """The answers in a file, each question's once.
+
+    `model` picks the rows of one text-to-image model (column t2i_model), `questions_by` those to the questions
+    of one generator (column qg_model, where there is one), `benchmark` those to one of the benchmarks that
+    data/other_answers/<model>.jsonl holds. Raises UserError for a file that is none, for rows of several models
+    or benchmarks and none picked, for one that is not there, and for two answers to one question.
+    """
+    if Path(path).suffix == ".jsonl":
+        if model is not None:
+            raise UserError(f"{path}: holds the answers about one model; there is nothing to pick")
+        rows = _pick_json(path, "benchmark", benchmark)
+        found = [_from_json(row, number, path) for number, row in rows]
+    elif benchmark is not None:
+        raise UserError(
+            f"{path}: a CSV file holds one benchmark's answers; --benchmark picks from JSON Lines"
+        )
+    else:
+        rows = _pick(read_csv(path, ("item_id", "question_id", "answer")), path, model)
+        found = [_from_csv(row, path) for row in _by_generator(rows, path, questions_by)]
+    if not found:
+        raise UserError(f"{path}: holds no answers")
+    return _once(found, path)
+
+
+def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int], float]:
+    """Preference scores by (item, k): CSV {item_id, score}, or JSON Lines {item, k, judge, score}.
+
+    Raises UserError for a file that is none, a score that is no number, two scores of one image, and for the
+    scores of several judges and no `judge`.
+    """
+    if Path(path).suffix == ".jsonl":
+        rows = _pick_json(path, "judge", judge)
+        cells = [(row.get("item"), row.get("k", 0), row.get("score"), line) for line, row in rows]
+    elif judge is not None:
+        raise UserError(f"{path}: a CSV file holds one judge's scores; --judge picks from JSON Lines")
+    else:
+        cells = [
+            (row.cells["item_id"].strip(), 0, row.cells["score"], row.line)
+            for row in read_csv(path, ("item_id", "score"))
+        ]
+    scores: dict[tuple[str, int], float] = {}
+    for item, k, score, line in cells:
+        try:
+            key, value = (str(item), int(k)), float(score)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{path}, line {line}: item, k and score are {item!r}, {k!r}, {score!r}"
+            ) from None
+        if value != value or abs(value) == float("inf"):
+            raise UserError(f"{path}, line {line}: score is {score!r}; a number is allowed")
+        if key in scores:
+            raise UserError(f"{path}, line {line}: item {item!r}, image {k} has a score before")
+        scores[key] = value
+    if not scores:
+        raise UserError(f"{path}: holds no scores")
+    return scores
+
+
+def _pick(rows: Sequence[Row], path: Path, model: str | None) -> list[Row]:
+    """The rows of one text-to-image model."""
+    if MODEL not in rows[0].cells:
+        if model is not None:
+            raise UserError(f"{path}: has no column {MODEL} to pick {model!r} by")
+        return list(rows)
+    _check_choice(path, MODEL, sorted({row.cells[MODEL].strip() for row in rows}), model, "--t2i-model")
+    return [row for row in rows if model is None or row.cells[MODEL].strip() == model]
+
+
+def _pick_json(path: Path, key: str, wanted: str | None) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of a JSON Lines file, where `key` is `wanted` if anything is."""
+    rows = list(enumerate(read_jsonl(path), start=1))
+    found = sorted({str(row[key]) for _, row in rows if key in row})
+    _check_choice(path, key, found, wanted, f"--{key}")
+    return [(line, row) for line, row in rows if wanted is None or str(row.get(key)) == wanted]
+
+
+def _check_choice(path: Path, column: str, found: Sequence[str], wanted: str | None, option: str) -> None:
+    if wanted is None and len(found) > 1:
+        raise UserError(f"{path}: {column} holds {', '.join(found)}; pick one with {option}")
+    if wanted is not None and wanted not in found:
+        raise UserError(f"{path}: {column} holds no {wanted!r}; allowed: {', '.join(found) or 'none'}")
+
+
+def _by_generator(rows: list[Row], path: Path, wanted: str | None) -> list[Row]:
+    """The rows to the questions of generator `wanted`: others number theirs alike, and ask other things."""
+    if wanted is None or "qg_model" not in rows[0].cells:
+        return rows
+    found = [row for row in rows if row.cells["qg_model"].strip() == wanted]
+    others = sorted({row.cells["qg_model"].strip() for row in rows} - {wanted})
+    if not found:
+        raise UserError(f"{path}: answers the questions of {', '.join(others)} (qg_model), not of {wanted}")
+    if others:
+        print(f"warning: {path}: left out the answers to questions of {', '.join(others)}", file=sys.stderr)
+    return found
+
+
+def _from_csv(row: Row, path: Path) -> Saved:
+    item, question = row.cells["item_id"].strip(), row.cells["question_id"].strip()
+    if not item or not question:
+        raise UserError(f"{path}, line {row.line}: item_id and question_id are {item!r} and {question!r}")
+    return Saved(item, 0, _id(question), row.cells["answer"], row.line)
+
+
+def _from_json(row: dict[str, Any], number: int, path: Path) -> Saved:
+    try:
+        item, k, question, answer = str(row["item"]), int(row["k"]), str(row["question"]), row["answer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}, row {number}: {error!r}; item, k, question and answer are needed") from None
+    return Saved(item, k, _id(question), "" if answer is None else str(answer), number)
+
+
+def _id(question: str) -> str:
+    """A question's number as the benchmarks write it: spreadsheets make 1 into 1.0, others 01."""
+    head, dot, tail = question.partition(".")
+    if head.isdecimal() and (not dot or set(tail) <= {"0"}):
+        return str(int(head))
+    return question
+
+
+def _once(answers: Sequence[Saved], path: Path) -> list[Saved]:
+    seen: dict[tuple[str, int, str], Saved] = {}
+    again = 0
+    for answer in answers:
+        before = seen.setdefault((answer.item, answer.k, answer.question), answer)
+        if before.answer != answer.answer:
+            raise UserError(
+                f"{path}, line {answer.line}: item {answer.item!r}, question {answer.question!r} is answered "
+                f"{answer.answer!r}, in line {before.line} {before.answer!r}; one answer is allowed"
+            )
+        again += before is not answer
+    if again:
+        print(f"warning: {path}: {again} answers are there twice; each counts once", file=sys.stderr)
+    return list(seen.values())

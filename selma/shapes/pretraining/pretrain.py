@@ -1,0 +1,107 @@
+"""Pretrains the embedded backbone: corpus, VAE, tokenizer and CLIP, UNet, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel
+
+from selma.shapes.pretraining.autoencoder import encode, pretrain_autoencoder
+from selma.shapes.pretraining.clip import make_tokenizer, pretrain_clip, tokenize
+from selma.shapes.pretraining.corpus import Corpus, make_corpus
+from selma.shapes.pretraining.denoiser import Encoded, UnetRun, make_scheduler, pretrain_denoiser
+
+Log = Callable[[str, int, float], None]  # part, step, loss
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """A corpus's size and noise; see make_corpus."""
+
+    images: int
+    captions: int
+    wrong: float
+    drop: float
+    pairs: float
+    spread: float
+    jitter: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The first corpus trains every part; the UNet goes on to better ones, as Stable Diffusion's did."""
+
+    seed: int
+    rare: float
+    corpora: Mapping[str, CorpusSpec]
+    vae_steps: int
+    clip_steps: int
+    unet: Sequence[UnetRun]
+
+
+def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPipeline, CLIPModel]:
+    """The pretrained pipeline, and the CLIP whose text encoder it uses; float32.
+
+    State is kept under `folder`, so that a killed run, started again with the same recipe, goes on where it was.
+    """
+    seed = recipe.seed
+    first = next(iter(recipe.corpora))
+
+    @cache
+    def corpus(name: str) -> Corpus:
+        number = list(recipe.corpora).index(name)
+        return make_corpus(seed + number, rare=recipe.rare, **asdict(recipe.corpora[name]))
+
+    broad = corpus(first)
+    vae = pretrain_autoencoder(
+        broad.images,
+        steps=recipe.vae_steps,
+        seed=seed,
+        folder=folder / "vae",
+        log=lambda step, loss: log("vae", step, loss),
+    )
+    tokenizer = make_tokenizer(text for texts in broad.captions for text in texts)
+    clip = pretrain_clip(
+        broad.images,
+        tokenize(tokenizer, broad.captions),
+        tokenizer,
+        steps=recipe.clip_steps,
+        seed=seed,
+        folder=folder / "clip",
+        log=lambda step, loss: log("clip", step, loss),
+    )
+    text_encoder = CLIPTextModel(clip.config.text_config).eval()
+    text_encoder.load_state_dict(clip.text_model.state_dict())
+
+    @cache
+    def encoded(name: str) -> Encoded:
+        # Pictures are encoded once; clone() turns inference tensors into ones autograd may use.
+        images, captions = corpus(name).images, corpus(name).captions
+        latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, images)]).clone()
+        return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, captions))
+
+    unet = pretrain_denoiser(
+        recipe.unet,
+        encoded,
+        text_encoder,
+        tokenize(tokenizer, [[""]])[0, 0],
+        seed=seed,
+        folder=folder / "unet",
+        log=lambda step, loss: log("unet", step, loss),
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(recipe.unet[-1].zero_snr),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return pipeline, clip

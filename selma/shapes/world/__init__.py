@@ -1,0 +1,1 @@
+"""Scenes, the language about them, pictures of them, and the exam."""

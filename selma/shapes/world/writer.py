@@ -1,0 +1,91 @@
+"""The embedded stand-in for an LLM: it reads the same request and answers as one does, seeded and offline.
+
+It takes the style from the request's rules and examples, writes prompts of the shapes world in it, and has the
+habits of real models: it repeats itself now and then, chats before the list, skips a number, is cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from random import Random
+
+from selma.shapes.world.language import describe
+from selma.shapes.world.scene import NUMBERS, sample_scene
+
+_REPEAT = 0.04  # chance that an item repeats an earlier one or an example
+_PREAMBLES = ("", "", "", "Sure! Here are more prompts:\n\n", "Here you go:\n")
+_ITEM = re.compile(r"^\s*(\d+)[.)]\s+(.*\S)", re.MULTILINE)
+KINDS = {  # kinds of scene a style speaks of
+    "objects": ("pair", "pair", "single"),
+    "paragraph": ("pair", "pair", "pair", "single"),
+    "tags": ("pair", "pair", "single"),
+    "count": ("count",),
+    "counterfactual": ("pair", "pair", "single"),
+}
+_STYLE_WORDS = {  # what gives a style away in a request
+    "tags": ("comma-separated", "keywords"),
+    "paragraph": ("paragraph", "several sentences"),
+    "counterfactual": ("counterfactual", "unusual", "never or rarely", "commonsense"),
+    "count": ("counting", "how many"),
+}
+
+
+class Writer:
+    """Answers a request for prompts."""
+
+    def reply(self, request_text: str, seed: int) -> tuple[str, str]:
+        """The reply's text and its finish reason, "stop" or "length"; the same for the same request and seed."""
+        rng = Random(f"writer:{seed}")
+        examples = [text for _, text in _ITEM.findall(request_text)]
+        style = read_style(request_text, examples)
+        wanted = _wanted(request_text)
+        items: list[str] = []
+        for _ in range(wanted):
+            known = examples + items
+            items.append(rng.choice(known) if known and rng.random() < _REPEAT else _write(rng, style))
+        return _format(rng, items, first=len(examples) + 1)
+
+
+def read_style(request_text: str, examples: list[str]) -> str:
+    """The style a request asks for: what its rules say, else what its examples look like."""
+    rules = _ITEM.sub("", request_text).lower()
+    for style, words in _STYLE_WORDS.items():
+        if any(word in rules for word in words):
+            return style
+    if _most(text.count(",") >= 2 for text in examples):
+        return "tags"
+    if _most(". " in text.rstrip(".") for text in examples):
+        return "paragraph"
+    number = re.compile(rf"\b({'|'.join(NUMBERS.values())})\b", re.IGNORECASE)
+    return "count" if _most(bool(number.search(text)) for text in examples) else "objects"
+
+
+def _most(hits: Iterable[bool]) -> bool:
+    hits = list(hits)
+    return sum(hits) * 2 > len(hits)
+
+
+def _wanted(request_text: str) -> int:
+    """The number of prompts asked for: the first number before "more" or "prompts"; 20 when none is named."""
+    match = re.search(r"\b(\d+)\s+(?:\w+\s+){0,2}?(?:more|prompts|descriptions)", request_text)
+    return int(match.group(1)) if match else 20
+
+
+def _write(rng: Random, style: str) -> str:
+    scene = sample_scene(rng, rng.choice(KINDS[style]), rare=1.0 if style == "counterfactual" else 0.0)
+    text, _ = describe(rng, scene, style)
+    return text
+
+
+def _format(rng: Random, items: list[str], first: int) -> tuple[str, str]:
+    marker = rng.choice(("{}. ", "{}. ", "{}. ", "{}) "))
+    lines, number = [], first
+    for item in items:
+        text = f'"{item}"' if rng.random() < 0.02 else item
+        lines.append(marker.format(number) + text)
+        number += 2 if rng.random() < 0.01 else 1  # a skipped number now and then
+    text = rng.choice(_PREAMBLES) + "\n".join(lines)
+    if rng.random() < 0.04:
+        return text[: len(text) - rng.randint(3, 15)], "length"
+    return text, "stop"

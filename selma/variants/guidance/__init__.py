@@ -1,0 +1,1 @@
+"""How the sampler is guided."""

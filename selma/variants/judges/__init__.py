@@ -1,0 +1,1 @@
+"""Kinds of judges: `judges.<name>.kind`."""

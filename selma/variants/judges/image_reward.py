@@ -1,0 +1,59 @@
+"""ImageReward (Xu et al. 2023, arXiv 2304.05977): BLIP reads prompt and image together, a small MLP scores them.
+
+The result is standardised by the published mean and deviation of the training set's scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_model
+from transformers import BertTokenizer, BlipConfig
+
+from selma.ground.errors import UserError
+from selma.judging.opening import load_part
+from selma.judging.pixels import cut_square
+from selma.published.reward import Reward
+from selma.runtime.devices import pick_device
+
+ANSWERS = False
+NEEDS = ("weights",)
+TAKES = ("tokenizer",)
+
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+TOKENS = 35  # prompts are padded and cut to this many, as in training
+
+
+class ImageReward:
+    """Score of an image for a prompt; float32, as published."""
+
+    def __init__(self, model: Reward, tokenizer: BertTokenizer, side: int, device: str) -> None:
+        self._model, self._tokenizer, self._side, self._device = model, tokenizer, side, device
+
+    @torch.inference_mode()
+    def score(self, image: Image.Image, prompt: str) -> float:
+        """Standardised: 0 is an average image of the training set, 1 one standard deviation better."""
+        tokens = self._tokenizer(
+            prompt, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        ).to(self._device)
+        pixels = cut_square(image, self._side)[None].to(self._device)
+        raw = self._model(pixels, tokens["input_ids"], tokens["attention_mask"])
+        return (raw.item() - MEAN) / STD
+
+
+def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ImageReward:
+    """Open a folder that stages/judge.py converted; UserError when it is not whole."""
+    device = pick_device(device)
+    tokenizer = load_part(BertTokenizer, folder / "tokenizer")
+    config = load_part(BlipConfig, folder)
+    model = Reward(config)
+    try:
+        load_model(model, folder / "model.safetensors", strict=True)
+    except Exception as error:  # safetensors and torch raise their own kinds
+        line = str(error).splitlines()[0]
+        raise UserError(f"{folder / 'model.safetensors'}: cannot be opened ({line})") from error
+    model.to(device).eval().requires_grad_(False)
+    return ImageReward(model, tokenizer, config.vision_config.image_size, device)

@@ -1,0 +1,33 @@
+"""The paper's merge (SELMA, arXiv 2403.06952, section 3.4): the means of the experts' factors."""
+
+from __future__ import annotations
+
+import torch
+
+from selma.ground.errors import UserError
+from selma.lora.files import LoraWeights
+
+
+def merge(experts: list[LoraWeights]) -> LoraWeights:
+    """The paper's merge: A = mean(A_t), B = mean(B_t), so dW = scaling / T^2 * sum_ij B_i A_j, at one rank.
+
+    Needs the same rank and scaling of every expert; raises UserError naming one that differs.
+    """
+    first = experts[0]
+    for expert in experts:
+        for what in ("rank", "scaling"):
+            ours, theirs = getattr(first, what), getattr(expert, what)
+            if ours != theirs:
+                raise UserError(
+                    f"merge.experts: {_name(expert)} has {what} {theirs}, {_name(first)} has {ours}; "
+                    "factor_mean needs the same of both (delta_mean does not)"
+                )
+    factors = {
+        module: tuple(torch.stack([expert.factors[module][i] for expert in experts]).mean(0) for i in (0, 1))
+        for module in first.factors
+    }
+    return LoraWeights(factors, first.scaling, {"alpha": first.scaling * first.rank, "rank": first.rank})
+
+
+def _name(expert: LoraWeights) -> str:
+    return repr(expert.provenance.get("name", "an expert"))
