@@ -11,7 +11,7 @@ import pytest
 
 from selma import profile
 from selma.runtime.dvcfile import Stage, load_stages
-from tests.dag import ROOT, closure, covers, imports, is_declared, params_read, script
+from tests.dag import ROOT, choices, closure, covers, doors, imports, is_declared, params_read, script
 
 
 def _stages() -> dict[str, Stage]:
@@ -56,6 +56,32 @@ def test_all_code_that_a_stage_runs_lies_under_its_deps(stage: Stage) -> None:
         if not any(covers(dep, file) for dep in stage.deps)
     }
     assert not missing, "`python -m tests.dag` prints what a stage runs"
+
+
+@each_stage
+def test_every_dep_holds_code_that_the_stage_runs(stage: Stage) -> None:
+    """Tight: nothing is listed for nothing, or twice."""
+    code, files = _code(stage), {script(stage), *closure(script(stage))}
+    opened = [file for door in doors(files) for file in choices(door)]
+    run = {*files, *opened, *(file for choice in opened for file in closure(choice))}
+    assert not [dep for dep in code if not any(covers(dep, file) for file in run)]
+    assert len(code) == len(set(code)), "a dep is listed twice"
+    assert all((ROOT / dep).exists() for dep in code)
+
+
+@each_stage
+def test_what_a_stage_chooses_is_the_one_dep_of_its_door(stage: Stage) -> None:
+    """Variants: a stage depends on the file that params.yaml names and on no other, and whatever file the door holds,
+    what that file imports lies under the stage's deps, too."""
+    files = {script(stage), *closure(script(stage))}
+    for door in doors(files):
+        chosen = [dep for dep in stage.deps if covers(f"selma/variants/{door}", dep)]
+        assert len(chosen) == 1 and chosen[0] in choices(door), f"one file of {door} is a dep"
+        for choice in choices(door):
+            missing = {
+                file for file in closure(choice) if not any(covers(dep, file) for dep in stage.deps)
+            } - set(choices(door))
+            assert not missing, f"{choice} imports what {stage.name} does not depend on"
 
 
 def test_how_a_stage_runs_is_no_dep() -> None:

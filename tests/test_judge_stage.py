@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
-from selma.runtime.places import JUDGE_CARD, JUDGES
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_json
 from selma.judging.judge import load_scorer
 from selma.published.convert import read_pickle
 from selma.runtime.params import load_params
+from selma.runtime.places import JUDGE_CARD, JUDGES
 from stages import judge
 from tests.hub_server import Hub, Repo, serve
 from tests.judge_models import clip_config, clip_tokenizer
@@ -207,19 +207,22 @@ PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({"kind": "oracle"}, r"judges\.mine\.kind is 'oracle'; it must be one of: embedded, blip_vqa"),
-        ({"kind": "hps"}, r"judges\.mine\.weights is missing; a judge of kind hps needs it"),
+        ({"kind": "oracle"}, r"judges\.mine\.kind is 'oracle'; it must be one of: blip2, blip_vqa"),
+        ({"kind": "hpsv21"}, r"judges\.mine\.weights is missing; a judge of kind hpsv21 needs it"),
         ({"kind": "endpoint"}, r"judges\.mine\.endpoint is missing"),
         ({"kind": "embedded", "weights": PINNED}, r"judges\.mine\.weights means nothing to .* kind embedded"),
-        ({"kind": "hps", "weights": PINNED, "matcher": PINNED}, r"judges\.mine\.matcher means nothing"),
+        ({"kind": "hpsv21", "weights": PINNED, "matcher": PINNED}, r"judges\.mine\.matcher means nothing"),
         ({"kind": "blip2", "weights": PINNED, "tokenizer": PINNED}, r"judges\.mine\.tokenizer means nothing"),
         (
-            {"kind": "hps", "weights": PINNED | {"revision": "main"}},
+            {"kind": "hpsv21", "weights": PINNED | {"revision": "main"}},
             r"revision is 'main'; it must be a commit",
         ),
-        ({"kind": "hps", "weights": PINNED | {"files": {"../x": None}}}, r"is '\.\./x'; it must be a path"),
         (
-            {"kind": "hps", "weights": PINNED | {"files": {"x": "ab"}}},
+            {"kind": "hpsv21", "weights": PINNED | {"files": {"../x": None}}},
+            r"is '\.\./x'; it must be a path",
+        ),
+        (
+            {"kind": "hpsv21", "weights": PINNED | {"files": {"x": "ab"}}},
             r"files\.x is 'ab'; it must be a sha256",
         ),
     ],
@@ -240,7 +243,7 @@ def test_what_a_judge_cannot_be_is_named(project, source, says):
     ],
 )
 def test_judges_in_use_are_held_against_their_kinds(project, values, says):
-    name_judge({"kind": "hps", "weights": PINNED})
+    name_judge({"kind": "hpsv21", "weights": PINNED})
     yaml = YAML()
     params = yaml.load(Path("params.yaml"))
     params.update(values)

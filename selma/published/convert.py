@@ -28,7 +28,7 @@ def convert(folder: Path, kind: str) -> None:
         )
     for file in pickles:
         state = read_pickle(file)
-        if kind == "hps":
+        if kind in ("hpsv2", "hpsv21"):
             from transformers import CLIPConfig
 
             from selma.published import openclip

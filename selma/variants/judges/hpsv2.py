@@ -1,4 +1,4 @@
-"""HPS v2 (Wu et al. 2023, arXiv 2306.09341): a score of an image for its prompt."""
+"""HPS v2.0 (Wu et al. 2023, arXiv 2306.09341): 100 x the cosine of CLIP-H's embeddings."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ TAKES = ("tokenizer",)
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ClipScorer:
-    """HPS v2 (Wu et al. 2023, arXiv 2306.09341): 100 x cosine; the weights' version is the score's."""
+    """The score; float32, whatever `dtype` says."""
     return load_clip(folder, device, pad_square, lambda cosine, _: 100 * cosine)

@@ -1,0 +1,18 @@
+"""HPS v2.1 (Wu et al. 2023, arXiv 2306.09341): 100 x the cosine of CLIP-H's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selma.judging.clip import ClipScorer, load_clip
+from selma.judging.pixels import pad_square
+
+ANSWERS = False
+NEEDS = ("weights",)
+TAKES = ("tokenizer",)
+
+
+def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ClipScorer:
+    """The score; float32, whatever `dtype` says."""
+    return load_clip(folder, device, pad_square, lambda cosine, _: 100 * cosine)
