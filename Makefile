@@ -41,11 +41,12 @@ test: setup ## lint and all tests, the end-to-end one included
 
 study: setup ## three training seeds and the guidance curve, for the README's claim (resumable)
 	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
-	python -m selma.study
+	python -m selma.experiments seeds
+	python -m selma.curve
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.
-pretrain: setup ## pretrain the embedded backbone anew (hours on two cores; resumable)
+pretrain: setup ## pretrain the embedded backbone again (hours on two cores; resumable)
 	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
 	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \

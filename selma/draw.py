@@ -1,6 +1,6 @@
-"""Draw one prompt with the base and with the merged model, side by side, on the same noises.
+"""Draw one prompt with several models, side by side, from the same initial noise.
 
-    python -m selma.draw "two red circles on a black background" [--out draw.png] [--images 4] [--seed 0]
+    python -m selma.draw "two red circles on a black background" [--models base merged] [--images 4] [--seed 0]
 
 Backbone, scheduler, steps and guidance are those of params.yaml's evaluation.
 """
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import open_model
 from selma.ground.errors import UserError
-from selma.ground.pairs import image_seed, write_image
-from selma.images import sampler
-from selma.runtime.params import load_params
+from selma.ground.items import Item
+from selma.ground.pairs import write_image
+from selma.runtime.params import Params, load_params
+from selma.runtime.places import BACKBONES
+from selma.scoring import exam
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,50 +31,45 @@ MARGIN = 24
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.draw", description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", help="rows of `models` (default: the first pair in `compare`)"
+    )
     parser.add_argument("--out", type=Path, default=Path("draw.png"))
-    parser.add_argument("--images", type=int, default=4, help="how many noises to draw from")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other noises")
+    parser.add_argument("--images", type=int, default=4, help="number of images per model (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default: 0)")
     arguments = parser.parse_args()
     try:
         if arguments.images < 1:
             raise UserError(f"--images: {arguments.images}; allowed: 1 or more")
-        rows = {
-            "base": _draw(arguments.prompt, arguments.images, arguments.seed, None),
-            "merged": _draw(arguments.prompt, arguments.images, arguments.seed, Path("models/merged")),
-        }
-        write_image(arguments.out, side_by_side(arguments.prompt, rows))
+        params = load_params()
+        names = arguments.models or [*reversed(params.compare[0])]
+        for name in names:
+            if name not in params.models:
+                raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}")
+        item = Item(arguments.prompt, arguments.prompt, "", "", ())
+        columns = {name: _draw(params, name, item, arguments.images, arguments.seed) for name in names}
+        write_image(arguments.out, side_by_side(arguments.prompt, columns))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted")
     print(arguments.out)
 
 
-def _draw(prompt: str, count: int, seed: int, lora: Path | None) -> list[Image]:
-    """`count` images of one prompt, by the backbone or with a LoRA on it."""
-    params = load_params()
-    pipe = load_pipeline(
-        Path("models/backbones") / params.expert.backbone,
-        params.runtime.device,
-        params.runtime.dtype,
-        lora=lora,
+def _draw(params: Params, model: str, item: Item, images: int, seed: int) -> list[Image]:
+    """Images of one prompt by one model, drawn as the evaluation draws."""
+    row, runtime = params.models[model], params.runtime
+    pipe = open_model(
+        Path(row.weights), Path(BACKBONES) / params.expert.backbone, runtime.device, runtime.dtype
     )
-    drawn = sampler.draw(
-        pipe,
-        [prompt] * count,
-        [image_seed(seed, prompt, k) for k in range(count)],
-        steps=params.evaluate.steps,
-        guidance=params.evaluate.guidance,
-        scheduler=params.evaluate.scheduler,
-        batch=count,
-        size=params.evaluate.resolution,
-    )
-    return [image for _, image in drawn]
+    drawing = replace(params.evaluate.drawing, batch=images)
+    drawn = exam.draw(pipe, [item], drawing, images=images, seed=seed, method=row.guidance)
+    return [image for _, _, image in drawn]
 
 
 def side_by_side(prompt: str, columns: dict[str, list[Image]]) -> Image:
-    """One column of images per name under that name, enlarged pixel by pixel, and the prompt beneath."""
+    """One column of images per model under its name, enlarged pixel by pixel, with the prompt beneath."""
     from PIL import Image, ImageDraw
 
     width, height = next(iter(columns.values()))[0].size

@@ -1,10 +1,10 @@
 """Write a LoRA for use elsewhere: a folder with one safetensors file and a model card.
 
-    python -m selma.export --format kohya                 the merged LoRA, for ComfyUI, A1111 and diffusers
-    python -m selma.export count --format diffusers       an expert, in diffusers' format, as the run holds it
+    python -m selma.export --format kohya                 the first merge, for ComfyUI, A1111 and diffusers
+    python -m selma.export count --format diffusers       an expert, in diffusers' format, as the run stores it
 
-reads   models/merged/ or models/experts/<name>/, models/backbones/<expert.backbone>/, metrics/eval.json
-writes  exports/<profile>-<name>-<format>/   the weights, README.md and export.json, which names their hashes
+reads   models/merges/<name>/ or models/experts/<name>/, models/backbones/<expert.backbone>/, metrics/eval.json
+writes  exports/<profile>-<name>-<format>/   the weights, README.md and export.json with their hashes
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from selma.lora.files import CARD, WEIGHTS, LoraWeights, load_lora, sort_header
 from selma.net.pipelines import SOURCE
 from selma.reporting import model_card
 from selma.runtime import dvcfile, schema, work
-from selma.runtime.params import BACKBONES, EXPERTS, IMAGES, MERGED, Params, load_params
+from selma.runtime.params import Params, load_params
+from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +39,14 @@ FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.export", description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", default="merged", help="merged (the default) or an expert's name")
+    parser.add_argument("name", nargs="?", help="a merge or an expert (default: the first merge)")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of a kohya file (float16); diffusers keeps the run's"
+        "--dtype", choices=DTYPES, help="of a kohya file (default: float16); diffusers keeps the run's"
     )
-    parser.add_argument("--out", type=Path, help="folder to write (exports/<profile>-<name>-<format>)")
+    parser.add_argument(
+        "--out", type=Path, help="folder to write (default: exports/<profile>-<name>-<format>)"
+    )
     arguments = parser.parse_args()
     try:
         print(export(arguments.name, arguments.format, arguments.dtype, arguments.out))
@@ -54,31 +57,36 @@ def main() -> None:
         sys.exit("interrupted")
 
 
-def export(name: str, format: str, dtype: str | None = None, out: Path | None = None) -> Path:
-    """Write the export's folder and return its path; an export that is there is replaced as a whole.
+def export(name: str | None, format: str, dtype: str | None = None, out: Path | None = None) -> Path:
+    """Write the export's folder and return its path; an existing export is replaced as a whole.
 
-    Raises UserError for a name that is neither `merged` nor an expert, a LoRA that is missing, damaged or of
-    another backbone or that the format cannot hold, and an `out` that holds anything but an export.
+    Raises UserError for a name that is neither a merge nor an expert, a LoRA that is missing, damaged or of
+    a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
     """
     params = load_params()
-    if name != "merged" and name not in params.experts:
-        raise UserError(f"{name}: no such LoRA; allowed: merged, {', '.join(params.experts)}")
+    name = next(iter(params.merges), None) if name is None else name
+    if name not in params.merges and name not in params.experts:
+        raise UserError(f"{name}: unknown LoRA; allowed: {', '.join([*params.merges, *params.experts])}")
     if format == "diffusers" and dtype not in (None, "float32"):
-        raise UserError(f"--dtype {dtype}: the diffusers format keeps the run's own float32; leave it out")
+        raise UserError(
+            f"--dtype {dtype}: the diffusers format keeps the run's own float32; leave --dtype out"
+        )
     out = Path("exports") / f"{params.profile}-{name}-{format}" if out is None else out
     _check_target(out)
 
-    source = Path(MERGED if name == "merged" else f"{EXPERTS}/{name}")
+    source = Path(MERGES if name in params.merges else EXPERTS) / name
     weights = load_lora(source)
     folder = Path(BACKBONES) / params.expert.backbone
     base = _base(folder)
     if weights.provenance.get("backbone") != fingerprint(folder):
-        raise UserError(f"{source}: this LoRA was trained on another backbone than {folder}; run `dvc repro`")
+        raise UserError(
+            f"{source}: this LoRA was trained on a different backbone than {folder}; run `dvc repro`"
+        )
 
     unet = read_json(folder / "unet/config.json")
     scheduler = read_json(folder / "scheduler/scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")  # as diffusers takes one that does not say
-    title = f"SELMA {'merged LoRA' if name == 'merged' else f'expert: {name}'} ({params.profile})"
+    prediction = scheduler.get("prediction_type", "epsilon")  # diffusers' default
+    title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else "float32")
     file = f"{stem}.safetensors" if format == "kohya" else WEIGHTS
@@ -108,16 +116,12 @@ def export(name: str, format: str, dtype: str | None = None, out: Path | None = 
                 operator=weights.provenance.get("operator"),
                 experts=weights.provenance.get("experts", []),
                 runs_in_tools=kohya.family(unet, prediction) is not None,
+                model=_row(params, source),
+                base_model=_row(params, folder),
             ),
             data=_data(name, weights, params),
-            exam=model_card.Exam(
-                benchmark=params.evaluate.benchmark,
-                judge=params.judge.name,
-                steps=params.evaluate.steps,
-                guidance=params.evaluate.guidance,
-                dtype=params.runtime.dtype,
-                summary=read_json(EVAL) if EVAL.is_file() else None,
-            ),
+            dtype=params.runtime.dtype,
+            summary=read_json(EVAL) if EVAL.is_file() else None,
         )
         write_text(temporary / README, card)
         contents = {file: digest, README: sha256_file(temporary / README)}
@@ -134,8 +138,13 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
         temporary.write_bytes(sort_header(save(tensors, metadata)))
 
 
+def _row(params: Params, weights: Path) -> str | None:
+    """The row of `models` with these weights."""
+    return next((name for name, row in params.models.items() if row.weights == weights.as_posix()), None)
+
+
 def _base(folder: Path) -> model_card.Base:
-    """What a backbone's folder says of itself: its kind, and where it comes from if source.json is there."""
+    """What a backbone's folder says about itself: its kind, and where it comes from if source.json exists."""
     kind = read_kind(folder)
     if (folder / SOURCE).is_file():
         came = read_json(folder / SOURCE)
@@ -164,27 +173,29 @@ def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
         skills=list(skills),
         images=None if None in counts else sum(counts),
         drawn_by=params.images.backbone,
-        steps=params.images.steps,
-        guidance=params.images.guidance,
+        steps=params.images.drawing.steps,
+        guidance=params.images.drawing.guidance,
         prompts=f"written by {written_by}",
     )
 
 
 def _check_target(out: Path) -> None:
-    """Raise UserError unless `out` is free, empty, or an export and nothing more."""
+    """Raise UserError unless `out` does not exist, is empty, or holds an export and nothing else."""
     if out.is_dir():
         held = {path.name for path in out.iterdir()}
         mark: Any = read_json(out / MARK) if MARK in held else None
         known = {MARK, *mark["files"]} if isinstance(mark, dict) and "files" in mark else set()
         if strays := sorted(held - known):
-            raise UserError(f"{out}: holds {strays[0]}, which no export wrote; name another folder by --out")
+            raise UserError(
+                f"{out}: holds {strays[0]}, which no export wrote; choose another folder with --out"
+            )
     elif out.exists() or out.is_symlink():
-        raise UserError(f"{out}: is there and is no folder; name another one by --out")
+        raise UserError(f"{out}: exists and is not a folder; choose another path with --out")
 
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that takes its place when the body ends well, or is removed."""
+    """Yield an empty folder next to `out` that replaces it if the body succeeds, and is removed otherwise."""
     out = Path(os.path.abspath(out))
     temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
     temporary.mkdir(parents=True)

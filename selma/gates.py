@@ -5,13 +5,14 @@
 reads   models/backbones/shapes/, data/benchmarks/shapes/
 writes  metrics/study/gates.csv   guidance, faithfulness, single_color, pair_color
 
-The gates: at the evaluation's guidance, the colour of a single thing is right in 85% of the pictures, both colours
+The gates: at the evaluation's guidance, the colour of a single thing is right in 85% of the images, both colours
 of a pair in 60%, mean faithfulness lies between 0.55 and 0.85, and it still rises with guidance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,7 +23,9 @@ from selma.judging.judge import load_judge
 from selma.runtime import stage
 from selma.runtime.params import load_params
 from selma.scoring import exam
+from selma.scoring.exam import guidance_scales
 from selma.scoring.scores import QuestionScore, macro
+from selma.scoring.summary import rounded
 
 IMAGES = 2  # of each prompt
 OUT = Path("metrics/study/gates.csv")
@@ -30,32 +33,28 @@ OUT = Path("metrics/study/gates.csv")
 
 def main() -> None:
     params = load_params()
-    backbone = Path("models/backbones/shapes")
     items = load_split(Path("data/benchmarks/shapes"), "dev")
-    runtime, evaluate = params.runtime, params.evaluate
+    runtime, drawing = params.runtime, params.evaluate.drawing
     judge = load_judge("oracle", runtime.device, runtime.dtype)
-    pipe = load_pipeline(backbone, runtime.device, runtime.dtype)
+    pipe = load_pipeline(Path("models/backbones/shapes"), runtime.device, runtime.dtype)
     rows = []
-    scales = exam.scales(evaluate.guidance)
+    scales = guidance_scales(drawing.guidance)
     for guidance in stage.progress(scales, len(scales), "guidance"):
-        scores = exam.draw_scores(
+        scores = exam.faithfulness(
             pipe,
             judge,
             items,
+            replace(drawing, guidance=guidance),
             images=IMAGES,
             seed=params.seed,
-            guidance=guidance,
-            steps=evaluate.steps,
-            scheduler=evaluate.scheduler,
-            batch=evaluate.batch,
-            size=evaluate.resolution,
+            where=f"guidance {guidance:g}",
         )
         rows.append(
             {
                 "guidance": guidance,
-                "faithfulness": round(macro(scores), 4),
-                "single_color": round(color_share(items, scores, things=1), 4),
-                "pair_color": round(color_share(items, scores, things=2), 4),
+                "faithfulness": rounded(macro(scores)),
+                "single_color": rounded(color_share(items, scores, things=1)),
+                "pair_color": rounded(color_share(items, scores, things=2)),
             }
         )
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def color_share(items: Sequence[Item], scores: Sequence[QuestionScore], things: int) -> float:
-    """Share of pictures, of prompts with this many things (counts apart), in which every colour is right."""
+    """Share of images, for prompts with this many things (without counts), in which every colour is right."""
     chosen = {
         item.id
         for item in items

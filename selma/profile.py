@@ -1,11 +1,12 @@
-"""Overlay a profile on params.yaml, keeping its comments, its order and its way of writing numbers.
+"""Overlay a profile on params.yaml, keeping its comments, key order and number formats.
 
     python -m selma.profile sd2        params.yaml now holds profiles/sd2.yaml's values
     python -m selma.profile shapes     and now, byte for byte, the default's again
 
-A profile names only what it changes, in params.yaml's own structure. Sections (`images`, `expert`, ...) are
-overlaid key by key; mappings by name (`experts`, `models`, `benchmarks`) are replaced as a whole. The
-default profile is laid beneath, so that going from one profile to another leaves nothing of the first.
+A profile names only what it changes, in params.yaml's own structure. Sections (`images`, `expert`, ...) and rows
+(`experts`, `merges`, `models`) are overlaid key by key, so a row that you add stays in every profile; `backbones`,
+`benchmarks` and `judges` are replaced as a whole. The default profile is applied first, so that switching from one
+profile to another leaves nothing of the first.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.nodes import MappingNode
 
 from selma.ground.errors import UserError
 from selma.ground.files import atomic
+from selma.runtime import yamltext
 from selma.runtime.params import Params, load_params
-from selma.runtime.schema import load_yaml
+from selma.runtime.schema import hints, load_yaml, plain
 
 DEFAULT = "shapes"
+ROWS = ("experts", "merges", "models")
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Value:
 
 
 def apply(name: str, root: Path) -> None:
-    """Overlay root/profiles/<name>.yaml on root/params.yaml; a UserError changes nothing."""
+    """Overlay root/profiles/<name>.yaml on root/params.yaml; nothing is changed if it raises UserError."""
     files = {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
     if name not in files:
-        raise UserError(f"no profile {name}; there are: {', '.join(files) or 'none'}")
+        raise UserError(f"unknown profile {name}; allowed: {', '.join(files) or 'none'}")
     params = root / "params.yaml"
     load_yaml(params)
     text = params.read_text(encoding="utf-8")
@@ -65,11 +68,13 @@ def overlay(text: str, profile: Path) -> str:
     old, new = values(text), values(source)
     for key in new:
         if key not in old:
-            raise UserError(f"{profile}: no key {key} in params.yaml; a profile changes what is there")
+            raise UserError(
+                f"{profile}: key {key} is not in params.yaml; a profile can only change existing keys"
+            )
         if old[key].block != new[key].block:
             style = "a block, an entry per line" if old[key].block else "on the key's line"
             raise UserError(f"{profile}: {key} must be written as params.yaml writes it: {style}")
-    for key in sorted(new, key=lambda key: old[key].start, reverse=True):  # from the end: offsets stay true
+    for key in sorted(new, key=lambda key: old[key].start, reverse=True):  # from the end: offsets stay valid
         text = text[: old[key].start] + source[new[key].start : new[key].end] + text[old[key].end :]
     return text
 
@@ -81,32 +86,29 @@ def values(text: str) -> dict[str, Value]:
 
 
 def _values(node: MappingNode, kind: Any, prefix: str, text: str) -> Iterator[tuple[str, Value]]:
-    hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    fields = hints(kind) if is_dataclass(kind) else {}
     for key, value in node.value:
-        name, inner = f"{prefix}{key.value}", hints.get(key.value)
-        if is_dataclass(inner) and isinstance(value, MappingNode):
+        name, inner = f"{prefix}{key.value}", plain(fields.get(key.value))
+        if isinstance(value, MappingNode) and is_dataclass(inner):
             yield from _values(value, inner, f"{name}.", text)
             continue
-        end = _end(value)
-        block = getattr(value, "flow_style", True) is False
+        if isinstance(value, MappingNode) and name in ROWS:
+            row_kind = plain(get_args(inner)[1])
+            for row, cells in value.value:
+                if isinstance(cells, MappingNode):
+                    yield from _values(cells, row_kind, f"{name}.{row.value}.", text)
+            continue
+        block = yamltext.is_block(value)
+        end = yamltext.end(value)
         if block:  # with the comment that ends its last line
-            newline = text.find("\n", end)
-            end = len(text) if newline < 0 else newline
-        # A value on one line ends where it ends: the spaces before a comment stay as many as they were.
+            end = yamltext.line_end(text, end)
+        # A value on one line ends at its own end: the number of spaces before a comment does not change.
         start = key.end_mark.index if block else value.start_mark.index
         yield name, Value(start, end, block)
 
 
-def _end(node: Node) -> int:
-    """Where the text of a node ends; a block's own mark lies behind the comments that follow it."""
-    if getattr(node, "flow_style", True) is False and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
-    return node.end_mark.index
-
-
 def main(arguments: list[str]) -> int:
-    """Overlay the profile that is named; exit code 2 with one line when that cannot be."""
+    """Overlay the named profile; exit code 2 with one line if that fails."""
     try:
         if len(arguments) != 1:
             raise UserError("usage: python -m selma.profile NAME")
@@ -114,7 +116,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"params.yaml holds profile {arguments[0]} now; `dvc params diff` shows what changed")
+    print(f"params.yaml now holds profile {arguments[0]}; `dvc params diff` shows what changed")
     return 0
 
 

@@ -2,9 +2,9 @@
 
     python -m selma.prune        or: make prune
 
-Left by a skill, an expert or a model that was renamed or taken out. Stages loop over params.yaml and never
-over what lies there, so such folders change no result; they only take space, and DVC hashes them with their
-parent folder.
+A skill, an expert or a model that was renamed or removed leaves them behind. Stages loop over params.yaml, never
+over what these folders hold, so leftovers change no result; they only take up space, and DVC hashes them with
+their parent folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.runtime.dvcfile import load_stages
-from selma.runtime.params import BACKBONES, load_params
+from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES
 
 
 def named(root: Path) -> dict[Path, set[str]]:
@@ -23,7 +24,7 @@ def named(root: Path) -> dict[Path, set[str]]:
     params = load_params(root / "params.yaml")
     names: dict[Path, set[str]] = {
         Path(BACKBONES): {params.images.backbone, params.expert.backbone},
-        Path("data/preferences"): set(),  # where params.yaml names no judge for it, no stage does
+        Path("data/preferences"): set(),  # no stage writes it if `preferences` is empty
     }
     for stage in load_stages(root).values():
         for out in map(Path, stage.outs):
@@ -34,7 +35,7 @@ def named(root: Path) -> dict[Path, set[str]]:
 
 
 def strangers(root: Path) -> list[Path]:
-    """What lies in those folders and has no name, sorted; hidden files are none of it."""
+    """What those folders hold and params.yaml does not name, sorted; hidden files are left out."""
     return sorted(
         path
         for folder, names in named(root).items()
@@ -45,10 +46,10 @@ def strangers(root: Path) -> list[Path]:
 
 
 def main() -> int:
-    """Remove them, and say which."""
+    """Remove them, and print which."""
     root = Path.cwd()
     try:
-        if sys.argv[1:]:  # someone who types an option may expect another thing than removal
+        if sys.argv[1:]:  # someone who types an option may expect something other than removal
             raise UserError("usage: python -m selma.prune")
         found = strangers(root)
     except UserError as error:

@@ -2,11 +2,11 @@
 
     python -m selma.score dsg ANSWERS.csv [--annotations dsg-1k-anns.csv] [--t2i-model sd2dot1]
     python -m selma.score tifa RESULT.json [--annotations tifa_v1.0_question_answers.json]
-    python -m selma.score tifa data/other_answers/merged.jsonl --benchmark tifa
+    python -m selma.score tifa data/answers/merged/tifa.jsonl
     python -m selma.score hps SCORES.csv
 
-ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>.jsonl or
-          data/other_answers/<model>.jsonl; for TIFA the official scorer's output, too
+ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>/<benchmark>.jsonl; for TIFA the
+          official scorer's output, too
 SCORES    CSV {item_id, score}, or this pipeline's data/preferences/<judge>/<model>/<benchmark>.jsonl
 
 Prints JSON (selma/scoring/paper_tables.py says what each figure is). Exit code 2: bad input, with one line on stderr.
@@ -52,29 +52,26 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="{dsg,tifa,hps}")
 
     one = _add(benchmarks, "dsg", _dsg, "DSG-1K, yes/no answers", "annotations.csv")
-    one.add_argument("--t2i-model", metavar="NAME", help="the one to score, where the file holds several")
     one.add_argument(
-        "--exact", action="store_true", help='count the literal "yes" alone, as the official scorer'
+        "--t2i-model", metavar="NAME", help="the text-to-image model to score, if the file holds several"
     )
-
     one.add_argument(
-        "--benchmark", dest="of", metavar="NAME", help="the one to score, where there are several"
+        "--exact", action="store_true", help='count only the literal "yes", as the official scorer does'
     )
 
     one = _add(benchmarks, "tifa", _tifa, "TIFA v1.0, multiple choice", "questions.json")
     one.add_argument(
-        "--benchmark", dest="of", metavar="NAME", help="the one to score, where there are several"
+        "--t2i-model", metavar="NAME", help="the text-to-image model to score, if the file holds several"
     )
-    one.add_argument("--t2i-model", metavar="NAME", help="the one to score, where the file holds several")
     one.add_argument(
         "--embedder",
         type=Path,
         metavar="FOLDER",
-        help="all-mpnet-base-v2: an answer that is no choice goes to the nearest",
+        help="all-mpnet-base-v2: maps an answer that is not a choice to the nearest one",
     )
 
     one = _add(benchmarks, "hps", _hps, "HPS v2's prompts, preference scores", "test.jsonl")
-    one.add_argument("--judge", metavar="NAME", help="the one whose scores to read, where there are several")
+    one.add_argument("--judge", metavar="NAME", help="the judge whose scores to read, if there are several")
     return parser
 
 
@@ -86,15 +83,13 @@ def _add(
     parser.add_argument("answers", type=Path, metavar="SCORES" if name == "hps" else "ANSWERS")
     default = FOLDER / name / annotations
     parser.add_argument("--annotations", type=Path, metavar="FILE", help=f"default: {default}")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="bootstrap seed (default: 0)")
     return parser
 
 
 def _dsg(arguments: argparse.Namespace) -> dict[str, Any]:
-    answers = read_answers(
-        arguments.answers, model=arguments.t2i_model, questions_by="dsg", benchmark=arguments.of
-    )
+    answers = read_answers(arguments.answers, model=arguments.t2i_model, questions_by="dsg")
     annotations = dsg.read_annotations(_annotations(arguments, "annotations.csv"))
     figure = tables.percent(arguments.resamples, arguments.seed)
     return tables.dsg_table(annotations, answers, figure, where=arguments.answers, exact=arguments.exact)
@@ -104,11 +99,9 @@ def _tifa(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.answers.suffix == ".json":
         if arguments.t2i_model is not None:
             raise UserError(f"{arguments.answers}: an official result is about one model; nothing to pick")
-        if arguments.of is not None:
-            raise UserError(f"{arguments.answers}: an official result is of one benchmark; nothing to pick")
         items, answers = _official_tifa(arguments)
     else:
-        answers = read_answers(arguments.answers, model=arguments.t2i_model, benchmark=arguments.of)
+        answers = read_answers(arguments.answers, model=arguments.t2i_model)
         items = tifa.read_questions(_annotations(arguments, "questions.json"))
     choose = choices.match
     if arguments.embedder is not None:
@@ -120,7 +113,7 @@ def _tifa(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _official_tifa(arguments: argparse.Namespace) -> tuple[list[Any], list[Saved]]:
-    """An official result holds its questions; named annotations must hold the same, and no prompt more."""
+    """An official result holds its questions; annotations, if given, must hold the same and no further prompt."""
     items, given = tifa.read_result(arguments.answers)
     if arguments.annotations is not None:
         answered = {item.id for item in items}
@@ -138,18 +131,18 @@ def _hps(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _annotations(arguments: argparse.Namespace, name: str) -> Path:
-    """The benchmark's own file: the one named, or the one that the benchmark stage brought."""
+    """The benchmark's own file: the one given, or the one that the benchmark stage downloaded."""
     if arguments.annotations is not None:
         return arguments.annotations
     path = FOLDER / arguments.benchmark / name
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: bring it with `python -m stages.benchmark {arguments.benchmark}`, "
+            f"{path} is missing: download it with `python -m stages.benchmark {arguments.benchmark}`, "
             f"or name the file with --annotations"
         )
     return path
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is not an error
     main()

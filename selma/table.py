@@ -18,7 +18,7 @@ from selma.reporting import table
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.table", description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="as the README shows it")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown, as in the README")
     as_markdown = parser.parse_args().markdown
     try:
         summary = read_json(table.EVAL)

@@ -2,11 +2,11 @@
 
     python -m stages.answer merged
 
-reads   data/samples/<model>/               images of the test prompts
-        data/benchmarks/<name>/             their questions, for evaluate.benchmark and evaluate.others
-        models/judges/<judge.name>/         the judge
-writes  data/answers/<model>.jsonl          item, k, question, answer, p_yes, expected
-        data/other_answers/<model>.jsonl    benchmark, and the same: of evaluate.others, no lines without
+reads   data/samples/<model>/<benchmark>/         images of the test prompts
+        data/benchmarks/<benchmark>/              their questions
+        models/judges/<judge.name>/               the judge
+writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; a file for each of
+                                                  evaluate.benchmarks that asks something
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_jsonl, write_jsonl
-from selma.ground.items import Item, folders, load_split
+from selma.ground.items import Item, load_split
 from selma.ground.pairs import Pair, read_image, read_pairs
 from selma.judging.judge import ask, load_judge
 from selma.runtime import stage, work
@@ -25,29 +25,26 @@ from selma.runtime.params import load_params
 
 def main(model: str) -> None:
     params = load_params()
-    samples = folders(Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others)
-    shots = {name: _shots(name, images) for name, images in samples.items()}
+    shots = {name: _shots(name, Path("data/samples") / model / name) for name in params.evaluate.benchmarks}
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 
     with work.folder(stage.name()) as folder:
-        # A file per image, as it comes: a run that is stopped and started again asks nothing twice.
+        # A file per image, as it comes: a run that is stopped and restarted asks nothing twice.
         todo = [
             (name, item, pair, folder / "images" / name / f"{pair.file.name}.jsonl")
             for name, found in shots.items()
             for item, pair in found
         ]
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in shots}
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name, found in shots.items() if found}
         for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
             if not file.exists():
                 write_jsonl(file, ask(judge, item, read_image(pair.file), pair.k))
             answers[name] += read_jsonl(file)
-        primary, others = folder / "primary.jsonl", folder / "others.jsonl"
-        write_jsonl(primary, answers[params.evaluate.benchmark])
-        write_jsonl(
-            others, ({"benchmark": name, **row} for name in params.evaluate.others for row in answers[name])
-        )
-        work.publish(primary, Path("data/answers") / f"{model}.jsonl")
-        work.publish(others, Path("data/other_answers") / f"{model}.jsonl")
+        out = folder / "answers"
+        out.mkdir(exist_ok=True)
+        for name, rows in answers.items():
+            write_jsonl(out / f"{name}.jsonl", rows)
+        work.publish(out, Path("data/answers") / model)
 
 
 def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:
@@ -60,13 +57,13 @@ def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:
     for pair in pairs:
         if pair.id not in items or pair.text != items[pair.id].prompt:
             raise UserError(
-                f"{pair.file}: {pair.id!r} is no prompt of benchmark {benchmark}; run the sample stage again"
+                f"{pair.file}: {pair.id!r} is not a prompt of benchmark {benchmark}; run the sample stage again"
             )
     there, images = {(pair.id, pair.k) for pair in pairs}, sorted({pair.k for pair in pairs})
     for item in items:
         for k in images:
             if (item, k) not in there:
-                raise UserError(f"{samples}: no image of item {item!r}, k {k}; run the sample stage again")
+                raise UserError(f"{samples}: item {item!r} has no image {k}; run the sample stage again")
     return [(items[pair.id], pair) for pair in pairs if items[pair.id].questions]
 
 

@@ -1,12 +1,12 @@
-"""Bring a pinned base model, from the hub or a folder: what the pipeline loads of it, and where it came from.
+"""Fetch a pinned base model from the hub or a folder: the parts that the pipeline loads, and where they came from.
 
     python -m stages.backbone sdxl
 
-reads   the hub repository (or folder) that backbones.<name> names; HF_TOKEN or a login where its owner wants one
+reads   the hub repository (or folder) that backbones.<name> names; HF_TOKEN or a login where its owner requires one
 writes  models/backbones/<name>/   a pipeline in diffusers' layout, and source.json: id, revision, commit, licence,
                                    the sha256 of every file
 
-DVC keeps it, so a model that is withdrawn from the hub still runs. What a killed download brought is used again.
+DVC keeps it, so a model that is withdrawn from the hub still runs. What a killed run downloaded is used again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.net import hub
-from selma.net.pipelines import SOURCE, bring
+from selma.net.pipelines import SOURCE, fetch_pipeline
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
@@ -26,7 +26,7 @@ def main(name: str) -> None:
     params = load_params()
     if name not in params.backbones:
         raise UserError(
-            f"backbones: no backbone {name!r} in params.yaml; there are: {', '.join(params.backbones) or 'none'}"
+            f"backbones: no backbone {name!r} in params.yaml; allowed: {', '.join(params.backbones) or 'none'}"
         )
     wanted = params.backbones[name]
     with work.folder(stage.name()) as folder:
@@ -36,8 +36,8 @@ def main(name: str) -> None:
             repository = hub.open_folder(Path(wanted.path).expanduser())
         vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
         out = folder / "backbone"
-        files = bring(repository, out, wanted.variant, vae)
-        load_pipeline(out, dtype="bfloat16")  # it opens: now is the time to know
+        files = fetch_pipeline(repository, out, wanted.variant, vae)
+        load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
         came = {
             "source": wanted.source,
             "id": wanted.id,

@@ -1,8 +1,8 @@
-"""Bring a benchmark (prompts, questions, dependencies) into one schema, in dev and test splits.
+"""Convert a benchmark (prompts, questions, dependencies) to one schema, in dev and test splits.
 
     python -m stages.benchmark shapes
 
-reads   nothing but params: `shapes` is made from its seed, the others are files by URL or local path, held
+reads   nothing but params: `shapes` is made from its seed, the others are files by URL or local path, checked
         against the sha256 in params; where none is pinned yet, the one to pin is printed
 writes  data/benchmarks/<name>/   test.jsonl, for shapes dev.jsonl too (one item per line, see
                                   selma/ground/items.py), and the files themselves, which selma.score reads
@@ -28,7 +28,7 @@ def main(name: str) -> None:
     source = variants.load("benchmarks", settings.source, f"benchmarks.{name}.source")
     with work.folder(stage.name()) as folder:
         out = folder / "out"
-        shutil.rmtree(out, ignore_errors=True)  # half of one, if a run was stopped here
+        shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
         if hasattr(source, "make"):
             splits = source.make(**{key: getattr(settings, key) for key in source.NEEDS})
         else:

@@ -1,16 +1,17 @@
-"""Aggregate the answers into scores, gains with 95% paired bootstrap intervals, plots and a grid of pictures.
+"""Aggregate the answers into scores and gains with 95% bootstrap intervals, and compose a sheet of images.
 
     python -m stages.evaluate
 
-reads   data/answers/<model>.jsonl    for every model in params
-        data/samples/<model>/         for the grid; data/benchmarks/<benchmark>/
-        data/other_answers/, data/preferences/   of evaluate.others, and by the judges in `preferences`
-writes  metrics/eval.json             scores and gains (selma/scoring/summary.py)
-        metrics/others.json           the other benchmarks' and the preference scores (selma/scoring/others.py)
+reads   data/answers/<model>/<benchmark>.jsonl   for every model and benchmark in use
+        data/preferences/<judge>/<model>/        by the judges in `preferences`
+        data/samples/<model>/, data/benchmarks/
+writes  metrics/eval.json             the leading benchmark: every model's score, every pair's gain (scoring/summary.py)
+        metrics/benchmarks.json       the same of each further benchmark, by name
+        metrics/preferences.json      preference scores, by benchmark and judge
         metrics/by_skill.csv          model, skill, score
         metrics/by_category.csv       model, category, score
         metrics/items.csv             item, skill, and a column of scores for each model
-        data/grid/                    before_after.png, examples.json and the pictures that it names
+        data/grid/                    before_after.png, examples.json and the images that it names
 """
 
 from __future__ import annotations
@@ -25,56 +26,53 @@ from selma.ground.pairs import read_image, read_pairs, write_image
 from selma.reporting import sheets
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
-from selma.scoring import others
-from selma.scoring.scores import load_answers
-from selma.scoring.summary import (
-    BASE,
-    MERGED,
-    Scores,
-    category_rows,
-    example,
-    item_rows,
-    skill_rows,
-    summarise,
-)
+from selma.scoring import measure
+from selma.scoring.summary import Scores, category_rows, example, item_rows, skill_rows, summarise
 
 PER_SKILL = 2  # prompts of each skill in the grid
+DATA, METRICS = Path("data"), Path("metrics")
 
 
 def main() -> None:
     params = load_params()
-    items = load_split(Path("data/benchmarks") / params.evaluate.benchmark, "test")
-    models = {name: load_answers(Path("data/answers") / f"{name}.jsonl", items) for name in params.models}
-    summary = summarise(models, params.merge.experts, resamples=params.evaluate.bootstrap, seed=params.seed)
-    further = others.measure(
-        Path("data"),
-        params.evaluate.benchmark,
-        params.evaluate.others,
-        models=list(params.models),
-        judges=params.preferences,
-        experts=params.merge.experts,
-        resamples=params.evaluate.bootstrap,
-        seed=params.seed,
+    evaluate, models = params.evaluate, list(params.models)
+    lead, *further = evaluate.benchmarks
+    bootstrap = {"resamples": evaluate.bootstrap, "seed": params.seed}
+    scores = measure.read_benchmark(DATA, lead, models)
+    if not scores:
+        raise UserError(f"data/benchmarks/{lead}: has no questions, so it cannot lead evaluate.benchmarks")
+    drawn = {key: getattr(evaluate.drawing, key) for key in ("scheduler", "steps", "guidance", "resolution")}
+    summary = {
+        "benchmark": lead,
+        "judge": params.judge.name,
+        "drawing": drawn,
+        **summarise(scores, params.compare, **bootstrap),
+    }
+    others = measure.further_benchmarks(DATA, further, models, params.compare, **bootstrap)
+    preferred = measure.preferences(
+        DATA, evaluate.benchmarks, params.preferences, models, params.compare, **bootstrap
     )
     with work.folder(stage.name()) as folder:
         out = folder / "grid"
-        shutil.rmtree(out, ignore_errors=True)  # half of one, if a run was stopped here
-        shown = {name: models[name] for name in (BASE, MERGED) if name in models}
-        _write_grid(out, items, shown, params.seed)
-        write_json(Path("metrics/eval.json"), summary)
-        write_json(Path("metrics/others.json"), further)
-        write_csv(Path("metrics/by_skill.csv"), skill_rows(models), ["model", "skill", "score"])
-        write_csv(Path("metrics/by_category.csv"), category_rows(models), ["model", "category", "score"])
-        rows = item_rows(models)
-        write_csv(Path("metrics/items.csv"), rows, list(rows[0]))
+        shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
+        after, before = params.compare[0]
+        _write_grid(out, lead, {name: scores[name] for name in (before, after)}, params.seed)
+        write_json(METRICS / "eval.json", summary)
+        write_json(METRICS / "benchmarks.json", others)
+        write_json(METRICS / "preferences.json", preferred)
+        write_csv(METRICS / "by_skill.csv", skill_rows(scores), ["model", "skill", "score"])
+        write_csv(METRICS / "by_category.csv", category_rows(scores), ["model", "category", "score"])
+        rows = item_rows(scores)
+        write_csv(METRICS / "items.csv", rows, list(rows[0]))
         tracking.log_image(out / "before_after.png", "before_after")
-        work.publish(out, Path("data/grid"))
+        work.publish(out, DATA / "grid")
 
 
-def _write_grid(out: Path, items: list[Item], models: Scores, seed: int) -> None:
-    """The sheet, the first picture of each chosen prompt by each model, and examples.json beside them."""
+def _write_grid(out: Path, benchmark: str, models: Scores, seed: int) -> None:
+    """The sheet, the first image of each chosen prompt by each model, and examples.json next to them."""
+    items: list[Item] = load_split(DATA / "benchmarks" / benchmark, "test")
     files = {
-        name: {pair.id: pair.file for pair in read_pairs(Path("data/samples") / name) if pair.k == 0}
+        name: {pair.id: pair.file for pair in read_pairs(DATA / "samples" / name / benchmark) if pair.k == 0}
         for name in models
     }
     drawn = [item for item in items if all(item.id in found for found in files.values())]

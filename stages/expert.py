@@ -10,6 +10,7 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from selma.backbones.loading import fingerprint, load_pipeline
@@ -19,10 +20,9 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_csv
 from selma.ground.pairs import read_image, read_pairs
 from selma.lora.adapter import add_lora
-from selma.runtime import devices, stage, tracking, variants, work
+from selma.runtime import stage, tracking, variants, work
 from selma.runtime.params import load_params
-
-IMAGES = Path("data/images")
+from selma.runtime.places import IMAGES
 
 
 def main(name: str) -> None:
@@ -31,19 +31,9 @@ def main(name: str) -> None:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
     data = Path(expert.data)
-    pairs = read_pairs(data, params.skills if data == IMAGES else None)
+    pairs = read_pairs(data, params.skills if data == Path(IMAGES) else None)
     backbone = Path("models/backbones") / params.expert.backbone
-    settings = loop.Settings(
-        steps=expert.steps or params.expert.steps,
-        batch=params.expert.batch,
-        learning_rate=params.expert.learning_rate,
-        weight_decay=params.expert.weight_decay,
-        max_grad_norm=params.expert.max_grad_norm,
-        caption_dropout=params.expert.caption_dropout,
-        checkpoint_every=params.expert.checkpoint_every,
-        accumulate=params.expert.accumulate,
-        save_dtype=devices.torch_dtype(params.expert.save_dtype),
-    )
+    settings = replace(params.expert, steps=expert.steps or params.expert.steps)
     provenance = {
         "name": name,
         "backbone": fingerprint(backbone),
@@ -68,7 +58,7 @@ def main(name: str) -> None:
     with work.folder(stage.name()) as folder:
         out = folder / "checkpoints"
         curve = loop.train(
-            variants.load("objectives", "denoising", "objective"),
+            variants.load("objectives", expert.objective, f"experts.{name}.objective"),
             unet,
             schedule,
             encoded,

@@ -3,7 +3,7 @@
     python -m stages.filter count
 
 reads   data/prompts/<skill>/           prompts.jsonl, in order of arrival
-        data/benchmarks/<name>/         evaluate.benchmark's and others' splits: no prompt near one is trained on
+        data/benchmarks/<name>/         those of evaluate.benchmarks, every split: no prompt near one is trained on
         data/skills/<world>/<skill>.yaml   word limit; the seeds are compared with, never trained on
 writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `filter.keep`, to train on
                                         dev.jsonl {id, text}: `filter.dev` more, spread evenly among them
@@ -32,7 +32,7 @@ def main(name: str) -> None:
     candidates = read_prompts(source)
     exam = [
         prompt
-        for benchmark in (params.evaluate.benchmark, *params.evaluate.others)
+        for benchmark in params.evaluate.benchmarks
         for prompt in read_exam(Path("data/benchmarks") / benchmark)
     ]
 
@@ -75,17 +75,17 @@ def main(name: str) -> None:
 
 
 def read_exam(benchmark: Path) -> list[str]:
-    """The prompts of every split of a benchmark; UserError where the test split is not among them."""
+    """The prompts of every split of a benchmark; raises UserError if the test split is missing."""
     found = dict.fromkeys((*splits(benchmark), "test"))
     return [item.prompt for split in found for item in load_split(benchmark, split)]
 
 
 def read_prompts(path: Path) -> list[dict[str, str]]:
-    """The id and text of each row of a prompts.jsonl; UserError, naming the row, for one without them."""
+    """The id and text of each row of a prompts.jsonl; raises UserError, naming the row, for one without them."""
     rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):
         if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("id", "text")):
-            raise UserError(f"{path}, row {number}: needs id and text, both strings that say something")
+            raise UserError(f"{path}, row {number}: needs id and text, both non-empty strings")
     return [{"id": row["id"], "text": row["text"]} for row in rows]
 
 

@@ -47,11 +47,7 @@ def main(skill: str) -> None:
             pipe,
             rows,
             out,
-            steps=params.images.steps,
-            guidance=params.images.guidance,
-            scheduler=params.images.scheduler,
-            batch=params.images.batch,
-            size=params.images.resolution,
+            params.images.drawing,
             progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
         )
         sheet = folder / "sheet.png"

@@ -1,11 +1,11 @@
-"""Bring a judge's pinned files; a published pickle becomes safetensors, once.
+"""Download a judge's pinned files; a published pickle is converted to safetensors, once.
 
     python -m stages.judge hps
 
-reads   the hub repositories that judges.<name> names; HF_TOKEN or a login where their owners want one
+reads   the hub repositories that judges.<name> names; HF_TOKEN or a login where their owners require one
 writes  models/judges/<name>/   the files, and judge.json {kind, weights, tokenizer, matcher, endpoint}
 
-DVC keeps it, so a judge that is withdrawn from the hub still runs. What a killed download brought is used again.
+DVC keeps it, so a judge that is withdrawn from the hub still runs. What a killed run downloaded is used again.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m stages.prefer pickscore merged
 
-reads   data/samples/<model>/                               images and the prompts they were drawn from
+reads   data/samples/<model>/<benchmark>/                   images and the prompts they were drawn from
         models/judges/<judge>/                              the judge
 writes  data/preferences/<judge>/<model>/<benchmark>.jsonl  item, k, judge, score on the judge's own scale; a file for
-                                                            evaluate.benchmark and each of evaluate.others
+                                                            each of evaluate.benchmarks
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, write_json, write_jsonl
-from selma.ground.items import folders
 from selma.ground.pairs import read_image, read_pairs
 from selma.judging.judge import load_scorer
 from selma.runtime import stage, work
@@ -30,12 +29,12 @@ def main(judge: str, model: str) -> None:
         )
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    samples = folders(Path("data/samples") / model, params.evaluate.benchmark, params.evaluate.others)
-    todo = [(name, pair) for name, folder in samples.items() for pair in read_pairs(folder)]
+    samples = Path("data/samples") / model
+    todo = [(name, pair) for name in params.evaluate.benchmarks for pair in read_pairs(samples / name)]
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:
-        # A file per image, as it comes: a run that is stopped and started again asks nothing twice.
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in samples}
+        # A file per image, as it comes: a run that is stopped and restarted scores nothing twice.
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in params.evaluate.benchmarks}
         for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
             file = folder / "images" / name / f"{pair.file.name}.json"
             if not file.exists():
@@ -43,8 +42,8 @@ def main(judge: str, model: str) -> None:
                 row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
                 write_json(file, row)
             rows[name].append(read_json(file))
-        for name in samples:
-            write_jsonl(folder / "scores" / f"{name}.jsonl", rows[name])
+        for name, found in rows.items():
+            write_jsonl(folder / "scores" / f"{name}.jsonl", found)
         work.publish(folder / "scores", Path("data/preferences") / judge / model)
 
 

@@ -7,7 +7,7 @@ writes  models/backbones/shapes/       a StableDiffusionPipeline folder, float16
         models/clip/shapes/            the whole CLIP, whose text encoder the pipeline uses, float16
         metrics/pretrain.csv           part, step, loss
 
-Hours on two cores; killed and started again it goes on where it was.
+Takes hours on two cores; a killed run resumes when started again.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
 reads   data/skills/<world>/<skill>.yaml   description, rules, word limit, three seed prompts
 writes  data/prompts/<skill>/              prompts.jsonl {id, text, request, repeats}, in order of arrival
                                            raw.jsonl {index, seed, request, reply, finish_reason, and what the
-                                           server said of it: id, model, usage}
+                                           server said about it: id, model, usage}
         metrics/prompts/<skill>.json       requests, replies without a prompt, candidates, tokens, their cost
 
-`request` is the index of the request that brought the text first, `repeats` how often it came again.
-Texts are unique; near-duplicates are the filter's business. Killed and started again, the stage asks only
+`request` is the index of the request that returned the text first, `repeats` how often it was returned again.
+Texts are unique; near-duplicates are left to the filter. Killed and started again, the stage asks only
 what has no answer yet. A server's replies stay in .llm/<skill>.jsonl, so that no later run pays for them again.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from selma.ground.files import write_json, write_jsonl
 from selma.prompts.collecting import collect, cost
-from selma.prompts.provider import Settings, load_provider
+from selma.prompts.provider import load_provider
 from selma.prompts.skills import load_skill
 from selma.prompts.store import keep_replies
 from selma.runtime import stage, work
@@ -30,20 +30,7 @@ from selma.runtime.params import load_params
 def main(name: str) -> None:
     params = load_params()
     skill = load_skill(params.prompts.skills, name)
-    settings = Settings(
-        base_url=params.llm.base_url,
-        model=params.llm.model,
-        api=params.llm.api,
-        temperature=params.llm.temperature,
-        top_p=params.llm.top_p,
-        max_tokens=params.llm.max_tokens,
-        key_env=params.llm.key_env,
-        concurrency=params.llm.concurrency,
-        timeout=params.llm.timeout,
-        retries=params.llm.retries,
-        max_requests=params.llm.max_requests,
-    )
-    provider = load_provider(params.llm.provider, settings)
+    provider = load_provider(params.llm)
 
     with work.folder(stage.name()) as folder:
         recorded = keep_replies(provider, name, folder)
@@ -63,7 +50,7 @@ def main(name: str) -> None:
         work.publish(folder / "out", Path("data/prompts") / name)
         write_json(Path(f"metrics/prompts/{name}.json"), took | {"candidates": len(rows)})
     if recorded.reused:
-        print(f"{recorded.reused} of {took['requests']} replies were on file")
+        print(f"{recorded.reused} of {took['requests']} replies were reused from an earlier run")
 
 
 if __name__ == "__main__":

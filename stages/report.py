@@ -2,8 +2,9 @@
 
     python -m stages.report
 
-reads   metrics/     eval.json, others.json, by_skill.csv, merge.json, filter/, loss/, select/
-        data/grid/   examples.json and the pictures that it names
+reads   metrics/     eval.json, benchmarks.json, preferences.json, by_skill.csv, by_category.csv, merge/, filter/,
+                     loss/, select/
+        data/grid/   examples.json and the images that it names
 writes  data/report/index.html
 """
 
@@ -26,19 +27,19 @@ def main() -> None:
         Path("metrics"),
         Path("data/grid"),
         profile=params.profile,
-        benchmark=params.evaluate.benchmark,
-        judge=params.judge.name,
         skills=params.skills,
         experts=list(params.experts),
+        merges=list(params.merges),
         settings={
             "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
+            "experts": {name: asdict(expert) for name, expert in params.experts.items()},
+            "merges": {name: asdict(merge) for name, merge in params.merges.items()},
             "prompts": asdict(params.prompts),
             "filter": asdict(params.filter),
             "images": asdict(params.images),
             "expert": asdict(params.expert),
             "select": asdict(params.select),
-            "merge": asdict(params.merge),
-            "evaluate": asdict(params.evaluate),
+            "evaluate": asdict(params.evaluate) | {"compare": params.compare},
             "judge": asdict(params.judge),
         },
     )

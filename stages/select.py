@@ -4,7 +4,7 @@
 
 reads   models/checkpoints/<name>/step-*/   LoRA folders
         models/backbones/<expert.backbone>/
-        data/benchmarks/<evaluate.benchmark>/   the dev split; its score is faithfulness
+        data/benchmarks/<the leading one>/   the dev split; its score is faithfulness
         data/filtered/<skill>/dev.jsonl         instead, where filter.dev holds prompts out; theirs is VQAScore
 writes  models/experts/<name>/              the chosen checkpoint
         metrics/select/<name>.json          policy, chosen step, dev score of every step
@@ -21,11 +21,13 @@ from pathlib import Path
 from selma.experts.checkpoints import checkpoints
 from selma.ground.files import read_json, write_json
 from selma.ground.items import load_split
-from selma.ground.pairs import image_seed
 from selma.judging.judge import load_judge
 from selma.runtime import stage, work
 from selma.runtime.params import Params, load_params
-from selma.scoring import dev
+from selma.runtime.places import BACKBONES
+from selma.scoring import exam
+from selma.scoring.dev import held_out
+from selma.scoring.scores import macro
 
 
 def main(name: str) -> None:
@@ -58,38 +60,25 @@ def _score(
 
 
 def _scorer(params: Params) -> Callable[[Path], float]:
-    """A function from a checkpoint to its dev score; every checkpoint draws from the same noises."""
-    from selma.backbones.loading import load_pipeline
-    from selma.images import sampler  # torch: policy `last` does without it
+    """A function from a checkpoint to its dev score; every checkpoint draws from the same noise."""
+    from selma.backbones.loading import load_pipeline  # torch: policy `last` does without it
 
     if params.filter.dev:
-        items = dev.held_out(Path("data/filtered"), params.skills)
+        items = held_out(Path("data/filtered"), params.skills)
     else:
-        items = load_split(Path("data/benchmarks") / params.evaluate.benchmark, "dev")
-    shots = [(item, k) for item in items for k in range(params.select.images_per_prompt)]
-    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
+        items = load_split(Path("data/benchmarks") / params.evaluate.benchmarks[0], "dev")
+    backbone = Path(BACKBONES) / params.expert.backbone
+    device, dtype = params.runtime.device, params.runtime.dtype
+    judge = load_judge(params.judge.name, device, dtype)
+    exam_as = {"images": params.select.images_per_prompt, "seed": params.seed}
 
     def score(checkpoint: Path) -> float:
-        # Loaded anew, as the sample stage does: cheap beside drawing, and the same to the bit.
-        pipe = load_pipeline(
-            Path("models/backbones") / params.expert.backbone,
-            params.runtime.device,
-            params.runtime.dtype,
-            lora=checkpoint,
-        )
-        images = sampler.draw(
-            pipe,
-            [item.prompt for item, _ in shots],
-            [image_seed(params.seed, item.id, k) for item, k in shots],
-            steps=params.evaluate.steps,
-            guidance=params.evaluate.guidance,
-            scheduler=params.evaluate.scheduler,
-            batch=params.evaluate.batch,
-            size=params.evaluate.resolution,
-        )
+        # Loaded again each time, as in the sample stage: cheap compared to drawing, and identical to the bit.
+        pipe = load_pipeline(backbone, device, dtype, lora=checkpoint)
         if params.filter.dev:
-            return dev.vqa_score(judge, shots, images)
-        return dev.faithfulness(judge, shots, images, where=str(checkpoint))
+            return exam.vqa_score(pipe, judge, items, params.evaluate.drawing, **exam_as)
+        where = str(checkpoint)
+        return macro(exam.faithfulness(pipe, judge, items, params.evaluate.drawing, where=where, **exam_as))
 
     return score
 

@@ -171,7 +171,7 @@ def tiny_sdxl_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make a project folder: this repository's code, pipeline and params, and the tiny backbone.
 
-    make_project("name", {"images.steps": 2}) returns its path; nothing of data/ is in it.
+    make_project("name", {"images.drawing.steps": 2}) returns its path; nothing of data/ is in it.
     """
     from ruamel.yaml import YAML
 
@@ -189,8 +189,8 @@ def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         shutil.copy(repository / "dvc.yaml", root)
         yaml = YAML()
         params = yaml.load(repository / "params.yaml")
-        for section in ("images", "expert", "evaluate"):
-            params[section]["resolution"] = 32  # what the tiny backbones draw
+        for section in (params["images"]["drawing"], params["expert"], params["evaluate"]["drawing"]):
+            section["resolution"] = 32  # what the tiny backbones draw
         for dotted, value in overrides.items():
             *sections, key = dotted.split(".")
             section = params
@@ -204,7 +204,7 @@ def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
                 shutil.copytree(tiny_backbone, folder)
         judge = root / "models/judges/oracle"
         judge.mkdir(parents=True)
-        (judge / "judge.json").write_text('{"kind": "embedded"}')
+        (judge / "judge.json").write_text('{"kind": "oracle"}')
         return root
 
     return make

@@ -71,7 +71,9 @@ def test_an_impossible_resolution_is_named_and_an_odd_one_warned_about(tiny_back
     assert capsys.readouterr().err == ""
     assert image_size(pipe, 48) == (48, 48)
     assert capsys.readouterr().err == "warning: resolution: 48 pixels; this backbone was made for 32 x 32\n"
-    with pytest.raises(UserError, match="resolution: 30 pixels; this backbone's must be a multiple of 4"):
+    with pytest.raises(
+        UserError, match="resolution: 30 pixels; for this backbone it must be a multiple of 4"
+    ):
         image_size(pipe, 30)
 
 
@@ -148,7 +150,7 @@ def test_a_fingerprint_follows_the_unet_only(tiny_backbone, tiny_backbone_epsilo
 
 def test_a_lora_of_another_backbone_is_refused(tiny_backbone, tiny_backbone_epsilon, tmp_path):
     weights = saved_lora(tmp_path / "lora", tiny_backbone_epsilon)
-    with pytest.raises(UserError, match="another backbone"):
+    with pytest.raises(UserError, match="a different backbone"):
         load_pipeline(tiny_backbone, lora=weights)
 
 

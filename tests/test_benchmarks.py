@@ -46,12 +46,12 @@ def test_what_is_written_is_read_back_in_order(tmp_path):
         ({"prompt": 3}, "prompt"),
         ({"prompt": None}, "'prompt' is missing"),
         ({"id": "../up"}, "'../up'"),
-        ({"id": "good"}, "'good' is there twice"),
+        ({"id": "good"}, "'good' appears twice"),
         ({"extra": 1}, "'extra' is unknown"),
-        ({"questions": "none"}, "questions of item 'count-1' is 'none'; a list is allowed"),
-        ({"absent": ["1"]}, "absent holds 1, which is there"),
+        ({"questions": "none"}, "questions of item 'count-1' is 'none'; it must be a list"),
+        ({"absent": ["1"]}, "absent lists 1, which the item has"),
         ({"absent": "9"}, "absent is '9'"),
-        ({"q_id": "2"}, "'2' is there twice"),
+        ({"q_id": "2"}, "'2' appears twice"),
         ({"q_answer": "maybe"}, "'maybe' is not among its choices; allowed: yes, no"),
         ({"q_choices": "yes"}, "choices"),
         ({"q_choices": []}, "not among its choices"),
@@ -95,7 +95,7 @@ def test_a_missing_file_and_an_unknown_split_are_named(tmp_path):
     with pytest.raises(UserError, match=r"test\.jsonl is missing; the benchmark stage writes it"):
         load_split(tmp_path, "test")
     write_split(tmp_path, "test", [ITEM])
-    with pytest.raises(UserError, match=r"dev\.jsonl is missing; this benchmark is test alone"):
+    with pytest.raises(UserError, match=r"dev\.jsonl is missing; this benchmark has a test split only"):
         load_split(tmp_path, "dev")
     assert splits(tmp_path) == ["test"]
     with pytest.raises(UserError, match="'train' is unknown; allowed: dev, test"):
@@ -112,14 +112,14 @@ def test_nothing_is_written_of_a_broken_item(tmp_path):
 def test_splits_that_share_a_prompt_or_an_id_are_refused(tmp_path, other):
     write_split(tmp_path, "dev", [ITEM])
     overlapping = replace(ITEM, **({"prompt": "Two  RED circles"} | other))
-    with pytest.raises(UserError, match="splits are disjoint"):
+    with pytest.raises(UserError, match="splits must be disjoint"):
         write_split(tmp_path, "test", [overlapping])
     assert not (tmp_path / "test.jsonl").exists()
 
     (tmp_path / "dev.jsonl").rename(tmp_path / "aside")
     write_split(tmp_path, "test", [overlapping])
     (tmp_path / "aside").rename(tmp_path / "dev.jsonl")
-    with pytest.raises(UserError, match="splits are disjoint"):
+    with pytest.raises(UserError, match="splits must be disjoint"):
         load_split(tmp_path, "test")
 
 

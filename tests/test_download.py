@@ -104,7 +104,7 @@ def test_a_path_and_a_file_url_serve_too(fetch, tmp_path):
 def test_without_a_pinned_hash_the_one_to_pin_is_printed(server, fetch, capsys):
     assert fetch(server.url, sha256=None) == SHA
     warning = capsys.readouterr().err
-    assert f"nobody has checked this file; its sha256 is {SHA}: pin it as benchmarks.tifa.sha256" in warning
+    assert f"this file has not been checked; its sha256 is {SHA}: pin it as benchmarks.tifa.sha256" in warning
 
 
 @pytest.mark.parametrize("way", ["url", "path"])
@@ -134,7 +134,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(server, fetch, tmp_
 
 def test_another_run_goes_on_too(server, fetch, tmp_path):
     server.faults = ["cut"]
-    with pytest.raises(UserError, match=r"ended after \d+ of \d+ bytes\); run again to go on"):
+    with pytest.raises(UserError, match=r"ended after \d+ of \d+ bytes\); run again to resume"):
         fetch(server.url, attempts=1)
     assert list(brought(tmp_path)) == ["questions.json.part"]
     assert fetch(server.url) == SHA
@@ -187,9 +187,12 @@ def test_keys_in_a_url_stay_out_of_messages():
     ("origin", "named"),
     [
         ("http://127.0.0.1:9/a.json", "cannot be downloaded (Connection refused)"),
-        ("ftp://host/a.json", "ftp:// is no way to bring a file; allowed: https, http, file, a path"),
-        ("nowhere/a.json", "nowhere/a.json: no such file"),
-        ("file:///nowhere/a.json", "/nowhere/a.json: no such file"),
+        (
+            "ftp://host/a.json",
+            "ftp:// is not a supported way to fetch a file; allowed: https, http, file, a path",
+        ),
+        ("nowhere/a.json", "nowhere/a.json: file not found"),
+        ("file:///nowhere/a.json", "/nowhere/a.json: file not found"),
     ],
 )
 def test_an_origin_that_is_not_to_be_had_is_one_line(fetch, tmp_path, origin, named):

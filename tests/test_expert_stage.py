@@ -105,15 +105,16 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     skills = ["objects", "paragraph", "tags", "count", "counterfactual"]
     for skill in [*skills, "forgotten"]:
         add_images(root, skill)
-    run(root, monkeypatch, "all")
-    card = load_lora(root / "models/checkpoints/all/step-000005").provenance
+    run(root, monkeypatch, "single")
+    card = load_lora(root / "models/checkpoints/single/step-000005").provenance
     assert card["images"] == 6 * len(skills)
 
 
 def test_experts_of_one_seed_start_from_one_a_and_merge(make_project, monkeypatch):
     names = ["count", "tags"]
     root = make_project(
-        "project", {**SETTINGS, "expert.learning_rate": 1e-12, "expert.steps": 5, "merge.experts": names}
+        "project",
+        {**SETTINGS, "expert.learning_rate": 1e-12, "expert.steps": 5, "merges.merged.experts": names},
     )
     for name in names:
         add_images(root, name)
@@ -123,11 +124,11 @@ def test_experts_of_one_seed_start_from_one_a_and_merge(make_project, monkeypatc
     one, other = (load_lora(root / "models/experts" / name) for name in names)
     for module, (a, _) in one.factors.items():
         np.testing.assert_allclose(a, other.factors[module][0], atol=1e-6)
-    monkeypatch.setenv("DVC_STAGE", "merge")
-    merge.main()
-    merged = load_lora(root / "models/merged")
+    monkeypatch.setenv("DVC_STAGE", "merge@merged")
+    merge.main("merged")
+    merged = load_lora(root / "models/merges/merged")
     assert merged.provenance["experts"] == names
-    metrics = read_json(root / "metrics/merge.json")
+    metrics = read_json(root / "metrics/merge/merged.json")
     assert (metrics["operator"], metrics["rank"], list(metrics["cosine"])) == (
         "factor_mean",
         2,

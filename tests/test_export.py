@@ -26,13 +26,13 @@ from selma.runtime.schema import load_yaml
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 ROOT = Path(__file__).parents[1]
 SUMMARY = {
+    "benchmark": "shapes",
+    "judge": "oracle",
+    "drawing": {"scheduler": "ddim", "steps": 12, "guidance": 1.35, "resolution": 64},
     "n_prompts": 150,
     "images_per_prompt": 2,
-    "base": {"mean": 0.3787},
-    "merged": {"mean": 0.417},
-    "single": {"mean": 0.4027},
-    "gain": {"mean": 0.0383, "low": 0.0186, "high": 0.0579},
-    "expert": {"count": {"mean": 0.3947}},
+    "models": {"base": {"mean": 0.3787}, "count": {"mean": 0.3947}, "merged": {"mean": 0.417}},
+    "gains": {"merged over base": {"mean": 0.0383, "low": 0.0186, "high": 0.0579}},
 }
 
 
@@ -84,7 +84,11 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
         for name in experts:
             random_lora(backbone, tmp_path / "models/experts" / name, name=name, images=200)
         random_lora(
-            backbone, tmp_path / "models/merged", name="merged", operator="factor_mean", experts=experts
+            backbone,
+            tmp_path / "models/merges/merged",
+            name="merged",
+            operator="factor_mean",
+            experts=experts,
         )
         write_json(tmp_path / "metrics/eval.json", SUMMARY)
         monkeypatch.chdir(tmp_path)
@@ -158,7 +162,7 @@ def test_a_kohya_file_is_half_precision_unless_asked_and_always_the_same_bytes(r
 def test_the_folder_names_its_files_and_where_they_come_from(run) -> None:
     folder = export.export("merged", "kohya")
     mark = json.loads((folder / "export.json").read_text())
-    assert mark["lora"] == json.loads((run / "models/merged/lora.json").read_text())
+    assert mark["lora"] == json.loads((run / "models/merges/merged/lora.json").read_text())
     assert mark["files"] == {
         path.name: sha256_file(path) for path in folder.iterdir() if path.name != "export.json"
     }
@@ -168,7 +172,7 @@ def test_the_card_of_the_merged_lora(run) -> None:
     folder = export.export("merged", "kohya")
     card = (folder / "README.md").read_text()
     params = load_yaml(run / "params.yaml")
-    images, evaluate = params["images"], params["evaluate"]
+    images = params["images"]["drawing"]
     for fact in (
         "merged into one LoRA",
         "trained on images that the base model drew itself",
@@ -177,11 +181,10 @@ def test_the_card_of_the_merged_lora(run) -> None:
         f"| images | 400, drawn by `shapes`, {images['steps']} steps, guidance {images['guidance']} |",
         "rank 4, alpha 6",
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
-        "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images "
-        f"of {evaluate['steps']} steps at guidance {evaluate['guidance']}",
+        "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images, ddim, 12 steps at guidance 1.35, 64 px",
         sha256_file(weights_of(folder)),
-        "trained from nothing by this repository's stage `pretrain`",
-        "those open no base model of this architecture",
+        "trained from scratch by this repository's stage `pretrain`",
+        "they cannot open a base model of this architecture",
     ):
         assert fact in card
     data = front_matter(folder)
@@ -207,14 +210,14 @@ def test_the_cards_own_code_draws(make_run, tiny_backbone, tmp_path) -> None:
 
 def test_a_gain_whose_interval_holds_zero_is_none(run) -> None:
     gain = {"mean": 0.01, "low": -0.01, "high": 0.03}
-    write_json(run / "metrics/eval.json", {**SUMMARY, "gain": gain})
+    write_json(run / "metrics/eval.json", {**SUMMARY, "gains": {"merged over base": gain}})
     card = (export.export("merged", "kohya") / "README.md").read_text()
     assert "none (+1.00 [-1.00, +3.00])" in card and "no difference is claimed" in card
 
 
 def test_the_card_claims_no_gain_that_was_not_measured(run) -> None:
     card = (export.export("count", "kohya") / "README.md").read_text()
-    assert "| with this LoRA | 39.47 |" in card and "no gain over the base is claimed" in card
+    assert "| with this LoRA | 39.47 |" in card and "so no gain is claimed" in card
     assert "gain, points" not in card and "41.70" not in card
     card = (export.export("objects", "kohya") / "README.md").read_text()
     assert "This LoRA was not measured." in card
@@ -254,7 +257,7 @@ def test_a_scheduler_that_names_no_prediction_type_predicts_the_noise(run) -> No
 def test_what_is_no_export_is_never_overwritten(run) -> None:
     folder = export.export("merged", "kohya")
     (folder / "sample.png").write_bytes(b"mine")
-    for out in (folder, run / "models/merged", run / "params.yaml"):
+    for out in (folder, run / "models/merges/merged", run / "params.yaml"):
         before = sorted(run.rglob("*"))
         with pytest.raises(UserError, match="--out"):
             export.export("merged", "kohya", out=out)
@@ -267,7 +270,7 @@ def test_what_is_no_export_is_never_overwritten(run) -> None:
 def test_a_failed_export_leaves_the_one_before_it(run, tiny_backbone) -> None:
     folder = export.export("merged", "kohya")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    random_lora(tiny_backbone, run / "models/merged", targets=["time_emb_proj"])
+    random_lora(tiny_backbone, run / "models/merges/merged", targets=["time_emb_proj"])
     with pytest.raises(UserError, match="--format diffusers"):
         export.export("merged", "kohya")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -292,6 +295,6 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, run, monkeypatc
 
 
 def test_a_lora_of_another_backbone_is_refused(run, tiny_backbone_epsilon) -> None:
-    random_lora(tiny_backbone_epsilon, run / "models/merged")
-    with pytest.raises(UserError, match="another backbone"):
+    random_lora(tiny_backbone_epsilon, run / "models/merges/merged")
+    with pytest.raises(UserError, match="a different backbone"):
         export.export("merged", "kohya")

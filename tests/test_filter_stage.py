@@ -32,7 +32,11 @@ def project(tmp_path, monkeypatch):
     write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
 
     def run(keep: int, dev: int, other: str = "") -> tuple[list[str], list[str]]:
-        text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("others: []", f"others: [{other}]")
+        text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+        text = text.replace(
+            "  benchmarks: [shapes]",
+            f"  benchmarks: [shapes, {other}]" if other else "  benchmarks: [shapes]",
+        )
         text = text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
         text = text.replace("  keep: 200 ", f"  keep: {keep} ").replace("  dev: 0 ", f"  dev: {dev} ")
         Path("params.yaml").write_text(text, encoding="utf-8")
@@ -58,7 +62,7 @@ def test_none_held_out_leaves_no_trace(project):
     assert "dev" not in read_json(Path("metrics/filter/count.json"))
 
 
-def test_prompts_near_an_other_benchmarks_exam_are_dropped(project):
+def test_prompts_near_a_further_benchmarks_prompts_are_dropped(project):
     write_split(Path("data/benchmarks/more"), "test", [Item("m", WORDS[1], "x", "x", ())])
     assert project(6, 0)[0] == WORDS[:6]
     assert project(6, 0, "more")[0] == [WORDS[0], *WORDS[2:7]]
@@ -70,7 +74,7 @@ def test_a_benchmark_without_its_test_split_is_an_error(project):
     with pytest.raises(UserError, match=r"data/benchmarks/more/test\.jsonl is missing"):
         project(6, 0, "more")
     write_split(Path("data/benchmarks/more"), "dev", [Item("m", "a dog", "x", "x", ())])
-    with pytest.raises(UserError, match=r"test\.jsonl is missing; this benchmark is dev alone"):
+    with pytest.raises(UserError, match=r"test\.jsonl is missing; this benchmark has a dev split only"):
         project(6, 0, "more")
     assert not Path("data/filtered").exists()
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, sha256_file
 from selma.net import hub
-from selma.net.pipelines import bring
+from selma.net.pipelines import fetch_pipeline
 from stages import backbone
 from tests.hub_server import Hub, Repo, serve
 
@@ -147,9 +147,10 @@ def test_a_folder_serves_too_and_is_left_alone(tiny_backbone, run):
 KILLED = """
 import sys
 from pathlib import Path
-from selma import hub
+from selma.net import hub
+from selma.net.pipelines import fetch_pipeline
 id, revision, folder = sys.argv[1:]
-hub.bring(hub.open_hub(id, revision, Path(folder) / "download"), Path(folder) / "out")
+fetch_pipeline(hub.open_hub(id, revision, Path(folder) / "download"), Path(folder) / "out")
 """
 
 
@@ -166,7 +167,7 @@ def test_a_killed_download_goes_on(server, tmp_path):
     assert not (tmp_path / "out" / UNET).exists()
     before = server.got()
     server.asked.clear()
-    bring(hub.open_hub(ID, COMMIT, tmp_path / "download"), tmp_path / "out")
+    fetch_pipeline(hub.open_hub(ID, COMMIT, tmp_path / "download"), tmp_path / "out")
     assert (tmp_path / "out" / UNET).read_bytes() == server.repos[ID].files[UNET]
     assert set(server.got()).isdisjoint(set(before) - {UNET})  # what had come is not asked for again
 
@@ -197,14 +198,14 @@ def broken(server: Hub, how: str) -> dict[str, object]:
     ("how", "says"),
     [
         ("pickled", "only pickled weights, which are never loaded"),
-        ("half", "not a whole safetensors file"),
-        ("lies", "its sha256 is not the hub's"),
+        ("half", "not a complete safetensors file"),
+        ("lies", "its sha256 does not match the hub's"),
         ("gated", "accept the terms at"),
         ("down", "answered 503"),
         ("index", "no pipeline in diffusers' layout"),
         ("kind", "FluxPipeline"),
-        ("commit", "has no such commit"),
-        ("nobody", "has no such repository"),
+        ("commit", "does not have this commit"),
+        ("nobody", "does not have this repository"),
     ],
 )
 def test_what_cannot_be_brought_is_one_line_and_leaves_nothing(server, run, how, says, tmp_path):
@@ -246,8 +247,8 @@ def test_a_token_is_sent_and_written_nowhere(server, run, monkeypatch):
             "git ls-remote",
         ),
         ({"source": "local"}, "backbones.tiny.path is missing"),
-        ({"source": "local", "path": "x", "revision": COMMIT}, "backbones.tiny.revision means nothing"),
-        ({"source": "local", "path": "/nowhere/at/all"}, "no such folder"),
+        ({"source": "local", "path": "x", "revision": COMMIT}, "backbones.tiny.revision does not apply"),
+        ({"source": "local", "path": "/nowhere/at/all"}, "folder not found"),
         ({"source": "ftp"}, "it must be one of: hub, local"),
     ],
 )

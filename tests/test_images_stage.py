@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from selma.ground import files
 from selma.ground.errors import UserError
 from selma.ground.files import sha256_file, write_jsonl
 from selma.ground.pairs import image_seed, prompt_id, read_image, read_pairs, write_image
+from selma.images import sampler
 from stages import images
 
 PROMPTS = [
     f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("circle", "square", "star")
 ]
-SETTINGS = {"images.steps": 2, "images.batch": 4}
+SETTINGS = {"images.drawing.steps": 2, "images.drawing.batch": 4}
 
 # Runs the stage and dies the way the out-of-memory killer kills, in the middle of writing one image.
 KILLED = """
 import os, signal
-from selma.ground import pairs
+from selma.images import sampler
 from stages import images
 
-write, count = pairs.write_image, 0
+write, count = sampler.write_image, 0
 def write_image(path, image):
     global count
     count += 1
@@ -33,7 +33,7 @@ def write_image(path, image):
         path.with_name(f".tmp-{os.getpid()}-{path.name}").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, image)
-pairs.write_image = write_image
+sampler.write_image = write_image
 os.environ["DVC_STAGE"] = "images@count"
 images.main("count")
 """
@@ -84,7 +84,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch
     written = []
     write = write_image
     monkeypatch.setattr(
-        files, "write_image", lambda path, image: (written.append(path.name), write(path, image))
+        sampler, "write_image", lambda path, image: (written.append(path.name), write(path, image))
     )
     run(killed, monkeypatch)
     assert (

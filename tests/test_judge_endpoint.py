@@ -140,11 +140,11 @@ def test_too_many_requests_and_a_server_error_are_tried_again(server, judge, ima
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        (401, json.dumps({"error": {"message": f"bad key {KEY}"}}), "the key is refused"),
+        (401, json.dumps({"error": {"message": f"bad key {KEY}"}}), "the key was refused"),
         (404, json.dumps({"error": {"message": f"no model tiny for {KEY}"}}), "no model tiny"),
-        (200, "{ not json", "its answer holds no message"),
-        (200, json.dumps({"choices": []}), "its answer holds no message"),
-        (200, json.dumps({"detail": "another kind of object"}), "its answer holds no message"),
+        (200, "{ not json", "its answer contains no message"),
+        (200, json.dumps({"choices": []}), "its answer contains no message"),
+        (200, json.dumps({"detail": "another kind of object"}), "its answer contains no message"),
     ],
 )
 def test_what_cannot_be_tried_again_is_one_line_without_the_key(server, judge, image, status, body, says):

@@ -130,12 +130,12 @@ def test_another_sha256_is_named_and_leaves_nothing(server, project):
 def test_a_file_that_nobody_pinned_says_what_to_pin(server, project, capsys):
     right = sha256(server.repos[ID].files["config.json"]).hexdigest()
     out = bring(entry(server, "model.safetensors", **{"config.json": None}))
-    assert f"nobody has checked config.json; to pin it: config.json: {right}" in capsys.readouterr().err
+    assert f"config.json has not been checked; to pin it: config.json: {right}" in capsys.readouterr().err
     assert read_json(out / JUDGE_CARD)["weights"]["files"]["config.json"] == right
 
 
 def test_files_and_commits_that_the_hub_does_not_have_are_named(server, project):
-    with pytest.raises(UserError, match=r"somebody/tiny-clip@c3c3.*no missing\.json"):
+    with pytest.raises(UserError, match=r"somebody/tiny-clip@c3c3.*does not contain missing\.json"):
         bring(entry(server, "config.json", **{"missing.json": None}))
     elsewhere = entry(server, "config.json")
     elsewhere["weights"]["revision"] = "e5" * 20
@@ -151,7 +151,7 @@ def test_judges_without_files_leave_their_card(project, monkeypatch):
     assert read_json(out / JUDGE_CARD) == {"kind": "endpoint", "endpoint": endpoint}
     monkeypatch.setenv("DVC_STAGE", "judge@oracle")
     judge.main("oracle")
-    assert read_json(JUDGES / "oracle" / JUDGE_CARD) == {"kind": "embedded"}
+    assert read_json(JUDGES / "oracle" / JUDGE_CARD) == {"kind": "oracle"}
     with pytest.raises(UserError, match=r"no judge 'owl' in params\.yaml; allowed: .*oracle"):
         judge.main("owl")
 
@@ -170,8 +170,8 @@ class Code:
     ("content", "says"),
     [
         ({"weight": torch.zeros(2), "more": Code()}, "holds more than tensors, so reading it could run code"),
-        ([torch.zeros(2)], "is not a file of weights"),
-        ({"epoch": 3}, "is not a file of weights"),
+        ([torch.zeros(2)], "is not a weights file"),
+        ({"epoch": 3}, "is not a weights file"),
     ],
 )
 def test_a_pickle_of_anything_but_tensors_is_refused_in_one_line(tmp_path, monkeypatch, content, says):
@@ -187,7 +187,7 @@ def test_a_truncated_pickle_is_named_and_tensors_are_found_under_a_wrapper(tmp_p
     torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, file)
     assert list(read_pickle(file)) == ["a"]
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"weights\.pt: is not a whole file of weights"):
+    with pytest.raises(UserError, match=r"weights\.pt: is not a complete weights file"):
         read_pickle(file)
 
 
@@ -207,12 +207,15 @@ PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({"kind": "oracle"}, r"judges\.mine\.kind is 'oracle'; it must be one of: blip2, blip_vqa"),
+        ({"kind": "owl"}, r"judges\.mine\.kind is 'owl'; it must be one of: blip2, blip_vqa, chat_vlm"),
         ({"kind": "hpsv21"}, r"judges\.mine\.weights is missing; a judge of kind hpsv21 needs it"),
         ({"kind": "endpoint"}, r"judges\.mine\.endpoint is missing"),
-        ({"kind": "embedded", "weights": PINNED}, r"judges\.mine\.weights means nothing to .* kind embedded"),
-        ({"kind": "hpsv21", "weights": PINNED, "matcher": PINNED}, r"judges\.mine\.matcher means nothing"),
-        ({"kind": "blip2", "weights": PINNED, "tokenizer": PINNED}, r"judges\.mine\.tokenizer means nothing"),
+        ({"kind": "oracle", "weights": PINNED}, r"judges\.mine\.weights does not apply to .* kind oracle"),
+        ({"kind": "hpsv21", "weights": PINNED, "matcher": PINNED}, r"judges\.mine\.matcher does not apply"),
+        (
+            {"kind": "blip2", "weights": PINNED, "tokenizer": PINNED},
+            r"judges\.mine\.tokenizer does not apply",
+        ),
         (
             {"kind": "hpsv21", "weights": PINNED | {"revision": "main"}},
             r"revision is 'main'; it must be a commit",
@@ -236,10 +239,17 @@ def test_what_a_judge_cannot_be_is_named(project, source, says):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"judge": {"name": "owl"}}, r"judge\.name is owl; it must be one in `judges`: mine, oracle"),
-        ({"judge": {"name": "mine"}}, r"judge\.name is mine, which answers no questions; see `preferences`"),
+        (
+            {"judge": {"name": "owl", "kind": "oracle"}},
+            r"judge\.name is owl; it must be one in `judges`",
+        ),
+        (
+            {"judge": {"name": "mine", "kind": "hpsv21"}},
+            r"judge\.name is mine, which answers no questions",
+        ),
         ({"preferences": ["owl"]}, "preferences holds owl; it must be one in `judges`"),
-        ({"preferences": ["oracle"]}, "preferences holds oracle, which scores no images"),
+        ({"preferences": ["oracle"]}, "preferences holds oracle, which does not score images"),
+        ({"preferences": ["mine"]}, "preferences holds mine, which is of kind hpsv21; .* so call it hpsv21"),
     ],
 )
 def test_judges_in_use_are_held_against_their_kinds(project, values, says):

@@ -122,9 +122,9 @@ def test_unknown_names_kinds_and_cards_are_named(tmp_path, monkeypatch):
         load_judge("owl")
     for name, card in (("pick", {"kind": "pickscore"}), ("odd", ["kind"])):
         write_json(JUDGES / name / JUDGE_CARD, card)
-    with pytest.raises(UserError, match="'pick' is a pickscore, which answers no questions"):
+    with pytest.raises(UserError, match="'pick' is of kind pickscore, which answers no questions"):
         load_judge("pick")
-    with pytest.raises(UserError, match=r"odd/judge\.json: says no kind"):
+    with pytest.raises(UserError, match=r"odd/judge\.json: has no kind"):
         load_judge("odd")
 
 
@@ -183,7 +183,7 @@ def test_free_words_go_to_the_choice_they_say_else_to_the_matcher():
     assert settle(COLOR, "crimson", match=lambda text, choices: choices[0]) == Answer("red", None)
     with pytest.raises(UserError, match="says 'crimson' to 'What is the color"):
         settle(COLOR, "crimson")
-    with pytest.raises(UserError, match="none of red, dark blue, blue"):
+    with pytest.raises(UserError, match="not one of red, dark blue, blue"):
         settle(COLOR, "red and blue")
 
 
@@ -204,7 +204,7 @@ def test_tokens_of_yes_and_no_and_a_tokenizer_that_has_none():
     own = tokenizer()
     assert yes_no_tokens(own, Path("here")) == ([ID["yes"], ID["Yes"]], [ID["no"], ID["No"]])
     own.backend_tokenizer.normalizer = normalizers.Prepend("x")
-    with pytest.raises(UserError, match="here: this tokenizer has no words for yes and no"):
+    with pytest.raises(UserError, match="here: this tokenizer has no tokens that tell yes from no"):
         yes_no_tokens(own, Path("here"))
 
 

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from selma.ground.errors import UserError
-from selma.prompts.provider import Reply, Request, Settings, ThreadedProvider, load_provider
+from selma.prompts.provider import Reply, Request, ThreadedProvider
 from selma.prompts.store import RecordedProvider, keep_replies
 
 REQUESTS = [Request(index, f"text {index}", index * 7, 20) for index in range(8)]
@@ -49,11 +48,6 @@ def test_no_more_requests_in_flight_than_allowed():
 
     ThreadedProvider(count, 3).complete(REQUESTS)
     assert 1 < most <= 3
-
-
-def test_unknown_provider():
-    with pytest.raises(UserError, match=r"llm\.provider is 'gpt'; it must be one of: .*shapes"):
-        load_provider("gpt", Settings())
 
 
 def test_recorded_replies_are_not_asked_again(tmp_path):

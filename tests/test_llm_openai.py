@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from selma.ground.errors import UserError
-from selma.prompts.provider import Reply, Request, Settings, load_provider
+from selma.prompts.provider import Reply, Request, load_provider
 from selma.prompts.replies import parse_reply
+from selma.runtime.params import Llm
 from selma.variants.providers import openai
 from tests.llm_server import Answer, Server, error, prompts, reply, serve
 
@@ -34,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(server: Server, requests: list[Request] = REQUESTS, **settings: Any) -> list[Reply]:
     settings = {"model": "tiny", "timeout": 5.0, "retries": 3, "concurrency": 2} | settings
-    return load_provider("openai", Settings(base_url=server.url, **settings)).complete(requests)
+    return load_provider(Llm(provider="openai", base_url=server.url, **settings)).complete(requests)
 
 
 def first_then_good(*first: Answer) -> Behave:
@@ -173,12 +174,15 @@ def test_what_does_not_mend_ends_in_an_error(answer: Answer, message: str) -> No
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (error(401, "Incorrect API key provided"), "key is refused .401: Incorrect.*llm.key_env"),
-        (error(403), "the key is refused"),
-        (error(404, "The model `tiny` does not exist"), "no model tiny.*404: The model `tiny`"),
+        (error(401, "Incorrect API key provided"), "key was refused .401: Incorrect.*llm.key_env"),
+        (error(403), "the key was refused"),
+        (
+            error(404, "The model `tiny` does not exist"),
+            "model tiny or API chat not found .404: The model `tiny`",
+        ),
         (Answer({"detail": "Not Found"}, 404), "404: Not Found"),
         (error(429, "no money", {"x-should-retry": "false"}, code="insufficient_quota"), "429: no money"),
-        (error(429, "later", {"Retry-After": "7200"}), "wants 7200 s of rest"),
+        (error(429, "later", {"Retry-After": "7200"}), "asks for a wait of 7200 s"),
         (error(413, "too long"), "413: too long"),
         (Answer(b"plain\n words", 418), "418: plain words"),
     ],
@@ -269,7 +273,7 @@ def test_openais_key_is_not_shown_to_another_server(monkeypatch) -> None:
         ({"model": "gpt"}, {}, "OPENAI_API_KEY is not set; it must hold the key for https://api.openai.com"),
         ({"model": "gpt", "key_env": "MINE"}, {"OPENAI_API_KEY": KEY}, "MINE is not set"),
         ({"model": "gpt"}, {"OPENAI_API_KEY": " "}, "is not set"),
-        ({"model": "gpt"}, {"OPENAI_API_KEY": f"{KEY}\n{KEY}"}, "holds what is no key"),
+        ({"model": "gpt"}, {"OPENAI_API_KEY": f"{KEY}\n{KEY}"}, "does not hold a valid key"),
         ({"model": "gpt", "key_env": KEY}, {}, "must be the name of an environment variable"),
         ({}, {"OPENAI_API_KEY": KEY}, "llm.model is null"),
         ({"model": "a", "base_url": f"http://me:{KEY}@localhost/v1"}, {}, "must be an address such as"),
@@ -283,5 +287,5 @@ def test_settings_that_cannot_work(monkeypatch, settings, environment, message) 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message) as raised:
-        load_provider("openai", Settings(**settings))
+        load_provider(Llm(provider="openai", **settings))
     assert KEY not in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from selma.ground.errors import UserError
 from selma.ground.files import (
     folder_digest,
+    read_csv,
     read_json,
     read_jsonl,
     sha256_file,
@@ -22,9 +24,12 @@ from selma.ground.files import (
 )
 from selma.ground.items import Item, Question, load_split, write_split
 from selma.ground.pairs import read_image, write_image
-from selma.judging.judge import JUDGES, Answer, load_judge
+from selma.judging.judge import Answer, load_judge
+from selma.reporting import table
+from selma.runtime import tracking
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
+from selma.variants.judges import oracle
 from stages import answer, benchmark, evaluate, judge, prefer, report
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +43,11 @@ class Lamp:
     def answer(self, image, questions):
         bright = image.getpixel((0, 0))[0] > 100
         return [Answer(question.choices[0 if bright else -1], float(bright)) for question in questions]
+
+
+def use_judge(monkeypatch, judge) -> None:
+    """Put a judge in place of the oracle."""
+    monkeypatch.setattr(oracle, "load", lambda *_: judge())
 
 
 def item(skill: str, number: int, split: str) -> Item:
@@ -58,21 +68,22 @@ def project(tmp_path, monkeypatch):
     for file in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / file, tmp_path)
     monkeypatch.chdir(tmp_path)
-    Path("data/preferences").mkdir(parents=True)  # git keeps it
+    for kept in ("data/preferences", "metrics/merge"):  # by git
+        Path(kept).mkdir(parents=True)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setitem(JUDGES, load_params().judge.name, Lamp)
+    use_judge(monkeypatch, Lamp)
     for name in load_params().judges:
         run(monkeypatch, judge, name)
     for split in ("dev", "test"):
         items = [item(skill, number, split) for skill in SKILLS for number in range(3)]
         write_split(folder(), split, items)
     for model in load_params().models:
-        draw(folder(), Path("data/samples") / model, DARK if model == "base" else BRIGHT)
+        draw(folder(), Path("data/samples") / model / "shapes", DARK if model == "base" else BRIGHT)
     return tmp_path
 
 
 def folder() -> Path:
-    return Path("data/benchmarks") / load_params().evaluate.benchmark
+    return Path("data/benchmarks") / load_params().evaluate.benchmarks[0]
 
 
 def draw(benchmark: Path, samples: Path, color: tuple[int, int, int]) -> None:
@@ -86,7 +97,7 @@ def draw(benchmark: Path, samples: Path, color: tuple[int, int, int]) -> None:
 
 
 def set_params(**values: object) -> None:
-    """Set keys of params.yaml: set_params(evaluate={"others": []}) changes one of the section's."""
+    """Set keys of params.yaml: set_params(evaluate={"bootstrap": 9}) changes one of the section's."""
     path, yaml = Path("params.yaml"), YAML()
     params = yaml.load(path)
     for key, value in values.items():
@@ -101,10 +112,8 @@ PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
 
 
 def name_scorers(monkeypatch, *names: str) -> Brightness:
-    """Put preference judges into params; each scores a picture by its brightness."""
-    set_params(
-        judges={name: {"kind": "pickscore", "weights": PINNED} for name in names}, preferences=list(names)
-    )
+    """Put preference judges into params, by their kinds; each scores an image by its brightness."""
+    set_params(judges={name: {"kind": name, "weights": PINNED} for name in names}, preferences=list(names))
     for name in names:
         Path("models/judges", name).mkdir()
     scorer = Brightness()
@@ -112,8 +121,8 @@ def name_scorers(monkeypatch, *names: str) -> Brightness:
     return scorer
 
 
-def add_others() -> None:
-    """Two more benchmarks, with pictures: `many` asks multiple choice about items with the primary's ids,
+def add_benchmarks() -> None:
+    """Two more benchmarks, with images: `many` asks multiple choice about items with the leading one's ids,
     `styles` asks nothing."""
     file = {"path": "somewhere"}
     set_params(
@@ -121,7 +130,7 @@ def add_others() -> None:
             "many": {"source": "tifa", **file},
             "styles": {"source": "hps", "files": {"anime": file}},
         },
-        evaluate={"others": ["many", "styles"]},
+        evaluate={"benchmarks": ["shapes", "many", "styles"]},
     )
     questions = (
         Question("1", "What colour is it?", ("red", "blue", "green"), "red", (), "color"),
@@ -177,7 +186,7 @@ def other_metrics() -> None:
         "rank": 4,
         "cosine": {"count|tags": 0.25},
     }
-    write_json(Path("metrics/merge.json"), merge)
+    write_json(Path("metrics/merge/merged.json"), merge)
 
 
 # benchmark -------------------------------------------------------------------------------------
@@ -202,7 +211,7 @@ def test_an_unknown_benchmark_is_named(project):
 
 def test_every_question_is_asked_about_every_image(project, monkeypatch):
     run(monkeypatch, answer, "base")
-    rows = read_jsonl(Path("data/answers/base.jsonl"))
+    rows = read_jsonl(Path("data/answers/base/shapes.jsonl"))
     assert len(rows) == 6 * 2 * 2
     first = {
         "item": "objects-test-0",
@@ -221,23 +230,23 @@ def spoil_truncated(image: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [Path.unlink, spoil_truncated])
 def test_a_missing_or_truncated_image_is_named_and_nothing_written(project, monkeypatch, spoil):
-    spoil(Path("data/samples/merged/count-test-1-1.png"))
+    spoil(Path("data/samples/merged/shapes/count-test-1-1.png"))
     with pytest.raises(UserError, match=r"count-test-1-1\.png"):
         run(monkeypatch, answer, "merged")
     assert not Path("data/answers").exists()
 
 
 def test_images_of_other_prompts_or_too_few_of_them_are_an_error(project, monkeypatch):
-    metadata = Path("data/samples/merged/metadata.jsonl")
+    metadata = Path("data/samples/merged/shapes/metadata.jsonl")
     rows = read_jsonl(metadata)
     write_jsonl(metadata, rows[2:])
-    with pytest.raises(UserError, match="no image of item 'objects-test-0', k 0"):
+    with pytest.raises(UserError, match="item 'objects-test-0' has no image 0"):
         run(monkeypatch, answer, "merged")
     write_jsonl(metadata, rows[:-1])
-    with pytest.raises(UserError, match="no image of item 'count-test-2', k 1"):
+    with pytest.raises(UserError, match="item 'count-test-2' has no image 1"):
         run(monkeypatch, answer, "merged")
     write_jsonl(metadata, [{**rows[0], "text": "another exam"}, *rows[1:]])
-    with pytest.raises(UserError, match="'objects-test-0' is no prompt of benchmark shapes"):
+    with pytest.raises(UserError, match="'objects-test-0' is not a prompt of benchmark shapes"):
         run(monkeypatch, answer, "merged")
 
 
@@ -250,8 +259,8 @@ def test_a_model_without_samples_and_an_unknown_judge_are_named(project, monkeyp
 
 def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, monkeypatch):
     run(monkeypatch, answer, "base")
-    wanted = Path("data/answers/base.jsonl").read_bytes()
-    Path("data/answers/base.jsonl").unlink()
+    wanted = Path("data/answers/base/shapes.jsonl").read_bytes()
+    Path("data/answers/base/shapes.jsonl").unlink()
     asked = []
 
     class Stopping(Lamp):
@@ -261,20 +270,20 @@ def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, mo
             asked.append(1)
             return super().answer(image, questions)
 
-    monkeypatch.setitem(JUDGES, load_params().judge.name, Stopping)
+    use_judge(monkeypatch, Stopping)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, answer, "base")
-    assert not Path("data/answers/base.jsonl").exists()
+    assert not Path("data/answers/base/shapes.jsonl").exists()
 
     class Counting(Lamp):
         def answer(self, image, questions):
             asked.append(1)
             return super().answer(image, questions)
 
-    monkeypatch.setitem(JUDGES, load_params().judge.name, Counting)
+    use_judge(monkeypatch, Counting)
     run(monkeypatch, answer, "base")
     assert len(asked) == 6 * 2
-    assert Path("data/answers/base.jsonl").read_bytes() == wanted
+    assert Path("data/answers/base/shapes.jsonl").read_bytes() == wanted
     assert not list(project.glob(".work/*/*"))
 
 
@@ -296,39 +305,39 @@ class Brightness:
 
 
 def test_every_image_is_scored_and_a_stopped_run_goes_on(project, monkeypatch):
-    name_scorers(monkeypatch, "bright", "pale")
-    add_others()
+    name_scorers(monkeypatch, "hpsv2", "pickscore")
+    add_benchmarks()
     stopping, going_on = Brightness(stop_after=12 + 3), Brightness()
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, prefer, "pale", "merged")
+        run(monkeypatch, prefer, "pickscore", "merged")
     assert not list(Path("data/preferences").iterdir())
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: going_on)
-    run(monkeypatch, prefer, "pale", "merged")
+    run(monkeypatch, prefer, "pickscore", "merged")
     assert len(going_on.asked) == 12 + 8 + 8 - 15  # the others were on disk
-    folder = Path("data/preferences/pale/merged")
+    folder = Path("data/preferences/pickscore/merged")
     assert sorted(file.name for file in folder.iterdir()) == ["many.jsonl", "shapes.jsonl", "styles.jsonl"]
     rows = read_jsonl(folder / "shapes.jsonl")
     assert len(rows) == 12
-    assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "pale", "score": 0.25}
+    assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "pickscore", "score": 0.25}
 
 
 def test_scores_that_nobody_asked_for_are_named(project, monkeypatch):
     with pytest.raises(UserError, match="preferences: no judge 'nope'; allowed: none"):
         run(monkeypatch, prefer, "nope", "merged")
-    name_scorers(monkeypatch, "bright")
+    name_scorers(monkeypatch, "hpsv2")
     with pytest.raises(UserError, match=r"models: no model .nope. in params\.yaml; allowed: base, "):
-        run(monkeypatch, prefer, "bright", "nope")
+        run(monkeypatch, prefer, "hpsv2", "nope")
 
 
 def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
-    name_scorers(monkeypatch, "bright", "pale")
+    name_scorers(monkeypatch, "hpsv2", "pickscore")
     stages = load_stages(Path())
     scored = {name: stage for name, stage in stages.items() if name.startswith("prefer@")}
     assert len(scored) == 2 * len(load_params().models)
     again = {name for name, stage in scored.items() if "data/samples/merged" in stage.deps}
-    assert again == {"prefer@bright-merged", "prefer@pale-merged"}
-    assert scored["prefer@pale-merged"].cmd == "python -m stages.prefer pale merged"
+    assert again == {"prefer@hpsv2-merged", "prefer@pickscore-merged"}
+    assert scored["prefer@pickscore-merged"].cmd == "python -m stages.prefer pickscore merged"
 
 
 # evaluate --------------------------------------------------------------------------------------
@@ -339,11 +348,22 @@ def test_scores_gains_plots_and_grid(project, monkeypatch):
     evaluated(monkeypatch)
     summary = read_json(Path("metrics/eval.json"))
     assert (summary["n_prompts"], summary["images_per_prompt"]) == (6, 2)
-    assert (summary["base"]["mean"], summary["merged"]["mean"]) == (0, 1)
-    assert summary["gain"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert summary["gain_over_single"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert list(summary["expert"]) == list(load_params().merge.experts)
-    assert summary["skill"]["count"] == summary["category"]["color"]
+    assert (summary["benchmark"], summary["judge"]) == ("shapes", "oracle")
+    drawing = load_params().evaluate.drawing
+    assert summary["drawing"] == {
+        "scheduler": drawing.scheduler,
+        "steps": drawing.steps,
+        "guidance": drawing.guidance,
+        "resolution": drawing.resolution,
+    }
+    assert list(summary["models"]) == list(load_params().models)
+    nothing, all_right = ({"mean": x, "low": x, "high": x, "micro": x, "no_dependencies": x} for x in (0, 1))
+    assert summary["models"]["base"] == nothing
+    assert summary["models"]["merged"] == summary["models"]["count"] == all_right
+    assert summary["gains"] == {
+        "merged over base": {"mean": 1.0, "low": 1.0, "high": 1.0},
+        "merged over single": {"mean": 0.0, "low": 0.0, "high": 0.0},
+    }
     assert Path("metrics/by_skill.csv").read_text().startswith("model,skill,score\nbase,objects,0.0\n")
     assert "merged,color,1.0" in Path("metrics/by_category.csv").read_text().splitlines()
 
@@ -361,6 +381,48 @@ def test_scores_gains_plots_and_grid(project, monkeypatch):
     assert not list(project.glob(".work/*/*"))
 
 
+def test_one_more_model_row_appears_by_name_wherever_results_do(project, monkeypatch, capsys):
+    """A row of `models` and a pair of `compare` are all that a new model takes."""
+    set_params(
+        merges={"delta": {"operator": "delta_mean", "experts": None}},
+        models={"delta": {"weights": "models/merges/delta", "guidance": "cfg"}},
+        compare=[["merged", "base"], ["delta", "merged"]],
+    )
+    stages = load_stages(Path())
+    assert {"merge@delta", "sample@delta", "answer@delta"} <= set(stages)
+    assert "selma/variants/operators/delta_mean.py" in stages["merge@delta"].deps
+    draw(folder(), Path("data/samples/delta/shapes"), DARK)
+    evaluated(monkeypatch)
+    summary = read_json(Path("metrics/eval.json"))
+    assert list(summary["models"])[-1] == "delta" and summary["models"]["delta"]["mean"] == 0
+    assert {"low", "high"} <= set(summary["models"]["delta"])
+    assert summary["gains"]["delta over merged"] == {"mean": -1.0, "low": -1.0, "high": -1.0}
+    assert read_csv(Path("metrics/items.csv"), ("delta",))[0].cells["delta"] == "0.0"
+    assert {row.cells["model"] for row in read_csv(Path("metrics/by_skill.csv"), ("model",))} >= {"delta"}
+
+    other_metrics()
+    write_json(Path("metrics/merge/delta.json"), read_json(Path("metrics/merge/merged.json")))
+    capsys.readouterr()
+    run(monkeypatch, report)
+    printed = capsys.readouterr().out
+    assert re.search(r"^delta +0\.00 +\[0\.00, 0\.00\]$", printed, re.M)
+    assert re.search(r"^delta over merged +-100\.00 \[-100\.00, -100\.00\]$", printed, re.M)
+    page = Path("data/report/index.html").read_text()
+    assert "delta compared with merged: -100.00 points" in page and "<td>delta</td>" in page
+    assert "delta: cosine of its experts" in page
+    shown = table.markdown_table(summary)
+    assert re.search(r"^\| delta +\| 0\.00 +\|", shown, re.M) and "delta over merged, points" in shown
+    # What MLflow is told: every number of the file, under the model's name.
+    told = tracking.flatten(summary)
+    assert told["models.delta.mean"] == 0 and told["gains.delta over merged.low"] == -1
+
+
+def test_the_leading_benchmark_must_ask_something(project, monkeypatch):
+    write_split(folder(), "test", [Item("a", "a prompt", "count", "x", ())])
+    with pytest.raises(UserError, match="data/benchmarks/shapes: has no questions, so it cannot lead"):
+        run(monkeypatch, evaluate)
+
+
 def test_the_same_answers_give_the_same_bytes(project, monkeypatch):
     evaluated(monkeypatch)
     before = folder_digest(Path("data/grid")), folder_digest(Path("metrics"))
@@ -370,108 +432,110 @@ def test_the_same_answers_give_the_same_bytes(project, monkeypatch):
 
 def test_items_without_answers_score_0_with_a_warning(project, monkeypatch, capsys):
     evaluated(monkeypatch)
-    path = Path("data/answers/merged.jsonl")
+    path = Path("data/answers/merged/shapes.jsonl")
     write_jsonl(path, [row for row in read_jsonl(path) if row["item"] != "count-test-2"])
     run(monkeypatch, evaluate)
-    assert read_json(Path("metrics/eval.json"))["merged"]["mean"] == 0.8333
-    assert "merged.jsonl: 4 answers are missing in 1 items" in capsys.readouterr().err
+    assert read_json(Path("metrics/eval.json"))["models"]["merged"]["mean"] == 0.8333
+    assert "merged/shapes.jsonl: 4 answers are missing in 1 items" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", None])
 def test_a_spoilt_answers_file_is_named_and_nothing_written(project, monkeypatch, content):
     answered(monkeypatch)
-    path = Path("data/answers/count.jsonl")
+    path = Path("data/answers/count/shapes.jsonl")
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(UserError, match=r"data/answers/count\.jsonl"):
+    with pytest.raises(UserError, match=r"data/answers/count/shapes\.jsonl"):
         run(monkeypatch, evaluate)
-    assert not Path("metrics").exists() and not Path("data/grid").exists()
+    assert not list(Path("metrics").glob("*.*")) and not Path("data/grid").exists()
 
 
 def test_a_truncated_image_in_the_grid_is_named(project, monkeypatch):
     answered(monkeypatch)
-    for image in Path("data/samples/base").glob("*.png"):
+    for image in Path("data/samples/base/shapes").glob("*.png"):
         spoil_truncated(image)
-    with pytest.raises(UserError, match=r"data/samples/base/.*\.png"):
+    with pytest.raises(UserError, match=r"data/samples/base/shapes/.*\.png"):
         run(monkeypatch, evaluate)
-    assert not Path("metrics").exists() and not Path("data/grid").exists()
+    assert not list(Path("metrics").glob("*.*")) and not Path("data/grid").exists()
 
 
-# other benchmarks and preferences --------------------------------------------------------------
+# further benchmarks and preferences ------------------------------------------------------------
 
 
-def primary_outs() -> dict[str, str]:
-    """Digests of all that is about the primary benchmark."""
+def leading_outs() -> dict[str, str]:
+    """Digests of all that is about the leading benchmark."""
     files = [
-        *Path("data/answers").iterdir(),
+        *Path("data/answers").glob("*/shapes.jsonl"),
         *Path("data/preferences").glob("*/*/shapes.jsonl"),
-        *(path for path in Path("metrics").glob("*.*") if path.name != "others.json"),
+        *(path for path in Path("metrics").glob("*.*") if path.stem not in ("benchmarks", "preferences")),
     ]
     return {str(path): sha256_file(path) for path in files} | {"data/grid": folder_digest(Path("data/grid"))}
 
 
 def test_nothing_more_is_measured_than_was_asked_for(project, monkeypatch):
     evaluated(monkeypatch)
-    assert Path("metrics/others.json").read_text() == "{}\n"
-    assert {file.read_text() for file in Path("data/other_answers").iterdir()} == {""}
-    assert len(list(Path("data/other_answers").iterdir())) == len(load_params().models)
+    assert (
+        Path("metrics/benchmarks.json").read_text() == Path("metrics/preferences.json").read_text() == "{}\n"
+    )
+    assert {file.name for file in Path("data/answers").glob("*/*")} == {"shapes.jsonl"}
 
 
-def test_others_are_measured_and_change_nothing_of_the_primary(project, monkeypatch):
-    name_scorers(monkeypatch, "bright")
+def test_further_benchmarks_are_measured_and_change_nothing_of_the_leading_one(project, monkeypatch):
+    name_scorers(monkeypatch, "hpsv2")
     evaluated(monkeypatch)
-    before = primary_outs()
-    alone = read_json(Path("metrics/others.json"))
-    assert list(alone) == ["preference"] and list(alone["preference"]) == ["shapes"]
-    add_others()
+    before = leading_outs()
+    alone = read_json(Path("metrics/preferences.json"))
+    assert list(alone) == ["shapes"] and list(alone["shapes"]) == ["hpsv2"]
+    add_benchmarks()
     evaluated(monkeypatch)
-    assert primary_outs() == before and len(before) == 2 * len(load_params().models) + 5
+    assert leading_outs() == before and len(before) == 2 * len(load_params().models) + 5
 
-    found = read_json(Path("metrics/others.json"))
-    assert list(found["benchmark"]) == ["many"]  # `styles` asks nothing
-    many = found["benchmark"]["many"]
-    assert (many["n_prompts"], many["images_per_prompt"]) == (4, 2)
-    assert many["base"]["mean"] == many["merged"]["mean"] == 0.5  # dark: no, as expected; bright: red
-    assert many["category"]["color"] == {"base": 0.0, "merged": 1.0, "gain": 1.0}
-    assert many["category"]["attribute"] == {"base": 1.0, "merged": 0.0, "gain": -1.0}
+    found = read_json(Path("metrics/benchmarks.json"))
+    assert list(found) == ["many"]  # `styles` asks nothing
+    assert (found["many"]["n_prompts"], found["many"]["images_per_prompt"]) == (4, 2)
+    # dark: no, as expected; bright: red, as expected
+    assert [found["many"]["models"][name]["mean"] for name in ("base", "merged")] == [0.5, 0.5]
+    assert found["many"]["gains"]["merged over base"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
-    assert list(found["preference"]) == ["shapes", "many", "styles"]
-    assert found["preference"]["shapes"] == alone["preference"]["shapes"]
-    styles = found["preference"]["styles"]["bright"]
-    assert styles["n_prompts"] == 4
-    assert (styles["base"]["mean"], styles["merged"]["mean"], styles["single"]["mean"]) == (0.009, 0.25, 0.25)
-    assert styles["gain"] == {"mean": 0.241, "low": 0.241, "high": 0.241}
-    assert styles["gain_over_single"]["mean"] == 0
-    assert list(styles["expert"]) == list(load_params().merge.experts)
-    assert styles["skill"] == {style: {"base": 0.009, "merged": 0.25, "gain": 0.241} for style in STYLES}
+    preferred = read_json(Path("metrics/preferences.json"))
+    assert list(preferred) == ["shapes", "many", "styles"]
+    assert preferred["shapes"] == alone["shapes"]
+    styles = preferred["styles"]["hpsv2"]
+    assert styles["n_prompts"] == 4 and list(styles["models"]) == list(load_params().models)
+    base, merged = styles["models"]["base"], styles["models"]["merged"]
+    assert base == {"mean": 0.009, "low": 0.009, "high": 0.009, "skill": dict.fromkeys(STYLES, 0.009)}
+    assert merged["skill"] == dict.fromkeys(STYLES, 0.25)
+    assert styles["gains"] == {
+        "merged over base": {"mean": 0.241, "low": 0.241, "high": 0.241},
+        "merged over single": {"mean": 0.0, "low": 0.0, "high": 0.0},
+    }
 
 
 def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(project, monkeypatch):
-    add_others()
+    add_benchmarks()
     asked = []
 
     class Stopping(Lamp):
         def answer(self, image, questions):
-            if len(asked) == 15:  # three pictures of `many`, after the primary's twelve
+            if len(asked) == 15:  # three images of `many`, after the leading one's twelve
                 raise KeyboardInterrupt
             asked.append(questions)
             return super().answer(image, questions)
 
-    monkeypatch.setitem(JUDGES, load_params().judge.name, Stopping)
+    use_judge(monkeypatch, Stopping)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, answer, "merged")
-    assert not Path("data/answers").exists() and not Path("data/other_answers").exists()
+    assert not Path("data/answers").exists()
 
     class GoingOn(Lamp):
         def answer(self, image, questions):
             asked.append(questions)
             return super().answer(image, questions)
 
-    monkeypatch.setitem(JUDGES, load_params().judge.name, GoingOn)
+    use_judge(monkeypatch, GoingOn)
     run(monkeypatch, answer, "merged")
     assert len(asked) == 12 + 8 and all(asked)
-    rows = read_jsonl(Path("data/other_answers/merged.jsonl"))
-    assert rows[0] == {
-        "benchmark": "many",
+    rows = read_jsonl(Path("data/answers/merged/many.jsonl"))
+    first = {
         "item": "count-test-0",
         "k": 0,
         "question": "1",
@@ -479,21 +543,25 @@ def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(
         "p_yes": 1.0,
         "expected": "red",
     }
-    assert len(rows) == 4 * 2 * 2
-    assert not any("benchmark" in row for row in read_jsonl(Path("data/answers/merged.jsonl")))
+    assert rows[0] == first and len(rows) == 4 * 2 * 2
+    assert read_jsonl(Path("data/answers/merged/shapes.jsonl"))[0]["answer"] == "yes"
+    assert sorted(file.name for file in Path("data/answers/merged").iterdir()) == [
+        "many.jsonl",
+        "shapes.jsonl",
+    ]
 
 
 def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
-    name_scorers(monkeypatch, "bright")
-    add_others()
+    name_scorers(monkeypatch, "hpsv2")
+    add_benchmarks()
     metadata = Path("data/samples/merged/many/metadata.jsonl")
     write_jsonl(metadata, read_jsonl(metadata)[:-1])
-    with pytest.raises(UserError, match="samples/merged/many: no image of item 'count-test-3', k 1"):
+    with pytest.raises(UserError, match="samples/merged/many: item 'count-test-3' has no image 1"):
         run(monkeypatch, answer, "merged")
     shutil.rmtree("data/samples/merged/styles")
     with pytest.raises(UserError, match="data/samples/merged/styles"):
-        run(monkeypatch, prefer, "bright", "merged")
-    assert not Path("data/other_answers").exists() and not list(Path("data/preferences").iterdir())
+        run(monkeypatch, prefer, "hpsv2", "merged")
+    assert not Path("data/answers").exists() and not list(Path("data/preferences").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -504,36 +572,36 @@ def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
             lambda rows: [{**rows[0], "answer": "rot"}, *rows[1:]],
             "is answered 'rot'; one of red, blue, green",
         ),
-        (lambda rows: [], "merged.jsonl, many holds no answers"),
+        (lambda rows: [], "merged/many.jsonl holds no answers"),
     ],
 )
 def test_a_gap_in_multiple_choice_is_an_error_and_nothing_is_written(project, monkeypatch, spoil, says):
-    add_others()
+    add_benchmarks()
     answered(monkeypatch)
-    path = Path("data/other_answers/merged.jsonl")
+    path = Path("data/answers/merged/many.jsonl")
     write_jsonl(path, spoil(read_jsonl(path)))
     with pytest.raises(UserError, match=says) as error:
         run(monkeypatch, evaluate)
-    assert "\n" not in str(error.value) and not Path("metrics").exists()
+    assert "\n" not in str(error.value) and not list(Path("metrics").glob("*.*"))
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda rows: rows[:-1], "item 'photo-1', image 1 has no score by bright"),
-        (lambda rows: [{**row, "judge": "pale"} for row in rows], "judge holds no 'bright'"),
+        (lambda rows: rows[:-1], "item 'photo-1', image 1 has no score by hpsv2"),
+        (lambda rows: [{**row, "judge": "pickscore"} for row in rows], "judge holds no 'hpsv2'"),
         (lambda rows: [*rows, {**rows[0], "item": "else"}], "'else' is not in the benchmark"),
     ],
 )
 def test_a_gap_in_preference_scores_is_an_error(project, monkeypatch, spoil, says):
-    name_scorers(monkeypatch, "bright")
-    add_others()
+    name_scorers(monkeypatch, "hpsv2")
+    add_benchmarks()
     answered(monkeypatch)
-    path = Path("data/preferences/bright/merged/styles.jsonl")
+    path = Path("data/preferences/hpsv2/merged/styles.jsonl")
     write_jsonl(path, spoil(read_jsonl(path)))
     with pytest.raises(UserError, match=says):
         run(monkeypatch, evaluate)
-    assert not Path("metrics").exists()
+    assert not list(Path("metrics").glob("*.*"))
 
 
 # report ----------------------------------------------------------------------------------------
@@ -546,7 +614,7 @@ def test_the_report_is_one_file_and_the_table_is_printed(project, monkeypatch, c
     page = Path("data/report/index.html").read_text()
     assert page.count("data:image/png;base64,") == 8
     printed = capsys.readouterr().out
-    assert "gain of merged over base" in printed and "+100.00 [+100.00, +100.00]" in printed
+    assert re.search(r"^merged over base +\+100\.00 \[\+100\.00, \+100\.00\]$", printed, re.M)
     assert "data/report/index.html" in printed
     run(monkeypatch, report)
     assert Path("data/report/index.html").read_text() == page

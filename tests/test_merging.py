@@ -29,7 +29,7 @@ def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: obje
 
 
 def merged(operator: str, experts: list[LoraWeights]) -> LoraWeights:
-    return merge(operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
+    return merge("merged", operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -99,9 +99,9 @@ def test_an_untrained_expert_has_cosine_0_with_any():
 
 
 def test_the_result_tells_what_it_was_made_of():
-    result = merge("delta_mean", {"count": random_expert(0, 2), "tags": random_expert(1, 3)})
+    result = merge("mine", "delta_mean", {"count": random_expert(0, 2), "tags": random_expert(1, 3)})
     assert result.provenance == {
-        "name": "merged",
+        "name": "mine",
         "operator": "delta_mean",
         "experts": ["count", "tags"],
         "backbone": "b" * 64,
@@ -130,14 +130,14 @@ def test_the_result_tells_what_it_was_made_of():
 def test_an_expert_that_does_not_fit_is_named(odd, operator):
     odd.provenance["name"] = "odd"
     with pytest.raises(UserError, match="'odd'"):
-        merge(operator, {"count": random_expert(0, 2), "odd": odd})
+        merge("mine", operator, {"count": random_expert(0, 2), "odd": odd})
 
 
 def test_an_unknown_operator_and_no_experts_are_refused():
-    with pytest.raises(UserError, match="factor_mean, delta_mean"):
-        merge("ties", {"count": random_expert(0, 2)})
-    with pytest.raises(UserError, match=r"merge\.experts"):
-        merge("delta_mean", {})
+    with pytest.raises(UserError, match=r"operator is 'ties'; it must be one of: delta_mean, factor_mean"):
+        merge("mine", "ties", {"count": random_expert(0, 2)})
+    with pytest.raises(UserError, match=r"merges\.mine\.experts"):
+        merge("mine", "delta_mean", {})
 
 
 @pytest.mark.parametrize("operator", variants.names("operators"))
@@ -152,7 +152,7 @@ def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, op
         card["backbone"] = fingerprint(tiny_backbone)
         save_lora(tmp_path / name, state, card)
         experts[name] = load_lora(tmp_path / name)
-    result = merge(operator, experts)
+    result = merge("merged", operator, experts)
     save_lora(tmp_path / "merged", result.state(), result.provenance)
     dense = load_pipeline(tiny_backbone).unet
     for module in result.factors:

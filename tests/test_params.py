@@ -50,7 +50,7 @@ del_ = object()
 def test_the_committed_params_load() -> None:
     params = load_params(ROOT / "params.yaml")
     assert isinstance(params, Params)
-    assert params.images.steps == COMMITTED["images"]["steps"]
+    assert params.images.drawing.steps == COMMITTED["images"]["drawing"]["steps"]
     assert params.experts["count"].data == "data/images/count"
     assert params.skills == tuple(COMMITTED["skills"])
 
@@ -66,48 +66,85 @@ def test_a_float_may_be_written_as_dvc_and_people_write_it(text: str, tmp_path: 
 
 
 def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
-    guidance = load_params(write(tmp_path, changed("images.guidance", 2))).images.guidance
+    guidance = load_params(write(tmp_path, changed("images.drawing.guidance", 2))).images.drawing.guidance
     assert guidance == 2.0 and isinstance(guidance, float)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("expert.rank", 0, "expert.rank is 0; it must be at least 1"),
-        ("expert.rank", "16", "expert.rank is '16'; it must be an integer"),
-        ("expert.rank", 16.0, "expert.rank is 16.0; it must be an integer"),
-        ("expert.rank", True, "expert.rank is True; it must be an integer"),
+        ("expert.rank", 0, "expert.rank is 0; it must be greater than or equal to 1"),
+        ("expert.rank", "16", "expert.rank is '16'; it must be a valid integer"),
+        ("expert.rank", 16.0, "expert.rank is 16.0; it must be a valid integer"),
+        ("expert.rank", True, "expert.rank is True; it must be a valid integer"),
         ("expert.rnak", 8, "unknown key expert.rnak; did you mean rank?"),
-        ("expert.rank", del_, "missing key expert.rank"),
-        ("colour", "red", "unknown key colour"),
-        ("merge", del_, "missing key merge"),
-        ("merge", None, "merge is None; it must be a mapping of operator, experts"),
-        ("merge.operator", "ties", "it must be one of: factor_mean, delta_mean"),
-        ("merge.experts", ["count", "animals"], "merge.experts holds animals; it must be one in `experts`"),
-        ("merge.experts", [], "merge.experts is []; it must name at least one"),
+        ("expert.rank", del_, "missing key expert.rank; expert needs backbone, rank, alpha"),
+        ("colour", "red", "unknown key colour; it must be one of: profile, seed"),
+        ("merges", del_, "missing key merges"),
+        ("merges", None, "merges is None; it must be a mapping"),
+        ("merges.merged", None, "merges.merged is None; it must be a mapping of operator, experts"),
+        ("merges.merged.operator", "mean", "it must be one of: delta_mean, factor_mean"),
+        (
+            "merges.merged.experts",
+            ["count", "animals"],
+            "merges.merged.experts holds animals; it must be one in",
+        ),
+        ("merges.merged.experts", [], "merges.merged.experts is []; it must have at least 1 item"),
+        (
+            "experts.count",
+            del_,
+            "merges.merged.experts is null (one expert for each skill), but no expert is called",
+        ),
         ("skills", ["count", "count"], "it must not name count twice"),
         ("skills", "count", "skills is 'count'; it must be a list"),
         ("skills", ["../count"], "skills[0] is '../count'; it must be a name"),
         ("experts.count.data", "data/images/animals", "experts.count.data is data/images/animals"),
         ("experts.count.data", "/data/images/count", "experts.count.data is /data/images/count"),
         ("experts.count.steps", 10, "it must be at most the 10 steps of expert count"),
+        ("experts.count.objective", "gan", "experts.count.objective is 'gan'; it must be one of: denoising"),
+        ("experts.a b", {}, "a key of experts is 'a b'; it must be a name"),
         ("models.base.weights", "models/backbones/other", "models.base.weights is models/backbones/other"),
-        ("models.merged", del_, "models.merged is needed"),
-        ("filter.keep", 10**9, "it must be at most prompts.candidates"),
-        ("filter.rouge_l", 1.5, "filter.rouge_l is 1.5; it must lie from 0 to 1"),
-        ("filter.rouge_l", float("nan"), "filter.rouge_l is nan; it must be a number"),
-        ("prompts.examples", 4, "prompts.examples is 4; it must lie from 1 to 3"),
-        ("images.guidance", float("inf"), "images.guidance is inf; it must be a number"),
-        ("images.scheduler", "ddmi", "images.scheduler is 'ddmi'; it must be one of: ddim"),
-        ("expert.learning_rate", 0, "expert.learning_rate is 0; it must be above 0"),
-        ("evaluate.benchmark", "tifa", "evaluate.benchmark is tifa; it must be one in `benchmarks`"),
-        ("evaluate.others", ["tifa"], "evaluate.others holds tifa; it must be one in `benchmarks`: shapes"),
-        ("evaluate.others", ["shapes"], "evaluate.others holds shapes, which is evaluate.benchmark"),
-        ("evaluate.others", ["tifa", "tifa"], "it must not name tifa twice"),
-        ("evaluate.others", None, "evaluate.others is None; it must be a list"),
+        ("models.base.guidance", "none", "models.base.guidance is 'none'; it must be one of: cfg"),
+        ("models.merged", del_, "compare[0] holds merged; it must be one in `models`"),
+        ("compare", [["merged", "merged"]], "compare[0] compares merged with itself"),
+        ("compare", [["merged", "base"]] * 2, "compare names [merged, base] twice"),
+        ("compare", [["merged"]], "missing key compare[0][1]"),
+        ("compare", [], "compare is []; it must have at least 1 item"),
+        ("filter.keep", 10**9, "they must be at most prompts.candidates"),
+        ("filter.rouge_l", 1.5, "filter.rouge_l is 1.5; it must be less than or equal to 1"),
+        ("filter.rouge_l", float("nan"), "filter.rouge_l is nan; it must be a finite number"),
+        ("prompts.examples", 4, "prompts.examples is 4; it must be less than or equal to 3"),
+        (
+            "images.drawing.guidance",
+            float("inf"),
+            "images.drawing.guidance is inf; it must be a finite number",
+        ),
+        ("images.drawing.scheduler", "ddmi", "images.drawing.scheduler is 'ddmi'; it must be one of: ddim"),
+        ("images.drawing", 3, "images.drawing is 3; it must be a mapping of scheduler, steps, guidance"),
+        ("expert.learning_rate", 0, "expert.learning_rate is 0; it must be greater than 0"),
+        (
+            "evaluate.benchmarks",
+            ["tifa"],
+            "evaluate.benchmarks holds tifa; it must be one in `benchmarks`: shapes",
+        ),
+        ("evaluate.benchmarks", [], "evaluate.benchmarks is []; it must have at least 1 item"),
+        ("evaluate.benchmarks", ["shapes", "shapes"], "it must not name shapes twice"),
+        ("evaluate.benchmarks", None, "evaluate.benchmarks is None; it must be a list"),
+        (
+            "benchmarks.shapes",
+            {"source": "hps", "files": {"photo": {"path": "x"}}},
+            "has no questions, so it cannot",
+        ),
+        (
+            "judge.kind",
+            "blip2",
+            "judge.kind is blip2, but judges.oracle.kind is oracle; they must be the same",
+        ),
+        ("preferences", ["oracle"], "preferences holds oracle, which does not score images"),
         ("preferences", ["owl", "owl"], "it must not name owl twice"),
+        ("llm.provider", "gpt", "llm.provider is 'gpt'; it must be one of: openai, shapes"),
         ("runtime.dtype", "fp16", "runtime.dtype is 'fp16'; it must be one of: float32, bfloat16, float16"),
-        ("seed", -1, "seed is -1; it must lie from 0"),
+        ("seed", -1, "seed is -1; it must be greater than or equal to 0"),
     ],
 )
 def test_what_is_wrong_is_named(key: str, value: Any, says: str, tmp_path: Path) -> None:
@@ -119,10 +156,28 @@ def test_what_is_wrong_is_named(key: str, value: Any, says: str, tmp_path: Path)
     assert "\n" not in str(error.value)
 
 
+def test_a_skill_that_no_expert_trains_on_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = changed("merges.merged.experts", ["count"])
+    for section, names in (("experts", ["single", "tags"]), ("models", ["single", "tags"])):
+        for name in names:
+            del contents[section][name]
+    contents["compare"] = [["merged", "base"]]
+    load_params(write(tmp_path, contents))
+    warned = capsys.readouterr().err
+    assert (
+        warned.startswith("warning: skills holds tags, but no expert trains on its images")
+        and warned.count("\n") == 1
+    )
+    load_params(ROOT / "params.yaml")
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "the file is None"),
+        ("", "the file is None; it must be a mapping of profile, seed"),
         ("- a\n", "the file is ['a']"),
         ("seed: [1\n", "is not valid YAML"),
         ("seed: 1\nseed: 2\n", "is not valid YAML"),

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.e2e
 SKILLS = ["objects", "count"]
+DRAWING = {"scheduler": "ddim", "steps": 4, "batch": 50, "resolution": 64}
 
 
 class Clone:
@@ -56,6 +57,9 @@ class Clone:
                 params[section] = value
         yaml.dump(params, path)
 
+    def params(self) -> dict:
+        return YAML(typ="safe").load(self.folder / "params.yaml")
+
     def metrics(self) -> dict:
         return json.loads((self.folder / "metrics/eval.json").read_text())
 
@@ -81,23 +85,22 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     folder = tmp_path_factory.mktemp("clone")
     _copy_tree(folder)
     clone = Clone(folder)
-    experts = {name: {"data": f"data/images/{name}"} for name in SKILLS} | {"all": {"data": "data/images"}}
-    models = {
-        "base": {"weights": "models/backbones/shapes"},
-        **{name: {"weights": f"models/experts/{name}"} for name in experts},
-        "merged": {"weights": "models/merged"},
+    data = {**{name: f"data/images/{name}" for name in SKILLS}, "single": "data/images"}
+    weights = {
+        "base": "models/backbones/shapes",
+        **{name: f"models/experts/{name}" for name in data},
+        "merged": "models/merges/merged",
     }
     clone.change(
         skills=SKILLS,
-        experts=experts,
-        models=models,
+        experts={name: {"data": folder, "objective": "denoising"} for name, folder in data.items()},
+        models={name: {"weights": folder, "guidance": "cfg"} for name, folder in weights.items()},
         benchmarks={"shapes": {"source": "shapes", "seed": 1, "dev_per_skill": 2, "test_per_skill": 3}},
         prompts={"candidates": 30, "per_request": 10},
         filter={"keep": 8},
-        images={"steps": 4},
+        images={"drawing": DRAWING | {"guidance": 3.0}},
         expert={"steps": 4, "checkpoint_every": 2, "batch": 4, "rank": 4},
-        merge={"experts": SKILLS},
-        evaluate={"steps": 4, "bootstrap": 200},
+        evaluate={"drawing": DRAWING | {"guidance": 1.35}, "bootstrap": 200},
     )
     clone.run("git", "init", "--quiet", "--initial-branch=main")
     clone.run("git", "config", "user.email", "test@example.org")
@@ -113,20 +116,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 def test_repro_makes_metrics_a_report_and_a_grid(clone):
     metrics = clone.metrics()
-    assert set(metrics) >= {
-        "base",
-        "merged",
-        "single",
-        "gain",
-        "gain_over_single",
-        "expert",
-        "skill",
-        "category",
-    }
-    assert metrics["gain"]["low"] <= metrics["gain"]["mean"] <= metrics["gain"]["high"]
-    assert metrics["gain"]["mean"] == pytest.approx(
-        metrics["merged"]["mean"] - metrics["base"]["mean"], abs=1e-3
-    )
+    assert list(metrics["models"]) == ["base", *SKILLS, "single", "merged"]
+    assert list(metrics["gains"]) == ["merged over base", "merged over single"]
+    gain, models = metrics["gains"]["merged over base"], metrics["models"]
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert gain["mean"] == pytest.approx(models["merged"]["mean"] - models["base"]["mean"], abs=1e-3)
     page = (clone.folder / "data/report/index.html").read_text()
     assert "data:image/png;base64" in page and 'src="http' not in page
     assert (clone.folder / "data/grid/before_after.png").stat().st_size > 1000
@@ -147,20 +141,81 @@ def test_a_second_repro_finds_nothing_changed(clone):
     assert time.monotonic() - started < 30  # a hang, not a speed: README and bench speak of speed
 
 
-def test_an_ablation_redraws_nothing_but_the_merged_model(clone):
-    printed = clone.run("dvc", "exp", "run", "--name", "delta", "--set-param", "merge.operator=delta_mean")
+def test_what_changes_no_out_runs_nothing_again(clone):
+    """A new setting, rule or error text, and a choice that no row names yet."""
+    changed = {
+        "selma/runtime/params.py": "\n# a new setting\n",
+        "selma/runtime/checks.py": "\n# a new rule, in other words\n",
+        "selma/runtime/tracking.py": "\n# more shown in MLflow\n",
+    }
+    for name, text in changed.items():
+        path = clone.folder / name
+        path.write_text(path.read_text() + text)
+    for door in ("operators", "judges", "benchmarks", "objectives", "guidance", "providers"):
+        choices = sorted((clone.folder / "selma/variants" / door).glob("[!_]*.py"))
+        (choices[0].parent / "brand_new.py").write_bytes(choices[0].read_bytes())
+    assert "up to date" in clone.run("dvc", "status")
+    clone.run("git", "checkout", "--quiet", ".")
+    clone.run("git", "clean", "--quiet", "--force", "selma")
+
+
+def test_a_new_row_is_one_more_stage_of_each_kind(clone):
+    """The chosen operator's file is a dep of its merge alone; base, experts and the other merge are not drawn again."""
+    clone.change(
+        merges={"delta": {"operator": "delta_mean", "experts": None}},
+        models={**clone.params()["models"], "delta": {"weights": "models/merges/delta", "guidance": "cfg"}},
+        compare=[["merged", "base"], ["delta", "merged"]],
+    )
+    printed = clone.run("dvc", "repro")
     ran = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
-    assert ran == {"merge", "sample@merged", "answer@merged", "evaluate", "report"}
-    shown = clone.run("dvc", "exp", "show", "--csv")
-    assert "delta" in shown and "delta_mean" in shown
-    assert "merge.operator" in clone.run("dvc", "params", "diff")
+    assert ran == {"merge@delta", "sample@delta", "answer@delta", "evaluate", "report"}
+    metrics = clone.metrics()
+    assert {"mean", "low", "high"} <= metrics["models"]["delta"].keys()
+    assert {"mean", "low", "high"} == metrics["gains"]["delta over merged"].keys()
+    assert "delta over merged" in clone.run("python", "-m", "selma.table")
     clone.run("git", "checkout", "--quiet", ".")
     clone.run("dvc", "checkout")
 
 
+def test_an_ablation_redraws_nothing_but_the_merged_model(clone):
+    printed = clone.run("dvc", "exp", "run", "--name", "delta", "-S", "merges.merged.operator=delta_mean")
+    ran = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
+    assert ran == {"merge@merged", "sample@merged", "answer@merged", "evaluate", "report"}
+    shown = clone.run("dvc", "exp", "show", "--csv")
+    assert "delta" in shown and "delta_mean" in shown
+    assert "merges.merged.operator" in clone.run("dvc", "params", "diff")
+    clone.run("git", "checkout", "--quiet", ".")
+    clone.run("dvc", "checkout")
+
+
+def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
+    """Two training seeds through `dvc exp run`, pooled; the second call runs nothing."""
+    (clone.folder / "experiments.yaml").write_text(
+        "pair: {desc: two policies, runs: {best: {select.policy: best}, last: {select.policy: last}}, pool: true}\n"
+    )
+    clone.run("git", "add", "--all")
+    clone.run("git", "commit", "--quiet", "--message", "a small set")
+    printed = clone.run("python", "-m", "selma.experiments", "pair")
+    ran = {line.split("'")[1] for line in printed.splitlines() if "Running stage" in line}
+    assert not {name for name in ran if name.startswith(("prompts", "images", "expert"))}, (
+        "the run cache has them"
+    )
+    found = json.loads((clone.folder / "metrics/study/pair.json").read_text())
+    assert list(found["runs"]) == ["best", "last"] and found["runs"]["last"]["settings"] == {
+        "select.policy": "last"
+    }
+    pooled = found["pooled"]["gains"]["merged over base"]
+    means = [run["gains"]["merged over base"]["mean"] for run in found["runs"].values()]
+    assert pooled["mean"] == pytest.approx(sum(means) / 2, abs=2e-4)
+    assert pooled["low"] <= pooled["mean"] <= pooled["high"]
+    assert "Running stage" not in clone.run("python", "-m", "selma.experiments", "pair")
+    clone.run("git", "checkout", "--quiet", ".")
+    clone.run("git", "clean", "--quiet", "--force", "metrics")
+
+
 def test_metrics_of_branches_are_compared(clone):
     clone.run("dvc", "exp", "branch", "delta", "delta-branch")
-    assert "metrics/merge.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
+    assert "metrics/merge/merged.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
     assert (
         "static/plots" in clone.run("dvc", "plots", "show")
         or (clone.folder / "dvc_plots/index.html").exists()
@@ -172,12 +227,12 @@ def test_a_team_remote_serves_another_clone(clone, tmp_path):
     remote, other = tmp_path / "remote", Clone(tmp_path / "other")
     clone.run("dvc", "remote", "add", "team", str(remote))
     clone.change(store={"remote": "team"})
-    assert "up to date" in clone.run("dvc", "status", "merge")
-    clone.run("dvc", "push", "images@count", "merge")
+    assert "up to date" in clone.run("dvc", "status", "merge@merged")
+    clone.run("dvc", "push", "images@count", "merge@merged")
     clone.run("git", "commit", "--quiet", "--all", "--message", "a team's remote")
     subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(other.folder)], check=True)
-    other.run("dvc", "pull", "images@count", "merge")
-    for name in ("data/images/count/metadata.jsonl", "models/merged/pytorch_lora_weights.safetensors"):
+    other.run("dvc", "pull", "images@count", "merge@merged")
+    for name in ("data/images/count/metadata.jsonl", "models/merges/merged/pytorch_lora_weights.safetensors"):
         assert (other.folder / name).read_bytes() == (clone.folder / name).read_bytes()
 
 
@@ -202,6 +257,6 @@ def test_this_repository_pulls_everything_of_its_committed_run(tmp_path):
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "fresh")], check=True)
     fresh = Clone(tmp_path / "fresh")
     fresh.run("dvc", "pull")
-    for name in ("models/merged/pytorch_lora_weights.safetensors", "data/answers/merged.jsonl"):
+    for name in ("models/merges/merged/pytorch_lora_weights.safetensors", "data/answers/merged/shapes.jsonl"):
         assert (fresh.folder / name).is_file()
     assert "up to date" in fresh.run("dvc", "status")

@@ -36,7 +36,7 @@ def test_the_committed_params_are_the_default_profile(copy: Path) -> None:
 
 def test_the_embedded_profile_draws_at_the_size_its_backbone_was_pretrained_for() -> None:
     params = load_params(ROOT / "params.yaml")
-    sizes = {params.images.resolution, params.expert.resolution, params.evaluate.resolution}
+    sizes = {params.images.drawing.resolution, params.expert.resolution, params.evaluate.drawing.resolution}
     assert sizes == {CANVAS}
 
 
@@ -85,6 +85,19 @@ def test_a_value_is_written_as_the_profile_writes_it(copy: Path) -> None:
     assert "  learning_rate: 3e-5   # constant\n" in text(copy)
 
 
+def test_rows_are_overlaid_key_by_key_and_a_users_own_row_stays(copy: Path) -> None:
+    path = copy / "params.yaml"
+    row = "  mine: {weights: models/experts/count, guidance: cfg}    # my own\n"
+    path.write_text(text(copy).replace("  merged: {weights:", f"{row}  merged: {{weights:"))
+    before = path.read_bytes()
+    profile.apply("sdxl", copy)
+    models = load_params(path).models
+    assert models["base"].weights == "models/backbones/sdxl" and row in text(copy)
+    assert models["count"].weights == "models/experts/count"
+    profile.apply("shapes", copy)
+    assert path.read_bytes() == before
+
+
 def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
     (copy / "profiles" / "other.yaml").write_text(
         "profile: other\nbenchmarks:\n  shapes: {source: shapes, seed: 1, dev_per_skill: 1, test_per_skill: 2}\n"
@@ -98,8 +111,9 @@ def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
-        ("profile: other\nexpert: {rnak: 3}\n", "no key expert.rnak in params.yaml"),
+        ("profile: other\nexpert: {rnak: 3}\n", "key expert.rnak is not in params.yaml"),
         ("profile: other\nexpert: {rank: 0}\n", "profiles/other.yaml on params.yaml: expert.rank is 0"),
+        ("profile: other\nmodels:\n  mine: {weights: x}\n", "key models.mine.weights is not in params.yaml"),
         ("profile: shapes\nseed: 3\n", "must say `profile: other`"),
         ("profile: other\nskills:\n  - count\n", "skills must be written as params.yaml writes it"),
         ("profile: [\n", "is not valid YAML"),
@@ -120,5 +134,5 @@ def test_an_unknown_profile_gets_the_list(
 ) -> None:
     monkeypatch.chdir(copy)
     assert profile.main(["sd3"]) == 2
-    assert capsys.readouterr().err == f"error: no profile sd3; there are: {', '.join(NAMES)}\n"
+    assert capsys.readouterr().err == f"error: unknown profile sd3; allowed: {', '.join(NAMES)}\n"
     assert profile.main([]) == 2

@@ -203,7 +203,7 @@ def test_habits_of_models_end_in_the_full_set(
 )
 def test_nothing_but_refusals_is_an_error_that_shows_one(repo, server, content: str, says: str) -> None:
     server.behave = lambda number, body: reply(body, content)
-    with pytest.raises(UserError, match=f"brought nothing new after 0 prompts.*{says}"):
+    with pytest.raises(UserError, match=f"produced nothing new after 0 prompts.*{says}"):
         run(repo, server)
     assert len(server.seen) == 15  # five rounds, not for ever
     assert not (repo / "data/prompts").exists()
@@ -225,7 +225,7 @@ def test_more_candidates_ask_for_what_is_missing_only(repo: Path, server: Server
         first["prompts.jsonl"][: first["prompts.jsonl"].rindex(b'{"id"')]
     )
     assert len(set(server.answered)) == len(server.seen) > asked
-    assert f"{asked} of {len(server.seen)} replies were on file" in capsys.readouterr().out
+    assert f"{asked} of {len(server.seen)} replies were reused" in capsys.readouterr().out
     shutil.rmtree(repo / ".llm")
     assert run(repo, server) == resumed  # as a run that never stopped
 

@@ -20,6 +20,7 @@ from selma.ground.items import SPLITS, Item, Question, write_split
 from selma.ground.pairs import prompt_id
 from selma.prompts import provider
 from selma.runtime import stage
+from selma.runtime.params import Llm
 from selma.variants.providers import shapes
 from stages import filter as filter_stage
 from stages import prompts as prompts_stage
@@ -76,7 +77,7 @@ def change(repo: Path, values: dict[str, object]) -> None:
 def use(monkeypatch, answer) -> None:
     """Make `answer` the LLM, in place of the embedded one."""
 
-    def load(settings: provider.Settings) -> provider.Provider:
+    def load(settings: Llm) -> provider.Provider:
         return provider.ThreadedProvider(
             lambda request: provider.Reply(request.index, *answer(request.text, request.seed)),
             settings.concurrency,

@@ -22,7 +22,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "data/images/gone",
         "data/skills/shapes",
         "models/starter/files",
-        "models/merged",
+        "models/merges/merged",
     ):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file").touch()
@@ -37,15 +37,15 @@ def files(root: Path) -> set[str]:
 
 
 def test_preferences_are_pruned_by_judge_and_by_model(repository: Path) -> None:
-    for scored in ("gone/merged", "kept/merged", "kept/gone"):
+    for scored in ("gone/merged", "pickscore/merged", "pickscore/gone"):
         (repository / "data/preferences" / scored).mkdir(parents=True)
     (repository / "data/preferences/.gitignore").touch()
     (repository / "data/preferences/merged.jsonl").touch()
     settings = (repository / "params.yaml").read_text()
     (repository / "params.yaml").write_text(
-        settings.replace("preferences: []", "preferences: [kept]").replace(
+        settings.replace("preferences: []", "preferences: [pickscore]").replace(
             "judges:\n",
-            "judges:\n  kept: {kind: pickscore, weights: {repo: a/b, revision: %s, files: {c.json: null}}}\n"
+            "judges:\n  pickscore: {kind: pickscore, weights: {repo: a/b, revision: %s, files: {c.json: null}}}\n"
             % ("a" * 40),
         )
     )
@@ -53,8 +53,8 @@ def test_preferences_are_pruned_by_judge_and_by_model(repository: Path) -> None:
     folder = repository / "data/preferences"
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*")} == {
         ".gitignore",
-        "kept",
-        "kept/merged",
+        "pickscore",
+        "pickscore/merged",
     }
     (repository / "params.yaml").write_text(settings)
     assert prune.main() == 0

@@ -101,7 +101,7 @@ def test_a_picture_comes_back_pixel_for_pixel(tmp_path: Path, suffix: str) -> No
 
 
 def test_a_picture_too_large_for_webp_is_named_and_not_begun(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.webp: 16384 x 1 pixels; WebP holds 16383"):
+    with pytest.raises(UserError, match=r"a\.webp: 16384 x 1 pixels; WebP allows 16383"):
         write_image(tmp_path / "a.webp", Image.new("RGB", (16384, 1)))
     assert not list(tmp_path.iterdir())
 
@@ -113,7 +113,7 @@ def test_a_truncated_image_is_named(share: float, suffix: str, tmp_path: Path) -
     write_image(whole, Image.effect_noise((64, 64), 80).convert("RGB"))
     data = whole.read_bytes()
     cut.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match=rf"cut\.{suffix}: is not a whole image"):
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: is not a complete image"):
         read_image(cut)
 
 
@@ -151,7 +151,7 @@ def test_pairs_of_a_folder_and_of_named_subfolders(tmp_path: Path) -> None:
 def test_pairs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     folder = imagefolder(tmp_path / "count", "count", 2)
     (folder / "count-1.png").unlink()
-    with pytest.raises(UserError, match=r"count-1\.png: no such image"):
+    with pytest.raises(UserError, match=r"count-1\.png: image not found"):
         read_pairs(folder)
     (folder / "metadata.jsonl").write_text('{"file_name": "count-0.png", "text": 3}\n')
     with pytest.raises(UserError, match=r"row 1: needs text, a str"):

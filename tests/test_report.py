@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
+from selma import table as table_command
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
 from selma.ground.items import Item, Question
@@ -25,19 +26,24 @@ GAIN = {"mean": 0.021, "low": 0.005, "high": 0.037}
 NONE = {"mean": 0.004, "low": -0.01, "high": 0.018}
 
 
+def scores(mean):
+    return {"mean": mean, "low": mean - 0.03, "high": mean + 0.03, "micro": 0.6, "no_dependencies": 0.6}
+
+
 def summary(**changes):
-    scores = {"micro": 0.6, "no_dependencies": 0.6}
     return {
+        "benchmark": "shapes",
+        "judge": "oracle",
+        "drawing": {"scheduler": "ddim", "steps": 12, "guidance": 1.35, "resolution": 64},
         "n_prompts": 300,
         "images_per_prompt": 2,
-        "base": {"mean": 0.6, **scores},
-        "merged": {"mean": 0.621, **scores},
-        "single": {"mean": 0.617, **scores},
-        "gain": GAIN,
-        "gain_over_single": NONE,
-        "expert": {"count": {"mean": 0.6123}},
-        "skill": {"count": {"base": 0.6, "merged": 0.621, "gain": 0.021}},
-        "category": {"color": {"base": 0.6, "merged": 0.621, "gain": 0.021}},
+        "models": {
+            "base": scores(0.6),
+            "count": scores(0.6123),
+            "single": scores(0.617),
+            "merged": scores(0.621),
+        },
+        "gains": {"merged over base": GAIN, "merged over single": NONE},
         **changes,
     }
 
@@ -47,12 +53,14 @@ def run(tmp_path):
     """Metrics and grid folders of a made-up run whose texts try to break out of the page."""
     metrics, pictures = tmp_path / "metrics", tmp_path / "grid"
     write_json(metrics / "eval.json", summary())
-    write_json(metrics / "others.json", {})
-    rows = [
-        {"model": model, "skill": "count", "score": 0.6}
-        for model in ("base", "count", "merged", "all", "own")
-    ]
-    write_csv(metrics / "by_skill.csv", rows, ["model", "skill", "score"])
+    write_json(metrics / "benchmarks.json", {})
+    write_json(metrics / "preferences.json", {})
+    for file, part, value in (("by_skill", "skill", "count"), ("by_category", "category", "color")):
+        rows = [
+            {"model": model, part: value, "score": found["mean"]}
+            for model, found in summary()["models"].items()
+        ]
+        write_csv(metrics / f"{file}.csv", rows, ["model", part, "score"])
     write_json(metrics / "select/count.json", {"policy": "last", "chosen": 300, "scores": {}})
     curve = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
     write_csv(metrics / "loss/count.csv", curve, ["step", "loss"])
@@ -63,7 +71,7 @@ def run(tmp_path):
         "rank": 32,
         "cosine": {"count|tags": 0.125},
     }
-    write_json(metrics / "merge.json", merge)
+    write_json(metrics / "merge/merged.json", merge)
     question = {"id": "1", "question": HOSTILE, "expected": "yes"}
     questions = [
         {**question, "answers": {"base": "no", "merged": "yes"}, "scores": {"base": 0, "merged": 1}},
@@ -80,10 +88,9 @@ def run(tmp_path):
 def page(run, **changes):
     options = {
         "profile": HOSTILE,
-        "benchmark": "shapes",
-        "judge": "oracle",
         "skills": ["count"],
         "experts": ["count"],
+        "merges": ["merged"],
         "settings": {"merge": {"operator": HOSTILE, "experts": ("a", "b")}},
     }
     return report.render(*run, **(options | changes))
@@ -123,66 +130,73 @@ def test_the_page_is_whole_self_contained_and_escaped(run):
 def test_the_page_says_what_the_numbers_say(run):
     text = " ".join(Tags(page(run)).text.split())
     assert (
-        "Merged against the base model: +2.10 points, 95% interval +0.50 to +3.70; the interval lies above"
+        "merged compared with base: +2.10 points, 95% interval +0.50 to +3.70; the interval lies above"
         in text
     )
-    assert (
-        "one LoRA on all skills: +0.40 points, 95% interval -1.00 to +1.80; the interval holds zero" in text
-    )
-    for shown in ("62.10", "expert: count", "own", "0.125", "not scored", "dropped too long", "delta_mean"):
+    assert "with single: +0.40 points, 95% interval -1.00 to +1.80; the interval includes zero" in text
+    assert "ddim, 12 steps, guidance 1.35, 64 px" in text
+    for shown in (
+        "62.10",
+        "[59.10, 65.10]",
+        "61.23",
+        "0.125",
+        "not scored",
+        "dropped too long",
+        "delta_mean",
+    ):
         assert shown in text
     assert "\u2717 no" in text and "\u2713 yes" in text and "\u2205 yes" in text
     assert "\u2717 no answer" in text
 
 
-def test_a_gain_whose_interval_holds_0_is_reported_as_none(run):
-    write_json(run[0] / "eval.json", summary(gain=NONE))
+def test_a_gain_whose_interval_includes_0_is_reported_as_none(run):
+    write_json(run[0] / "eval.json", summary(gains={"merged over base": NONE}))
     html = page(run)
-    assert re.search(r'class="tile none">gain over base<b>none</b>', html)
-    write_json(run[0] / "eval.json", summary(gain={"mean": -0.03, "low": -0.05, "high": -0.01}))
+    assert re.search(r'class="tile none">gain, merged over base<b>none</b>', html)
+    loss = {"mean": -0.03, "low": -0.05, "high": -0.01}
+    write_json(run[0] / "eval.json", summary(gains={"merged over base": loss}))
     assert "the interval lies below zero: merged is worse" in page(run)
 
 
-def test_other_benchmarks_and_preferences_have_a_section_only_if_there_are_any(run):
-    assert "Other benchmarks" not in page(run)
+def test_further_benchmarks_and_preferences_have_a_section_only_if_there_are_any(run):
+    assert "Further benchmarks" not in page(run)
     preferred = {
-        "base": {"mean": 0.2512},
-        "merged": {"mean": 0.2624},
-        "gain": {"mean": 0.0112, "low": 0.01, "high": 0.0124},
-        "expert": {"count": {"mean": 0.255}},
-        "skill": {style: {"base": 0.25, "merged": 0.24, "gain": -0.01} for style in ("anime", HOSTILE)},
+        "models": {
+            name: {**scores(mean), "skill": {style: mean for style in ("anime", HOSTILE)}}
+            for name, mean in (("base", 0.2512), ("merged", 0.2624))
+        },
+        "gains": {"merged over base": {"mean": 0.0112, "low": 0.01, "high": 0.0124}},
     }
-    scored = summary(gain=NONE, category={"color": {"base": 0.5, "merged": 0.6, "gain": 0.1}})
-    others = {"benchmark": {"tifa": scored}, "preference": {"hps": {"pickscore": preferred}}}
-    write_json(run[0] / "others.json", others)
+    write_json(run[0] / "benchmarks.json", {"tifa": summary(gains={"merged over base": NONE})})
+    write_json(run[0] / "preferences.json", {"hps": {"pickscore": preferred}})
     html = page(run)
     assert Tags(html).text.count("alert('x')") > 4  # still text
     text = " ".join(re.sub("<[^>]*>", " ", html).split())
     for shown in (
-        "Other benchmarks, % faithful base count one LoRA merged",
-        "tifa 60.00 61.23 61.70 62.10 none (+0.40 [-1.00, +1.80])",
-        "hps, pickscore 0.2512 0.2550 0.2624 +0.0112 [+0.0100, +0.0124]",
-        "anime 0.2500 0.2400 -0.0100",
+        "Further benchmarks, % faithful model tifa base 60.00 count 61.23 single 61.70 merged 62.10",
+        "merged over base none (+0.40 [-1.00, +1.80])",
+        "model hps, pickscore base 0.2512 merged 0.2624 merged over base +0.0112 [+0.0100, +0.0124]",
+        "hps, pickscore, by style or skill model anime",
     ):
         assert shown in text
-    assert "tifa: base against merged" not in text  # one kind of question is no table
 
 
-def test_a_run_without_some_models_has_a_page_without_them(run):
-    some = summary()
-    for key in ("single", "gain_over_single", "merged", "gain", "skill", "category"):
-        del some[key]
-    write_json(run[0] / "eval.json", some)
-    text = Tags(page(run)).text
-    assert "Base against merged" not in text and "60.00" in text
+@pytest.mark.parametrize("pair", [("count", "base"), ("base", "merged")])
+def test_the_page_leads_with_whatever_pair_params_compare_first(run, pair):
+    """No name of a model is special."""
+    write_json(run[0] / "eval.json", summary(gains={" over ".join(pair): GAIN}))
+    html = page(run)
+    assert f"<h2>{pair[0]} compared with {pair[1]}</h2>" in html
+    assert f'<tr class="strong"><td>{pair[0]}</td>' in html
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [
         ("metrics/eval.json", "[]"),
-        ("metrics/others.json", '{"benchmark": {"tifa": {}}}'),
-        ("metrics/merge.json", "{}"),
+        ("metrics/benchmarks.json", '{"tifa": {}}'),
+        ("metrics/merge/merged.json", "{}"),
+        ("metrics/by_skill.csv", "model,skill,score\nbase,count,x\n"),
         ("metrics/loss/count.csv", "step,loss\n1,x\n"),
     ],
 )
@@ -220,8 +234,8 @@ def test_every_point_of_a_line_lies_inside_the_axes(series):
 
 @quick
 @given(st.lists(st.tuples(st.just("a <b>"), st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=12))
-def test_a_better_merged_model_stands_to_the_right(rows):
-    svg = ElementTree.fromstring(charts.pair_chart(rows, "label"))
+def test_a_better_model_stands_to_the_right(rows):
+    svg = ElementTree.fromstring(charts.pair_chart(rows, "label", "base", "merged"))
     places = [float(dot.get("cx")) for dot in svg.findall("circle")]
     for (_, base, merged), left, right in zip(rows, places[::2], places[1::2], strict=True):
         assert (right - left) * (merged - base) >= 0
@@ -229,7 +243,7 @@ def test_a_better_merged_model_stands_to_the_right(rows):
 
 
 def test_charts_of_nothing_are_nothing():
-    assert charts.line_chart({"a": []}, "x", "y") == charts.pair_chart([], "x") == ""
+    assert charts.line_chart({"a": []}, "x", "y") == charts.pair_chart([], "x", "a", "b") == ""
 
 
 @quick
@@ -250,31 +264,34 @@ def test_the_short_table_in_both_forms(tmp_path, monkeypatch, capsys):
     write_json(tmp_path / "metrics/eval.json", summary())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["table"])
-    table.main()
+    table_command.main()
     text = capsys.readouterr().out
     for line in (
-        r"base +60\.00",
-        r"expert: count +61\.23",
-        r"one LoRA on all skills +61\.70",
-        r"merged +62\.10",
+        r"base +60\.00  \[57\.00, 63\.00\]",
+        r"count +61\.23  \[58\.23, 64\.23\]",
+        r"single +61\.70  .*",
+        r"merged +62\.10  .*",
+        r"merged over base +\+2\.10 \[\+0\.50, \+3\.70\]",
+        r"merged over single +none \(\+0\.40 \[-1\.00, \+1\.80\]\)",
     ):
-        assert re.search(rf"^{line}$", text, re.M)
-    assert "gain of merged over base      +2.10 [+0.50, +3.70]" in text
-    assert "gain of merged over one LoRA  none (+0.40 [-1.00, +1.80])" in text
-    assert "300 test prompts x 2 images" in text
+        assert re.search(rf"^{line}$", text, re.M), line
+    assert "300 test prompts x 2 images, ddim, 12 steps, guidance 1.35, 64 px." in text
 
     monkeypatch.setattr(sys, "argv", ["table", "--markdown"])
-    table.main()
-    markdown = capsys.readouterr().out.splitlines()
-    assert markdown[:3] == ["| model | faithfulness, % |", "|---|---|", "| base | 60.00 |"]
-    assert "| **merged** | **62.10** |" in markdown
+    table_command.main()
+    markdown = [re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()]
+    assert markdown[0] == "| model | faithfulness, % | 95% interval |"
+    assert markdown[2] == "| base | 60.00 | [57.00, 63.00] |"
+    assert "| **merged** | **62.10** | **[59.10, 65.10]** |" in markdown
+    assert "| **merged over base, points** | **+2.10** | **[+0.50, +3.70]** |" in markdown
+    assert "| merged over single, points | none | [-1.00, +1.80] |" in markdown
 
 
 def test_without_a_run_the_table_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["table"])
     with pytest.raises(SystemExit) as stopped:
-        table.main()
+        table_command.main()
     assert stopped.value.code == 2
     assert re.fullmatch(r"error: metrics/eval\.json.*\n", capsys.readouterr().err)
 

@@ -19,15 +19,16 @@ from stages import sample
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]
 MODELS = {
-    "base": {"weights": "models/backbones/shapes"},
-    "count": {"weights": "models/experts/count"},
-    "merged": {"weights": "models/merged"},
+    "base": {"weights": "models/backbones/shapes", "guidance": "cfg"},
+    "count": {"weights": "models/experts/count", "guidance": "cfg"},
+    "merged": {"weights": "models/merges/merged", "guidance": "cfg"},
 }
 SETTINGS = {
     "models": MODELS,
+    "compare": [["merged", "base"]],
     "evaluate.images_per_prompt": 2,
-    "evaluate.steps": 2,
-    "evaluate.batch": 4,
+    "evaluate.drawing.steps": 2,
+    "evaluate.drawing.batch": 4,
 }
 
 
@@ -52,13 +53,13 @@ def project(make_project, monkeypatch):
     write_split(folder, "test", items)
     write_split(folder, "dev", [Item("d", "a dog", "count", "shapes", (question,))])
     put_lora(root / "models/experts/count", root / "models/backbones/shapes", 1.0)
-    put_lora(root / "models/merged", root / "models/backbones/shapes", 0.0)
+    put_lora(root / "models/merges/merged", root / "models/backbones/shapes", 0.0)
     monkeypatch.chdir(root)
 
     def run(model: str) -> list[Pair]:
         monkeypatch.setenv("DVC_STAGE", f"sample@{model}")
         sample.main(model)
-        return read_pairs(root / "data/samples" / model)
+        return read_pairs(root / "data/samples" / model / "shapes")
 
     return run
 
@@ -78,21 +79,21 @@ def test_every_model_draws_every_test_prompt_on_the_same_noises(project):
     assert len(np.unique(pictures["base"], axis=0)) == len(base)
 
 
-def test_other_benchmarks_are_drawn_beside_the_primary_and_change_nothing_of_it(project, monkeypatch):
-    def primary() -> dict[str, str]:
-        files = Path("data/samples/base").glob("*.*")
+def test_further_benchmarks_are_drawn_beside_the_leading_one_and_change_nothing_of_it(project, monkeypatch):
+    def leading() -> dict[str, str]:
+        files = Path("data/samples/base/shapes").glob("*.*")
         return {file.name: sha256_file(file) for file in files}
 
     project("base")
-    before = primary()
-    # an item with the primary's id, and another prompt
+    before = leading()
+    # an item with an id of the leading benchmark, and another prompt
     write_split(Path("data/benchmarks/more"), "test", [Item("count-0", "a dog", "x", "x", ())])
-    text = Path("params.yaml").read_text().replace("others: []", "others: [more]")
+    text = Path("params.yaml").read_text().replace("  benchmarks: [shapes]", "  benchmarks: [shapes, more]")
     Path("params.yaml").write_text(
         text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
     )
     pairs = project("base")
-    assert primary() == before and len(before) == 2 * len(PROMPTS) + 1
+    assert leading() == before and len(before) == 2 * len(PROMPTS) + 1
     assert [pair.text for pair in pairs[::2]] == PROMPTS
     more = read_pairs(Path("data/samples/base/more"))
     assert [(pair.id, pair.text, pair.k) for pair in more] == [("count-0", "a dog", k) for k in (0, 1)]
@@ -119,12 +120,12 @@ def test_draw_puts_base_beside_merged(project, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [(["--images", "0"], "--images"), (["--merged-away"], "models/merged")]
+    ("options", "named"), [(["--images", "0"], "--images"), (["--merged-away"], "models/merges/merged")]
 )
 def test_draw_refuses_bad_input_in_one_line(project, monkeypatch, capsys, tmp_path, options, named):
     if options == ["--merged-away"]:
         options = []
-        (tmp_path / "project/models/merged/lora.json").unlink()
+        (tmp_path / "project/models/merges/merged/lora.json").unlink()
     monkeypatch.setattr("sys.argv", ["draw", "a red circle", *options])
     with pytest.raises(SystemExit) as left:
         draw.main()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,11 @@ from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import SCHEDULERS, make_scheduler
 from selma.ground.pairs import read_pairs
 from selma.images import sampler
+from selma.runtime.params import Drawing
 
 TEXTS = ["a red circle", "two blue squares", "a green star", "a red circle", "a small cross"]
 SEEDS = [3, 1, 4, 159, 26]
-SETTINGS = {"steps": 4, "guidance": 3.0, "scheduler": "ddim"}
+DRAWING = Drawing(scheduler="ddim", steps=4, guidance=3.0, batch=2)
 
 
 @pytest.fixture(scope="module", params=["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl", "tiny_sdxl_v"])
@@ -21,7 +24,7 @@ def pipe(request):
 
 
 def drawn(pipe, batch=3, done=(), **settings):
-    images = sampler.draw(pipe, TEXTS, SEEDS, batch=batch, done=done, **{**SETTINGS, **settings})
+    images = sampler.draw(pipe, TEXTS, SEEDS, replace(DRAWING, batch=batch, **settings), done=done)
     return {i: np.asarray(image, dtype=int) for i, image in images}
 
 
@@ -53,7 +56,7 @@ def test_an_image_does_not_depend_on_its_batch(pipe, scheduler):
 def test_text_seed_and_guidance_each_change_the_picture(pipe):
     images = drawn(pipe)
     assert np.abs(images[0] - images[3]).max() > 8  # one text, two seeds
-    one_seed = sampler.draw(pipe, TEXTS[:2], [7, 7], batch=2, **SETTINGS)
+    one_seed = sampler.draw(pipe, TEXTS[:2], [7, 7], DRAWING)
     first, second = (np.asarray(image, dtype=int) for _, image in one_seed)
     assert (first != second).any()
     assert (drawn(pipe, guidance=1.0)[0] != images[0]).any()
@@ -77,7 +80,7 @@ def test_what_is_done_is_left_out_and_the_rest_keeps_its_bytes(pipe):
 
 
 def test_drawing_leaves_gradients_on_for_the_caller(tiny_backbone):
-    images = sampler.draw(load_pipeline(tiny_backbone), TEXTS, SEEDS, batch=2, **SETTINGS)
+    images = sampler.draw(load_pipeline(tiny_backbone), TEXTS, SEEDS, DRAWING)
     next(images)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     images.close()
@@ -85,7 +88,7 @@ def test_drawing_leaves_gradients_on_for_the_caller(tiny_backbone):
 
 def test_another_size_can_be_asked_for(tiny_backbone):
     pipe = load_pipeline(tiny_backbone)
-    (image,) = (im for _, im in sampler.draw(pipe, ["x"], [0], batch=1, size=48, **SETTINGS))
+    (image,) = (im for _, im in sampler.draw(pipe, ["x"], [0], replace(DRAWING, resolution=48)))
     assert image.size == (48, 48)
 
 
@@ -95,12 +98,12 @@ def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):
         {"file_name": f"{i}.png", "text": text, "id": str(i), "seed": seed}
         for i, (text, seed) in enumerate(zip(TEXTS, SEEDS, strict=True))
     ]
-    sampler.draw_folder(pipe, rows, tmp_path / "whole", batch=2, **SETTINGS)
+    sampler.draw_folder(pipe, rows, tmp_path / "whole", DRAWING)
     left = tmp_path / "left"
     left.mkdir()
     (left / "1.png").write_bytes(b"kept")
     (left / ".tmp-1-2.png").write_bytes(b"half")
-    sampler.draw_folder(pipe, rows, left, batch=2, **SETTINGS)
+    sampler.draw_folder(pipe, rows, left, DRAWING)
     assert sorted(file.name for file in left.iterdir()) == [*(f"{i}.png" for i in range(5)), "metadata.jsonl"]
     assert (left / "1.png").read_bytes() == b"kept"
     assert (left / "2.png").read_bytes() == (tmp_path / "whole/2.png").read_bytes()

@@ -129,7 +129,7 @@ def test_yes_counts_however_it_is_written_unless_asked_otherwise(dsg):
     expected = dsg(table())
     written = table([(i, q, " Yes." if a == "yes" else "NO") for i, q, a in ANSWERS])
     assert dsg(written) == expected
-    assert "' Yes.' (6 answers alike) counts as yes" in dsg.warnings
+    assert "' Yes.' (6 answers like it) counts as yes" in dsg.warnings
     assert dsg(written, "--exact")["official_micro"]["mean"] == 0
 
 
@@ -163,7 +163,7 @@ def test_answers_to_other_questions_are_left_out(dsg):
 def test_items_that_the_benchmark_has_not_are_left_out_with_a_warning(dsg):
     assert dsg(table([*ANSWERS, ("z_1", "1", "yes")])) == dsg(table())
     dsg(table([*ANSWERS, ("z_1", "1", "yes")]))
-    assert "left out 1 items that the benchmark has not (first: 'z_1')" in dsg.warnings
+    assert "left out 1 items that are not in the benchmark (first: 'z_1')" in dsg.warnings
 
 
 def test_the_same_answer_twice_counts_once(dsg):
@@ -178,7 +178,7 @@ def test_the_same_answer_twice_counts_once(dsg):
         ("item_id,question_id,answer\n", "holds no rows"),
         ("item_id,question_id,answer\na_1,1\n", "line 2: has 2 cells"),
         ("item_id,question_id,answer\n,1,yes\n", "line 2: item_id and question_id are '' and '1'"),
-        ("item_id,question_id,answer\nz_1,1,yes\n", "'z_1' and all other items are none of the benchmark's"),
+        ("item_id,question_id,answer\nz_1,1,yes\n", "'z_1' and all other items are not in the benchmark"),
         ("item_id,question_id,answer\na_1,0,yes\n", "question '0' is not in the benchmark"),
         ("item_id,question_id,answer\na_1,1,yes\na_1,1,no\n", "line 3: item 'a_1', question '1' is answered"),
     ],
@@ -192,7 +192,7 @@ def test_bad_answers_are_one_line_and_exit_code_2(dsg, text, named):
     ("words", "named"),
     [
         (["dsg", "nowhere.csv"], "nowhere.csv: cannot be read"),
-        (["dsg", "a.csv"], "data/benchmarks/dsg/annotations.csv is missing: bring it with"),
+        (["dsg", "a.csv"], "data/benchmarks/dsg/annotations.csv is missing: download it with"),
         (["dsg", "a.csv", "--resamples", "0"], "--resamples: 0"),
         (["dsg", "a.csv", "--seed", "-1"], "--seed: -1"),
         (["web", "a.csv"], "invalid choice: 'web'"),
@@ -222,20 +222,10 @@ def test_this_pipelines_answers_are_scored_too(run, dsg, tmp_path):
     assert result["official_micro"] == {**expected["official_micro"], "n": 16}
 
 
-def test_one_benchmarks_answers_are_picked_of_several(run, dsg, tmp_path):
-    expected = dsg(table())
+def test_this_pipelines_own_answers_are_scored_too(run, dsg, tmp_path):
     rows = [{"item": i, "k": 0, "question": q, "answer": a} for i, q, a in ANSWERS]
-    both = [{"benchmark": "other", **row, "answer": "?"} for row in rows]
-    both += [{"benchmark": "dsg", **row} for row in rows]
-    (tmp_path / "merged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
-    words = ("dsg", "merged.jsonl", "--annotations", "anns.csv", "--resamples", 50)
-    assert run(*words, "--benchmark", "dsg") == expected
-    assert run(*words) == (
-        2,
-        "error: merged.jsonl: benchmark holds dsg, other; pick one with --benchmark",
-    )
-    assert run(*words, "--benchmark", "tifa")[1].endswith("benchmark holds no 'tifa'; allowed: dsg, other")
-    assert "a CSV file holds one benchmark" in dsg(table(), "--benchmark", "dsg")[1]
+    (tmp_path / "dsg.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("dsg", "dsg.jsonl", "--annotations", "anns.csv", "--resamples", 50) == dsg(table())
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
@@ -343,7 +333,7 @@ def test_tifa_scores_a_csv_on_the_questions_alike(run, tmp_path):
         ),
         (
             [("coco_1", "1", "yes"), ("coco_1", "2", "a puppy")],
-            "'a puppy', which is none of dog, cat, cow, hen",
+            "'a puppy', which is not one of dog, cat, cow, hen",
         ),
         ([("coco_1", "9", "yes")], "item 'coco_1' has no question '9'"),
     ],
@@ -417,8 +407,8 @@ def test_one_judges_scores_of_several_images_are_averaged(run, styles, tmp_path)
         ("anime-00000,1\n", "item 'anime-00001' has no score"),
         ("anime-00000,high\n", "line 2: item, k and score are"),
         ("anime-00000,nan\n", "score is 'nan'"),
-        ("anime-00000,1\nanime-00000,1\n", "has a score before"),
-        ("oil-00000,1\n", "none of the benchmark's"),
+        ("anime-00000,1\nanime-00000,1\n", "already has a score"),
+        ("oil-00000,1\n", "are not in the benchmark"),
     ],
 )
 def test_bad_scores_are_one_line(run, styles, tmp_path, text, named):

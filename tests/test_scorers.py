@@ -59,7 +59,12 @@ def test_scores_of_clips_are_the_published_formulas(kind, prompt, image):
     clip_tokenizer().save_pretrained(path / "tokenizer")
     cosine, scale = parts(model, image, prompt, pad=kind.startswith("hps"))
     described = parts(model, image, f"A photo depicts {prompt}", pad=False)[0]
-    wanted = {"pickscore": scale * cosine, "clipscore": 2.5 * max(described, 0)}
+    wanted = {
+        "pickscore": scale * cosine,
+        "hpsv2": 100 * cosine,
+        "hpsv21": 100 * cosine,
+        "clipscore": 2.5 * max(described, 0),
+    }
     assert load_scorer("mine", "cpu").score(image, prompt) == pytest.approx(
         wanted.get(kind, 100 * cosine), abs=1e-4
     )
@@ -363,6 +368,6 @@ def test_pad_square_keeps_the_whole_picture_and_blackens_the_rest():
 def test_a_judge_that_gives_no_scores_and_one_without_a_folder_are_named():
     with pytest.raises(UserError, match=r"models/judges/nobody/judge\.json"):
         load_scorer("nobody")
-    folder("oracle", "embedded")
-    with pytest.raises(UserError, match="oracle, a judge that gives no scores"):
+    folder("oracle", "oracle")
+    with pytest.raises(UserError, match="judge 'oracle' is of kind oracle, which gives no scores"):
         load_scorer("oracle")

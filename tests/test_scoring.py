@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selma.ground.errors import UserError
 from selma.ground.items import Item, Question
 from selma.scoring import bootstrap
-from selma.scoring.bootstrap import bootstrap_gain, bootstrap_mean
+from selma.scoring.bootstrap import bootstrap_gain, bootstrap_mean, bootstrap_seeds
 from selma.scoring.scores import by_category, by_skill, clusters, item_scores, macro, micro, score_answers
 from selma.scoring.summary import category_rows, skill_rows, summarise
 
@@ -116,7 +116,7 @@ def test_a_missing_image_never_makes_the_denominator_smaller():
         ),
         (rows(CHAIN, q9="yes"), "question '9' is not in the benchmark"),
         (rows(CHAIN, q1="yes") * 2, "answered twice"),
-        ([{**rows(CHAIN, q1="yes")[0], "expected": "no"}], "expected 'no', the benchmark 'yes'"),
+        ([{**rows(CHAIN, q1="yes")[0], "expected": "no"}], "expects 'no', but the benchmark expects 'yes'"),
         ([{"item": "a"}], "answer 1: KeyError('k')"),
         ([{**rows(CHAIN, q1="yes")[0], "k": "one"}], "answer 1: ValueError"),
     ],
@@ -261,34 +261,62 @@ def test_sums_without_their_counts_are_refused(sums, counts):
         bootstrap_mean(sums, counts, resamples=9, seed=0)
 
 
-# Evaluation ------------------------------------------------------------------------------------
+# Over training seeds, too
 
 
-def test_the_summary_says_base_merged_gain_and_parts():
+@quick
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=20), st.integers(1, 4), SEEDS)
+def test_seeds_that_agree_leave_the_interval_over_items(gains, n_seeds, seed):
+    mean, low, high = bootstrap_seeds([gains] * n_seeds, resamples=300, seed=seed)
+    assert mean == pytest.approx(fmean(gains), abs=1e-12)
+    assert min(gains) - 1e-12 <= low <= high <= max(gains) + 1e-12
+
+
+def test_over_items_alone_it_is_the_plain_bootstrap():
+    gains = np.random.default_rng(0).normal(0.02, 0.1, 300)
+    both = bootstrap_seeds([gains], resamples=4000, seed=0)
+    assert both == pytest.approx(bootstrap_mean(gains, resamples=4000, seed=1), abs=0.001)
+
+
+def test_the_variance_over_seeds_and_items_adds_up():
+    """Crossed: the variance of the mean is that over items plus that over seeds (both with their n, not n - 1)."""
+    rng = np.random.default_rng(0)
+    seeds, items = rng.normal(0, 0.05, 30), rng.normal(0, 0.5, 400)
+    mean, low, high = bootstrap_seeds(seeds[:, None] + items[None, :], resamples=4000, seed=1)
+    half = 1.96 * np.sqrt(np.var(seeds) / 30 + np.var(items) / 400)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+
+
+@pytest.mark.parametrize(("gains", "resamples"), [([], 9), ([[]], 9), ([[0.1]], 0)])
+def test_gains_of_no_seed_or_item_are_refused(gains, resamples):
+    with pytest.raises(ValueError, match=r"need a gain for every seed and item|resamples is 0"):
+        bootstrap_seeds(gains, resamples=resamples, seed=0)
+
+
+# Summaries -------------------------------------------------------------------------------------
+
+
+def test_the_summary_holds_every_model_and_every_pair_by_name():
     worse = score_answers([CHAIN, LONE], rows(CHAIN, q1="no", q2="no", q3="no") + rows(LONE, q1="no"))
     better = score_answers([CHAIN, LONE], rows(CHAIN, q1="yes", q2="yes", q3="no") + rows(LONE, q1="no"))
-    models = {"base": worse, "x": better, "merged": better, "all": worse}
-    summary = summarise(models, ["x"], resamples=100, seed=0)
+    models = {"base": worse, "x": better, "y": better, "z": worse}
+    summary = summarise(models, [("y", "base"), ("z", "x")], resamples=100, seed=0)
     assert (summary["n_prompts"], summary["images_per_prompt"]) == (2, 1)
-    assert summary["base"]["mean"] == summary["single"]["mean"] == 0.5
-    assert summary["merged"]["mean"] == summary["expert"]["x"]["mean"] == 0.8333
-    assert summary["gain"]["mean"] == summary["gain_over_single"]["mean"] == 0.3333
-    assert summary["gain"]["low"] == 0 and summary["gain"]["high"] == 0.6667
-    assert summary["skill"] == {
-        "s": {"base": 0.0, "merged": 0.6667, "gain": 0.6667},
-        "u": {"base": 1.0, "merged": 1.0, "gain": 0.0},
+    means = {name: found["mean"] for name, found in summary["models"].items()}
+    assert means == {"base": 0.5, "x": 0.8333, "y": 0.8333, "z": 0.5}
+    assert summary["models"]["base"] == {
+        "mean": 0.5,
+        "low": 0.0,
+        "high": 1.0,
+        "micro": 0.25,
+        "no_dependencies": 0.5,
     }
-    assert summary["category"]["relation"] == {"base": 0.0, "merged": 0.0, "gain": 0.0}
-    assert {"model": "merged", "skill": "s", "score": 0.6667} in skill_rows(models)
+    assert summary["gains"] == {
+        "y over base": {"mean": 0.3333, "low": 0.0, "high": 0.6667},
+        "z over x": {"mean": -0.3333, "low": -0.6667, "high": 0.0},
+    }
+    assert {"model": "y", "skill": "s", "score": 0.6667} in skill_rows(models)
     assert {"model": "base", "category": "object", "score": 0.5} in category_rows(models)
-
-
-def test_a_model_that_is_not_there_is_left_out_with_a_warning(capsys):
-    scores = score_answers([LONE], rows(LONE, q1="no"))
-    summary = summarise({"base": scores}, ["x"], resamples=10, seed=0)
-    assert not {"merged", "single", "gain", "gain_over_single", "skill"} & summary.keys()
-    assert summary["expert"] == {}
-    assert capsys.readouterr().err.startswith("warning: not in params' models: merged, all, x")
 
 
 def test_models_with_other_numbers_of_images_are_not_compared():

@@ -21,12 +21,15 @@ SKILLS = ["count", "tags"]
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
 SETTINGS = {
     "skills": SKILLS,
-    "experts": {skill: {"data": f"data/images/{skill}"} for skill in SKILLS},
-    "models": {"base": {"weights": "models/backbones/tiny"}, "merged": {"weights": "models/merged"}},
-    "merge.experts": SKILLS,
+    "experts": {skill: {"data": f"data/images/{skill}", "objective": "denoising"} for skill in SKILLS},
+    "models": {
+        "base": {"weights": "models/backbones/tiny", "guidance": "cfg"},
+        "merged": {"weights": "models/merges/merged", "guidance": "cfg"},
+    },
+    "compare": [["merged", "base"]],
     "images.backbone": "tiny",
-    "images.steps": 2,
-    "images.batch": 2,
+    "images.drawing.steps": 2,
+    "images.drawing.batch": 2,
     "expert.backbone": "tiny",
     "expert.rank": 2,
     "expert.alpha": 4.0,
@@ -36,9 +39,9 @@ SETTINGS = {
     "expert.learning_rate": 0.05,
     "select.policy": "last",
     "evaluate.images_per_prompt": 1,
-    "evaluate.steps": 3,
-    "evaluate.guidance": 4.0,
-    "evaluate.batch": 2,
+    "evaluate.drawing.steps": 3,
+    "evaluate.drawing.guidance": 4.0,
+    "evaluate.drawing.batch": 2,
     "evaluate.bootstrap": 50,
 }
 
@@ -87,17 +90,17 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         run(monkeypatch, images, skill)
         run(monkeypatch, expert, skill)
         run(monkeypatch, select, skill)
-    run(monkeypatch, merge)
+    run(monkeypatch, merge, "merged")
     for model in ("base", "merged"):
         run(monkeypatch, sample, model)
         run(monkeypatch, answer, model)
     run(monkeypatch, evaluate)
 
     assert read_json(root / "models/backbones/tiny/source.json")["source"] == "local"
-    assert load_lora(root / "models/merged").provenance["experts"] == SKILLS
+    assert load_lora(root / "models/merges/merged").provenance["experts"] == SKILLS
     metrics = read_json(root / "metrics/eval.json")
-    assert metrics
-    shown = {name: pictures(root / "data/samples" / name) for name in ("base", "merged")}
+    assert list(metrics["models"]) == ["base", "merged"] and list(metrics["gains"]) == ["merged over base"]
+    shown = {name: pictures(root / "data/samples" / name / "shapes") for name in ("base", "merged")}
     assert all(np.abs(a - b).max() > 1 for a, b in zip(shown["base"], shown["merged"], strict=True))
     assert read_kind(root / "models/backbones/tiny") == (
         "StableDiffusionXLPipeline" if "sdxl" in kind else "StableDiffusionPipeline"
@@ -105,8 +108,14 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
 
     if kind not in ("tiny_backbone", "tiny_sdxl"):  # one of each class is enough for a process of its own
         return
-    pair = read_pairs(root / "data/samples/merged")[0]
-    arguments = [root / "models/backbones/tiny", root / "models/merged", pair.text, str(pair.seed), tmp_path]
+    pair = read_pairs(root / "data/samples/merged/shapes")[0]
+    arguments = [
+        root / "models/backbones/tiny",
+        root / "models/merges/merged",
+        pair.text,
+        str(pair.seed),
+        tmp_path,
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", DIFFUSERS, *arguments], cwd=tmp_path, env=environment, check=True)
     for name in ("base", "merged"):

@@ -14,8 +14,9 @@ from selma.ground.files import read_json, write_json, write_jsonl, write_text
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import image_seed
 from selma.images import sampler
-from selma.judging.judge import JUDGES, Answer
+from selma.judging.judge import Answer
 from selma.runtime.params import load_params
+from selma.variants.judges import oracle
 from stages import select
 
 ROOT = Path(__file__).parents[1]
@@ -38,11 +39,11 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setenv("DVC_STAGE", "select@count")
     params = load_params()
-    monkeypatch.setitem(JUDGES, params.judge.name, Lamp)
+    monkeypatch.setattr(oracle, "load", lambda *_: Lamp())
     for split in ("dev", "test"):
         items = [Item(f"{split}-{i}", f"{split} prompt {i}", "count", "t", (QUESTION,)) for i in range(4)]
-        write_split(Path("data/benchmarks") / params.evaluate.benchmark, split, items)
-    write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "embedded"})
+        write_split(Path("data/benchmarks") / params.evaluate.benchmarks[0], split, items)
+    write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "oracle"})
     for skill in params.skills:
         rows = [{"id": f"{skill}-{i}", "text": f"{skill} held out {i}"} for i in range(2)]
         write_jsonl(Path("data/filtered") / skill / "dev.jsonl", rows)
@@ -66,8 +67,8 @@ class World:
     def load(self, folder, device, dtype, lora):
         return read_json(lora / "lora.json")["steps"]
 
-    def draw(self, step, texts, seeds, **settings):
-        self.calls.append((step, texts, seeds, settings))
+    def draw(self, step, texts, seeds, drawing, method):
+        self.calls.append((step, texts, seeds, drawing))
         bright = self.bright[step]
         if isinstance(bright, BaseException):
             raise bright
@@ -97,13 +98,13 @@ def test_the_best_checkpoint_on_the_dev_split_is_kept(project):
 def test_every_checkpoint_draws_the_dev_prompts_from_the_same_noises(project):
     select.main("count")
     params = load_params()
-    (_, texts, seeds, settings), *others = project.calls
+    (_, texts, seeds, drawing), *others = project.calls
     assert [step for step, *_ in project.calls] == [100, 200, 1000]
-    assert all((t, s, o) == (texts, seeds, settings) for _, t, s, o in others)
+    assert all((t, s, o) == (texts, seeds, drawing) for _, t, s, o in others)
     assert set(texts) == {f"dev prompt {i}" for i in range(4)}
     assert len(texts) == 4 * params.select.images_per_prompt
     assert seeds[0] == image_seed(params.seed, "dev-0", 0)
-    assert settings["guidance"] == params.evaluate.guidance
+    assert drawing == params.evaluate.drawing
 
 
 def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypatch):
@@ -118,7 +119,7 @@ def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypa
     assert params.filter.dev == 2
     with pytest.raises(UserError, match="gives no VQAScore"):
         select.main("count")
-    monkeypatch.setitem(JUDGES, params.judge.name, Likely)
+    monkeypatch.setattr(oracle, "load", lambda *_: Likely())
     project.bright = {100: 0, 200: 2, 1000: 1}  # of the two prompts of every skill
     project.calls.clear()
     select.main("count")

@@ -86,9 +86,9 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path, old, new, message):
 
 def test_an_unknown_skill_lists_those_there_are(tmp_path):
     write(tmp_path, GOOD)
-    with pytest.raises(UserError, match=r"cuont is unknown.*skills there: count"):
+    with pytest.raises(UserError, match=r"cuont is unknown.*known skills: count"):
         load_skill(tmp_path, "cuont")
-    with pytest.raises(UserError, match="skills there: none"):
+    with pytest.raises(UserError, match="known skills: none"):
         load_skill(tmp_path / "nowhere", "count")
 
 
@@ -102,5 +102,5 @@ def test_a_name_cannot_leave_the_folder(tmp_path, name):
 def test_two_skills_of_one_name(tmp_path, twin):
     write(tmp_path, GOOD)
     write(tmp_path, GOOD, twin)
-    with pytest.raises(UserError, match="of one name"):
+    with pytest.raises(UserError, match="have the same name"):
         load_skill(tmp_path, "count")

@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 
 from selma.ground.errors import UserError
 from selma.ground.items import Item, load_split, splits
-from selma.runtime import origins, variants
 from selma.runtime.params import load_params
 from selma.variants.benchmarks import dsg, hps, tifa
 from stages import benchmark
@@ -137,7 +136,7 @@ def test_bytes_of_another_system_and_rows_apart_make_no_difference(tmp_path):
         ("", "has no column item_id"),
         ("item_id,text\na,b\n", "has no column proposition_id"),
         (HEADER, "holds no rows"),
-        (HEADER + "a_1,t,k,1\n", "line 2: has 4 cells, the header 9"),
+        (HEADER + "a_1,t,k,1\n", "line 2: has 4 cells, the header has 9"),
         (HEADER + "a_1,t,k,one,0,entity,whole,t,q\n", "line 2: proposition_id is 'one'"),
         (HEADER + "a_1,t,k,1,,entity,whole,t,q\n", "line 2: dependency is empty"),
         (HEADER + "a_1,t,k,1,0,entity,whole,t,q\na_1,u,k,2,0,entity,whole,t,q\n", "line 3: item 'a_1'"),
@@ -208,7 +207,7 @@ def test_tifa_text_inputs_are_prompts_without_questions(tmp_path):
         (["a"], "entry 1: is not an object"),
         ([tifa_question(), {"id": "coco_2", "caption": "A"}], "entry 2: key 'question' is missing"),
         ([{"id": "coco_2", "caption": "A"}, tifa_question()], "entry 2: has a question"),
-        ([{"id": "coco_2", "caption": "A"}] * 2, "'coco_2' is there twice"),
+        ([{"id": "coco_2", "caption": "A"}] * 2, "'coco_2' appears twice"),
         ([tifa_question(choices=[])], "entry 1: choices is []"),
     ],
 )
@@ -223,19 +222,19 @@ def test_hps_prompts_are_numbered_in_their_styles(tmp_path):
         "photo": write(tmp_path / "p.json", ["a street"]),
         "anime": write(tmp_path / "a.json", ["a knight", "a knight"]),
     }
-    items = hps.read_prompts(files)
+    items = hps.read(files)
     assert [(item.id, item.prompt, item.skill, item.questions) for item in items] == [
         ("anime-00000", "a knight", "anime", ()),
         ("anime-00001", "a knight", "anime", ()),
         ("photo-00000", "a street", "photo", ()),
     ]
-    assert hps.STYLES == origins.HPS_STYLES
+    assert list(hps.FILES) == ["anime", "concept-art", "paintings", "photo"]
 
 
 @pytest.mark.parametrize("rows", [{}, [], ["a", " "], ["a", 3]])
 def test_a_broken_style_file_is_named(tmp_path, rows):
     with pytest.raises(UserError, match=r"a\.json"):
-        hps.read_prompts({"anime": write(tmp_path / "a.json", rows)})
+        hps.read({"anime": write(tmp_path / "a.json", rows)})
 
 
 # The stage -------------------------------------------------------------------------------------
@@ -296,16 +295,19 @@ def test_a_file_that_is_another_than_the_pinned_one_leaves_what_was_there(stage,
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: shapes, dsg, tifa, hps"),
+        ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: dsg, hps, shapes, tifa"),
         ({"source": "shapes", "seed": 1, "dev_per_skill": 1}, "benchmarks.x.test_per_skill is missing"),
         ({"source": "dsg"}, "benchmarks.x needs either url or path"),
         ({"source": "dsg", "url": "u", "path": "p"}, "benchmarks.x needs either url or path"),
-        ({"source": "tifa", "url": "u", "seed": 1}, "benchmarks.x.seed means nothing to the source tifa"),
+        ({"source": "tifa", "url": "u", "seed": 1}, "benchmarks.x.seed does not apply to the source tifa"),
         ({"source": "tifa", "url": "u", "sha256": "ab"}, "benchmarks.x.sha256 is 'ab'; it must be a sha256"),
-        ({"source": "hps", "url": "u"}, "benchmarks.x.url means nothing to the source hps"),
+        ({"source": "hps", "url": "u"}, "benchmarks.x.url does not apply to the source hps"),
         ({"source": "hps"}, "benchmarks.x.files is missing"),
         ({"source": "hps", "files": {"photo": {}}}, "benchmarks.x.files.photo needs either url or path"),
-        ({"source": "hps", "files": {"oil": {"url": "u"}}}, "a key of benchmarks.x.files is 'oil'"),
+        (
+            {"source": "hps", "files": {"oil": {"url": "u"}}},
+            "benchmarks.x.files holds oil; it must be one of",
+        ),
     ],
 )
 def test_a_section_that_does_not_fit_its_source_is_one_line(tmp_path, section, named):
@@ -319,5 +321,5 @@ def test_a_section_that_does_not_fit_its_source_is_one_line(tmp_path, section, n
 
 
 def test_a_source_keeps_its_files_under_their_names():
-    assert variants.file_name("dsg", "annotations") == "annotations.csv"
-    assert variants.file_name("hps", "concept-art") == "concept-art.json"
+    assert dsg.FILES == {"annotations": "annotations.csv"}
+    assert hps.FILES["concept-art"] == "concept-art.json"

@@ -102,7 +102,7 @@ def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
     shutil.copy(root / "dvc.yaml", tmp_path)
     text = (root / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(
-        text.replace("  benchmark: shapes", "  # none", 1), encoding="utf-8"
+        text.replace("  benchmarks: [shapes]", "  # none", 1), encoding="utf-8"
     )
     done = subprocess.run(
         [sys.executable, "-m", "stages.filter", "count"],
@@ -113,4 +113,4 @@ def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
     )
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error:") and "evaluate.benchmark" in line
+    assert line.startswith("error:") and "evaluate.benchmarks" in line

@@ -23,10 +23,15 @@ from selma.experts.draws import batch_indices
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora
 from selma.lora.files import load_lora
+from selma.runtime.params import Training
 from selma.variants.objectives import denoising
 from selma.variants.objectives.denoising import batch_loss, draw_batch
 
-SETTINGS = loop.Settings(
+SETTINGS = Training(
+    backbone="tiny",
+    rank=4,
+    alpha=4.0,
+    targets=("to_q", "to_v"),
     steps=12,
     batch=4,
     learning_rate=1e-2,
@@ -45,7 +50,7 @@ def pictures(n: int = len(TEXTS), size: tuple[int, int] = (32, 32)) -> list[Imag
 
 
 def trained(
-    backbone: Path, folder: Path, settings: loop.Settings = SETTINGS, change=lambda unet: None, **options
+    backbone: Path, folder: Path, settings: Training = SETTINGS, change=lambda unet: None, **options
 ) -> list:
     """Train a fresh adapter; also run, with other arguments, in the process that is killed below."""
     pipe = load_pipeline(backbone)
@@ -53,6 +58,7 @@ def trained(
     add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
     change(pipe.unet)
     return loop.train(
+        denoising,
         pipe.unet,
         training_schedule(pipe),
         encoded,
@@ -248,7 +254,7 @@ def test_the_base_does_not_move(tiny_backbone, tmp_path):
     add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
     options = {"seed": 0, "folder": tmp_path / "out", "state": tmp_path / "state.safetensors"}
     card = {**CARD, "backbone": "x"}
-    loop.train(pipe.unet, training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
+    loop.train(denoising, pipe.unet, training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
     after = {name.replace(".base_layer", ""): tensor for name, tensor in pipe.unet.state_dict().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -257,6 +263,6 @@ def test_float16_and_divergence_are_one_line(tiny_backbone, tmp_path):
     unet = load_pipeline(tiny_backbone, dtype="float16").unet
     options = {"seed": 0, "folder": tmp_path, "state": tmp_path / "s", "provenance": {}}
     with pytest.raises(UserError, match="bfloat16"):
-        loop.train(unet, None, None, SETTINGS, **options)
+        loop.train(denoising, unet, None, None, SETTINGS, **options)
     with pytest.raises(UserError, match="diverged"):
         trained(tiny_backbone, tmp_path, replace(SETTINGS, learning_rate=1e20))

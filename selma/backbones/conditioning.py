@@ -1,4 +1,4 @@
-"""What the UNet is told beside the noisy latents: texts encoded for it, and, for SDXL, sizes and crops.
+"""What conditions the UNet besides the noisy latents: encoded texts and, for SDXL, sizes and crops.
 
 Stable Diffusion attends to one text encoder's states. SDXL (arXiv 2307.01952) attends to two encoders' states side
 by side, and adds to its time embedding the second encoder's pooled state and six numbers ("time ids").
@@ -20,7 +20,7 @@ class Conditioning:
     """Encoded texts.
 
     states  [n, tokens, width], what the UNet's cross-attention reads
-    pooled  [n, width], SDXL's; None where the backbone has none
+    pooled  [n, width], SDXL only, None for other backbones
     """
 
     states: torch.Tensor
@@ -31,11 +31,11 @@ class Conditioning:
         return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
 
     def to(self, *args: Any) -> Conditioning:
-        """On another device, in another dtype, or both, as a tensor's `to`."""
+        """A copy on another device, in another dtype, or both, like `torch.Tensor.to`."""
         return Conditioning(self.states.to(*args), None if self.pooled is None else self.pooled.to(*args))
 
     def unet_inputs(self, time_ids: torch.Tensor) -> dict[str, Any]:
-        """Keyword arguments of the UNet's forward; `time_ids` [n, 6] are left out where it takes none."""
+        """Keyword arguments of the UNet's forward; `time_ids` [n, 6] are left out unless it takes them."""
         inputs: dict[str, Any] = {"encoder_hidden_states": self.states}
         if self.pooled is not None:
             inputs["added_cond_kwargs"] = {"text_embeds": self.pooled, "time_ids": time_ids}
@@ -43,7 +43,7 @@ class Conditioning:
 
 
 def concatenate(parts: list[Conditioning]) -> Conditioning:
-    """One after the other along the texts."""
+    """Concatenate along the texts."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
 
@@ -60,7 +60,7 @@ def time_ids(
 
 @torch.no_grad()
 def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Conditioning:
-    """Encode texts on the CPU, in the pipeline's dtype; the empty text is what guidance is measured against.
+    """Encode texts in the pipeline's dtype, onto the CPU; the empty text is guidance's unconditional input.
 
     For most backbones that is the empty caption's states; SDXL base was trained on zeros in its place, and says
     so (`force_zeros_for_empty_prompt`). Batches have a fixed size, the last one padded with empty texts, so that
@@ -74,7 +74,7 @@ def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Condition
         encoded = pipe.encode_prompt(
             padded, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        # SDXL gives four: states, negative ones, pooled, negative ones
+        # SDXL returns four: states, negative states, pooled, negative pooled
         pooled = encoded[2] if len(encoded) == 4 else None
         parts.append(Conditioning(encoded[0], pooled)[: len(part)].to("cpu"))
     whole = concatenate(parts)

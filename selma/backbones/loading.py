@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
-# Kind of pipeline, as model_index.json names it -> what is not loaded of it: parts that drawing and training need not.
-# The safety checker blacks out training images.
+# Kind of pipeline, as model_index.json names it -> parts that are not loaded: drawing and training do not need them.
+# The safety checker would black out training images.
 KINDS: dict[str, dict] = {
     "StableDiffusionPipeline": {
         "safety_checker": None,
@@ -46,20 +46,20 @@ def fingerprint(folder: Path) -> str:
 def load_pipeline(
     folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
 ) -> Pipeline:
-    """Open a backbone folder on a device as runtime.device names it, and put one LoRA folder on it at weight 1.
+    """Load a backbone folder onto a device (a value of runtime.device), optionally with a LoRA folder at weight 1.
 
     The pipeline comes in eval mode with every parameter frozen, no safety checker or watermark and no progress
-    bar. Only safetensors are read, and nothing is fetched. A VAE that overflows in float16 and says so
-    (`force_upcast`, SDXL's own) stays in float32 there.
+    bar. Only safetensors are read, and nothing is downloaded. A VAE that overflows in float16 and declares it
+    (`force_upcast`, as SDXL's does) stays in float32.
     Raises UserError when the folder is missing, corrupt or of another kind, and when the LoRA was trained on
-    another backbone.
+    a different backbone.
     """
     kind = read_kind(folder)
     _silence_loading()
     import diffusers
 
     try:
-        with _unlogged():  # its own lines about what is missing; ours says it
+        with _unlogged():  # diffusers logs what is missing; our error reports it
             pipe = getattr(diffusers, kind).from_pretrained(
                 folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
             )
@@ -80,11 +80,18 @@ def load_pipeline(
     return pipe
 
 
-def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
-    """(width, height) in pixels: a square of `side`, or what the backbone draws by itself.
+def open_model(weights: Path, backbone: Path, device: str = "cpu", dtype: str = "float32") -> Pipeline:
+    """The model in a row of `models`: a backbone folder, or a LoRA folder applied to `backbone`."""
+    if (weights / "model_index.json").is_file():
+        return load_pipeline(weights, device, dtype)
+    return load_pipeline(backbone, device, dtype, lora=weights)
 
-    Another size than that is allowed, with a warning: backbones draw worse at it, small ones nothing at all.
-    Raises UserError for a side that the VAE cannot give.
+
+def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
+    """(width, height) in pixels: a square of `side`, or the backbone's own size.
+
+    Any other size is allowed with a warning: backbones draw worse at it, and small ones draw nothing usable.
+    Raises UserError for a side that the VAE cannot produce.
     """
     factor = pipe.vae_scale_factor
     size = pipe.unet.config.sample_size
@@ -92,11 +99,11 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
     if side is None:
         if own is None:
             raise UserError(
-                "resolution: null, and this backbone's unet/config.json has no sample_size; name one"
+                "resolution: null, but this backbone's unet/config.json has no sample_size; set a resolution"
             )
         return own[1] * factor, own[0] * factor
     if side < 1 or side % factor:
-        raise UserError(f"resolution: {side} pixels; this backbone's must be a multiple of {factor}")
+        raise UserError(f"resolution: {side} pixels; for this backbone it must be a multiple of {factor}")
     if own is not None and set(own) != {side // factor}:
         made_for = f"{own[1] * factor} x {own[0] * factor}"
         print(f"warning: resolution: {side} pixels; this backbone was made for {made_for}", file=sys.stderr)
@@ -104,12 +111,12 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
 
 
 def _check_whole(pipe: Pipeline) -> None:
-    """Raise ValueError where a weights file lacks a tensor: diffusers warns, and leaves it without a value."""
+    """Raise ValueError if a weights file lacks a tensor: diffusers only warns and leaves the parameter empty."""
     for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         lacking = [name for name, value in part.named_parameters() if value.is_meta]
         if lacking:
             raise ValueError(
-                f"{type(part).__name__}'s weights lack {lacking[0]}, {len(lacking)} tensors in all"
+                f"{type(part).__name__}'s weights lack {lacking[0]}, {len(lacking)} tensors in total"
             )
 
 
@@ -120,7 +127,7 @@ def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:
 
 
 def _silence_loading() -> None:
-    """Keep the libraries' import notes and loading bars off stderr, which is for progress and one error line."""
+    """Keep the libraries' messages and progress bars off stderr, which is for our progress and one error line."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # before diffusers makes it warn about torchvision
@@ -132,7 +139,7 @@ def _silence_loading() -> None:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Nothing on diffusers' log; what it raises is another thing."""
+    """Silence diffusers' log; its exceptions still pass through."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -144,13 +151,13 @@ def _unlogged() -> Iterator[None]:
 
 
 def read_kind(folder: Path) -> str:
-    """The class of pipeline that model_index.json names; UserError unless it is one of KINDS."""
+    """The class of pipeline that model_index.json names; raises UserError unless it is one of KINDS."""
     index = folder / "model_index.json"
     try:
         kind = json.loads(index.read_text())["_class_name"]
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: no backbone here (no model_index.json); `dvc pull` or `dvc repro` brings it"
+            f"{folder}: no backbone here (no model_index.json); `dvc pull` downloads it, `dvc repro` produces it"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not a diffusers pipeline index ({_first_line(error)})") from error
@@ -164,20 +171,20 @@ def _put_lora(pipe: Pipeline, folder: Path, lora: Path) -> None:
     card, weights = lora / "lora.json", lora / "pytorch_lora_weights.safetensors"
     for file in (card, weights):
         if not file.is_file():
-            raise UserError(f"{file}: no such file; a LoRA folder holds lora.json and {weights.name}")
+            raise UserError(f"{file}: file not found; a LoRA folder holds lora.json and {weights.name}")
     provenance = read_json(card)
     trained_on = provenance.get("backbone") if isinstance(provenance, dict) else None
     if trained_on != fingerprint(folder):
         raise UserError(
-            f"{lora}: this LoRA was trained on another backbone than {folder}; train it again on this one"
+            f"{lora}: this LoRA was trained on a different backbone than {folder}; train it again on this one"
         )
     try:
-        with _unlogged():  # diffusers warns of a LoRA without text encoder keys, which is what ours are
+        with _unlogged():  # diffusers warns about a LoRA without text encoder keys; ours have none
             pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
     except Exception as error:
         raise UserError(f"{weights}: this LoRA cannot be loaded ({_first_line(error)})") from error
-    # In float32 the weights can take W + dW exactly enough, which saves two matmuls per layer; in half
-    # precision the sum would round the small dW away, so there the adapter stays beside W.
+    # In float32 the sum W + dW is exact enough, and fusing saves two matmuls per layer; in half
+    # precision the sum would round the small dW away, so there the adapter stays separate from W.
     if pipe.unet.dtype == torch.float32:
         pipe.fuse_lora(components=["unet"])
         pipe.unload_lora_weights()

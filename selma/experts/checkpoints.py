@@ -8,7 +8,7 @@ from selma.ground.errors import UserError
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Checkpoint folders (step-*) by step, in the order of steps; UserError if there are none."""
+    """Checkpoint folders (step-*) by step, in the order of steps; raises UserError if there are none."""
     steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
     found = {int(step): path for path, step in steps.items() if step.isdecimal()}
     if not found:

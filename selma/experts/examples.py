@@ -1,7 +1,7 @@
-"""Image-caption pairs, encoded once: what training reads instead of pictures and text.
+"""Image-caption pairs, encoded once: what training reads instead of images and text.
 
-An image becomes the mean and deviation of its latents, from which every step samples anew: the same
-distribution as encoding inside the training loop, at none of its cost.
+An image becomes the mean and deviation of its latents, from which every step samples again: the same
+distribution as encoding inside the training loop, without its cost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Examples:
     mean, std  [n, channels, h, w] fp32, of the scaled latents
     texts      every caption once; row 0 is the empty caption
     caption    [n], each pair's row in `texts`
-    time_ids   [n, 6] fp32, each image's size and crop as SDXL is told them; other backbones are not
+    time_ids   [n, 6] fp32, each image's size and crop, which condition SDXL only
     """
 
     mean: torch.Tensor
@@ -49,9 +49,9 @@ def encode(
 ) -> Examples:
     """Encode RGB images and their captions with the pipeline's VAE and text encoders, onto its device.
 
-    An image of another size than `resolution` (pixels of each side, by default the backbone's own) is resized and
-    cropped around its centre; SDXL is told of both, as in diffusers' own training. Never flipped: captions say left
-    and right. Images are read a few at a time.
+    An image of a size other than `resolution` (pixels of each side, by default the backbone's own) is resized and
+    cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. Never flipped: captions say
+    left and right. Images are read a few at a time.
     """
     size = image_size(pipe, resolution)
     means, stds, ids = [], [], []

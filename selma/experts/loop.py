@@ -1,15 +1,14 @@
-"""Train a LoRA on image-caption pairs; a run that was killed goes on and ends with the same bytes.
+"""Train a LoRA on image-caption pairs; a killed run resumes and ends with the same bytes.
 
 Every random draw of a step comes from a generator seeded by (seed, step), and the order of the data from
-(seed, epoch), so there is no random state to save. What a step computes is the objective's business
-(selma/variants/objectives), what it trains on is examples.py.
+(seed, epoch), so there is no random state to save. The objective
+(selma/variants/objectives) defines what a step computes, examples.py what it trains on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -22,27 +21,12 @@ from selma.ground.errors import UserError
 from selma.ground.files import atomic
 from selma.lora.adapter import lora_parameters, lora_state
 from selma.lora.files import save_lora
+from selma.runtime.devices import torch_dtype
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the learning rate is constant, `caption_dropout` the share of captions made empty.
-
-    `accumulate` is in how many parts a batch goes through the UNet: more parts, less memory, the same gradient.
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    caption_dropout: float
-    checkpoint_every: int
-    accumulate: int = 1
-    save_dtype: torch.dtype = torch.float32  # of the checkpoints; training and its saved state are in float32
+    from selma.runtime.params import Training
 
 
 def train(
@@ -50,7 +34,7 @@ def train(
     unet: torch.nn.Module,
     schedule: DDPMScheduler,
     examples: Examples,
-    settings: Settings,
+    settings: Training,
     *,
     seed: int,
     folder: Path,
@@ -64,10 +48,10 @@ def train(
 
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
     whose lora.json is `provenance` plus its steps. Parameters and optimizer are saved in the file `state` at
-    every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it goes
-    on from there. The losses of the curve
-    are means over windows of a hundredth of the steps; `on_loss` gets each as it comes.
-    Raises UserError for a base in float16 (its gradients underflow) and for a loss that is not finite.
+    every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it
+    resumes from there. The losses of the curve are means over windows of a hundredth of the steps; `on_loss` gets
+    each as it comes.
+    Raises UserError for a base model in float16 (its gradients underflow) and for a loss that is not finite.
     """
     if unet.dtype == torch.float16:
         raise UserError("runtime.dtype: float16 gradients underflow in training; allowed: float32, bfloat16")
@@ -98,7 +82,7 @@ def train(
             on_loss(count, _mean(losses, count, window))
         at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
         if at_checkpoint:
-            _save_checkpoint(folder, unet, {**provenance, "steps": count}, settings.save_dtype)
+            _save_checkpoint(folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype))
         if at_checkpoint or time.monotonic() - saved_at > pause:
             began = time.monotonic()
             _save_state(state, parameters, optimizer, losses, count)
@@ -129,7 +113,7 @@ def _save_state(
     losses: torch.Tensor,
     count: int,
 ) -> None:
-    """Write everything a later run needs to go on after `count` steps, in one atomic safetensors file."""
+    """Write everything a later run needs to resume after `count` steps, in one atomic safetensors file."""
     from safetensors.torch import save_file
 
     tensors = {"losses": losses.cpu(), "count": torch.tensor(count)}
@@ -147,7 +131,7 @@ def _load_state(
     optimizer: torch.optim.Optimizer,
     losses: torch.Tensor,
 ) -> int:
-    """Put a saved state back and return the number of steps it had done; 0 without one."""
+    """Restore a saved state and return the number of steps it had done; 0 if there is no state."""
     from safetensors.torch import load_file
 
     if not file.is_file():

@@ -1,6 +1,6 @@
 """Files as the stages exchange them: atomic writes, JSON lines, images, and the ids and seeds of pairs.
 
-Every writer goes through `atomic`, so a file either is whole or is not there. Reading something missing,
+Every writer goes through `atomic`, so a file is either complete or absent. Reading something missing,
 truncated or malformed raises a UserError naming the file.
 """
 
@@ -34,13 +34,13 @@ def sha256_file(path: Path) -> str:
 def folder_digest(path: Path) -> str:
     """Hex sha256 over the relative paths and contents of every file under `path`, or of `path` if a file.
 
-    Temporary files of `atomic` and Python's caches are no contents. Missing -> UserError.
+    Temporary files of `atomic` and Python's caches are left out. Raises UserError if `path` does not exist.
     """
     path = Path(path)
     if path.is_file():
         return sha256_file(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: file or folder not found")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file() and not _is_temporary(file) and "__pycache__" not in file.parts:
@@ -53,9 +53,9 @@ def folder_digest(path: Path) -> str:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
+    """Yield a temporary path next to `path`; on success it is flushed to disk and renamed to `path`.
 
-    On an error the temporary file is removed and `path` is as it was. Parent folders are made.
+    On an error the temporary file is removed and `path` is unchanged. Parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, obj: Any) -> None:
-    """Write indented JSON; NaN and infinity, which JSON has not, raise ValueError."""
+    """Write indented JSON; NaN and infinity, which JSON does not have, raise ValueError."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -102,7 +102,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[st
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file; missing or malformed -> UserError naming the line."""
+    """The contents of a JSON file; raises UserError, naming the line, if it is missing or malformed."""
     try:
         return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """One dict per non-blank line; missing, malformed or not an object -> UserError naming the line."""
+    """One dict per non-blank line; raises UserError, naming the line, for one that is malformed or not an object."""
     rows = []
     # Not splitlines: it also splits at U+2028 and friends, which JSON strings may hold.
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
@@ -144,10 +144,10 @@ class Row:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a CSV file, blank lines left out, with at least `columns`; other columns come along.
+    """The rows of a CSV file, blank lines left out, with at least `columns`; other columns are kept.
 
     Raises UserError, naming the file and what is wrong, for one that is missing, not UTF-8, without one of
-    the columns, without rows, or with a row of another length than the header.
+    the columns, without rows, or with a row of a different length than the header.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -160,7 +160,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
                     continue
                 if len(cells) != len(header):
                     raise UserError(
-                        f"{path}, line {reader.line_num}: has {len(cells)} cells, the header {len(header)}"
+                        f"{path}, line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}"
                     )
                 rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
     except OSError as error:

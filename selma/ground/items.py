@@ -6,10 +6,10 @@ One JSON Lines file per split, one item per line; the questions follow DSG (arXi
         {"id": "1", "question": "Is there a circle?", "choices": ["yes", "no"], "answer": "yes",
          "parents": [], "category": "shape"}, ...]}
 
-A question whose parent is answered wrongly is void (scoring.py). Parents may point forwards, at themselves
-or in a circle, as some of DSG's own do: only their own answers count, so that is harmless. A parent that the
-benchmark names and yet lacks (DSG's tifa160_134) stands in the item's `absent`, a key that others have not;
-nobody can answer it. An item without questions is drawn for preference scores alone.
+A question whose parent is answered wrongly is void (scoring/scores.py). Parents may point forwards, at themselves
+or in a cycle, as some of DSG's own do: only their own answers count, so that is harmless. A parent that the
+benchmark names but lacks (DSG's tifa160_134) is listed in the item's `absent`, a key that other items do not have;
+nobody can answer it. An item without questions is drawn for preference scores only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _QUESTION_KEYS = ("id", "question", "choices", "answer", "parents", "category")
 
 @dataclass(frozen=True)
 class Question:
-    """An atomic question about a picture; `answer` is the expected one of `choices`."""
+    """An atomic question about an image; `answer` is the expected one of `choices`."""
 
     id: str
     text: str
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt to draw and the questions to ask about the picture."""
+    """A prompt to draw and the questions to ask about the image."""
 
     id: str
     prompt: str
@@ -59,7 +59,7 @@ class Item:
 
 
 def write_split(folder: Path, split: str, items: Iterable[Item]) -> None:
-    """Write `folder/<split>.jsonl`, held to everything that `load_split` demands.
+    """Write `folder/<split>.jsonl`, checked against everything that `load_split` requires.
 
     Raises UserError for an item that breaks the schema, and when a prompt or id is in the other split too.
     """
@@ -74,12 +74,12 @@ def load_split(folder: Path, split: str) -> list[Item]:
     """Read `folder/<split>.jsonl` in file order.
 
     Raises UserError naming file and line for a broken schema (missing or unknown key, wrong type, empty
-    prompt, double id, unknown parent, answer not among the choices), and when the folder's splits overlap.
+    prompt, duplicate id, unknown parent, answer not among the choices), and when the folder's splits overlap.
     """
     path = _split_file(folder, split)
     if not path.is_file():
         found = splits(folder)
-        why = f"this benchmark is {found[0]} alone" if found else "the benchmark stage writes it"
+        why = f"this benchmark has a {found[0]} split only" if found else "the benchmark stage writes it"
         raise UserError(f"{path} is missing; {why}")
     items = _read(path)
     _check_disjoint(path, items, folder, split)
@@ -87,16 +87,8 @@ def load_split(folder: Path, split: str) -> list[Item]:
 
 
 def splits(folder: Path) -> list[str]:
-    """The splits that a benchmark's folder holds, in SPLITS' order: DSG, TIFA and HPS v2 are test alone."""
+    """The splits that a benchmark's folder holds, in SPLITS' order: DSG, TIFA and HPS v2 have test only."""
     return [split for split in SPLITS if _split_file(folder, split).is_file()]
-
-
-def folders(root: Path, primary: str, others: Sequence[str]) -> dict[str, Path]:
-    """The folder of each benchmark in use under `root`, where models' pictures are kept.
-
-    The primary's is `root` itself, each other's a folder in it, because items of two may share an id.
-    """
-    return {primary: root, **{name: root / name for name in others}}
 
 
 def _split_file(folder: Path, split: str) -> Path:
@@ -116,11 +108,11 @@ def _parse(rows: Iterable[tuple[str, Any]], path: Path) -> list[Item]:
     for where, row in rows:
         item = _item(row, where)
         if item.id in seen:
-            raise UserError(f"{where}: item id {item.id!r} is there twice; ids are unique in a split")
+            raise UserError(f"{where}: item id {item.id!r} appears twice; ids must be unique in a split")
         seen.add(item.id)
         items.append(item)
     if not items:
-        raise UserError(f"{path}: no items; a split holds at least one")
+        raise UserError(f"{path}: has no items; a split needs at least one")
     return items
 
 
@@ -134,9 +126,11 @@ def _check_disjoint(path: Path, items: Sequence[Item], folder: Path, split: str)
         ids, prompts = {item.id for item in others}, {_normal(item.prompt) for item in others}
         for item in items:
             if item.id in ids:
-                raise UserError(f"{path}: id {item.id!r} is in {other_path} too; splits are disjoint")
+                raise UserError(f"{path}: id {item.id!r} is in {other_path} too; splits must be disjoint")
             if _normal(item.prompt) in prompts:
-                raise UserError(f"{path}: prompt {item.prompt!r} is in {other_path} too; splits are disjoint")
+                raise UserError(
+                    f"{path}: prompt {item.prompt!r} is in {other_path} too; splits must be disjoint"
+                )
 
 
 def _normal(prompt: str) -> str:
@@ -174,15 +168,15 @@ def _item(row: Any, where: str) -> Item:
     if not _SAFE_ID.fullmatch(id):
         raise UserError(f"{where}: id {id!r} must be letters, digits, '.', '_' or '-': it names image files")
     if not isinstance(row["questions"], list):
-        raise UserError(f"{where}: questions of item {id!r} is {row['questions']!r}; a list is allowed")
+        raise UserError(f"{where}: questions of item {id!r} is {row['questions']!r}; it must be a list")
     questions = tuple(_question(question, f"{where}, item {id!r}") for question in row["questions"])
     known = [question.id for question in questions]
     absent = _texts(row, "absent", f"{where}, item {id!r}") if "absent" in row else ()
     if there := set(absent) & set(known):
-        raise UserError(f"{where}, item {id!r}: absent holds {', '.join(sorted(there))}, which is there")
+        raise UserError(f"{where}, item {id!r}: absent lists {', '.join(sorted(there))}, which the item has")
     for question in questions:
         if known.count(question.id) > 1:
-            raise UserError(f"{where}, item {id!r}: question id {question.id!r} is there twice")
+            raise UserError(f"{where}, item {id!r}: question id {question.id!r} appears twice")
         for parent in question.parents:
             if parent not in known and parent not in absent:
                 raise UserError(
@@ -216,14 +210,14 @@ def _check_keys(row: Any, keys: Sequence[str], where: str, optional: Sequence[st
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row[key]
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key} is {value!r}; a text that is not empty is allowed")
+        raise UserError(f"{where}: {key} is {value!r}; it must be a non-empty string")
     return value
 
 
 def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     values = row[key]
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise UserError(f"{where}: {key} is {values!r}; a list of texts is allowed")
+        raise UserError(f"{where}: {key} is {values!r}; it must be a list of non-empty strings")
     if len(set(values)) < len(values):
-        raise UserError(f"{where}: {key} {values!r} holds one text twice")
+        raise UserError(f"{where}: {key} {values!r} holds the same string twice")
     return tuple(values)

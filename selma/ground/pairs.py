@@ -31,28 +31,30 @@ def image_seed(run_seed: int, id: str, k: int) -> int:
 def write_image(path: Path, image: Image) -> None:
     """Write a PIL image without loss or metadata, so that equal pixels give equal bytes: PNG, or WebP by its suffix.
 
-    WebP takes a sixth less of the embedded world's pictures, in about the same time.
+    WebP takes a sixth less space for the embedded world's images, in about the same time.
     """
     with atomic(path) as temporary:
         if Path(path).suffix == ".webp":
             if max(image.size) > 16383:
-                raise UserError(f"{path}: {image.width} x {image.height} pixels; WebP holds 16383, take .png")
+                raise UserError(
+                    f"{path}: {image.width} x {image.height} pixels; WebP allows 16383 per side, use .png"
+                )
             image.save(temporary, format="WEBP", lossless=True, quality=75, method=4)
         else:
             image.save(temporary, format="PNG")
 
 
 def read_image(path: Path) -> Image:
-    """A PIL image in RGB, fully decoded; missing, truncated or no image -> UserError naming it."""
+    """A PIL image in RGB, fully decoded; raises UserError, naming it, if it is missing, truncated or not an image."""
     from PIL import Image as pil  # stages that touch no image do not pay for PIL
 
     try:
         with pil.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
+        raise UserError(f"{path}: image not found") from None
     except (OSError, SyntaxError, ValueError, EOFError, pil.DecompressionBombError) as error:
-        raise UserError(f"{path}: is not a whole image ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: is not a complete image ({' '.join(str(error).split())})") from None
 
 
 @dataclass(frozen=True)
@@ -93,5 +95,5 @@ def _pair(folder: Path, number: int, row: Mapping[str, Any]) -> Pair:
             raise UserError(f"{where}: needs {field}, a {kind.__name__}; it has {row.get(field)!r}")
     file = folder / row["file_name"]
     if not file.is_file():
-        raise UserError(f"{file}: no such image, though {where} names it")
+        raise UserError(f"{file}: image not found, though {where} names it")
     return Pair(file, row["text"], row["id"], row["seed"], int(row.get("k", 0)))

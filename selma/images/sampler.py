@@ -1,4 +1,4 @@
-"""Draw images: one seed per image, so that no picture depends on its batch or on what was drawn before it."""
+"""Draw images: one seed per image, so that no image depends on its batch or on what was drawn before it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
+    from selma.runtime.params import Drawing
 
 DECODE_PIXELS = (
     8 * 512 * 512
@@ -33,31 +34,27 @@ def draw(
     pipe: Pipeline,
     texts: list[str],
     seeds: list[int],
+    drawing: Drawing,
     *,
-    steps: int,
-    guidance: float,
-    scheduler: str,
-    batch: int,
-    size: int | None = None,
     method: str = "cfg",
     done: Collection[int] = (),
 ) -> Iterator[tuple[int, Image]]:
-    """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, all i in `done` left out.
+    """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, skipping every i in `done`.
 
-    `guidance` is the scale of the guidance `method` (selma/variants/guidance); classifier-free guidance at 1 makes one
-    UNet pass per step, at anything else two.
-    The whole list is cut into even batches of at most `batch`, the last one padded: shapes are static, and an
-    image keeps its batch, hence its exact bytes, when drawing goes on after a stop. `size` is the pixels of each
-    side, by default the backbone's own. Raises UserError for an unknown scheduler and an impossible size.
+    `method` is the method of guidance (a file of selma/variants/guidance), `drawing.guidance` its scale;
+    classifier-free guidance at 1 makes one UNet pass per step, at anything else two.
+    The whole list is cut into even batches of at most `drawing.batch`, the last one padded: shapes are static, and an
+    image keeps its batch, hence its exact bytes, when drawing resumes after a stop.
+    Raises UserError for an unknown scheduler or method and an impossible size.
     """
     if len(texts) != len(seeds):
         raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
     if not texts:
         return
     guide = variants.load("guidance", method, "guidance")
-    batch = math.ceil(len(texts) / math.ceil(len(texts) / batch))
-    pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
-    shape = _latent_shape(pipe, size)
+    batch = math.ceil(len(texts) / math.ceil(len(texts) / drawing.batch))
+    pipe.scheduler = make_scheduler(drawing.scheduler, pipe.scheduler.config)
+    shape = _latent_shape(pipe, drawing.resolution)
     unique = list(dict.fromkeys(["", *texts]))
     row = {text: i for i, text in enumerate(unique)}
     encoded = conditioning.encode_texts(pipe, unique)
@@ -71,8 +68,8 @@ def draw(
             {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * batch]},
             [torch.Generator().manual_seed(seeds[i]) for i in indices],
             shape,
-            steps,
-            guidance,
+            drawing.steps,
+            drawing.guidance,
             guide,
         )
         for i in wanted:
@@ -83,12 +80,8 @@ def draw_folder(
     pipe: Pipeline,
     rows: list[dict],
     folder: Path,
+    drawing: Drawing,
     *,
-    steps: int,
-    guidance: float,
-    scheduler: str,
-    batch: int,
-    size: int | None = None,
     method: str = "cfg",
     progress: Callable[[Iterable, int], Iterable] = lambda images, total: images,
 ) -> None:
@@ -104,11 +97,7 @@ def draw_folder(
         pipe,
         [row["text"] for row in rows],
         [row["seed"] for row in rows],
-        steps=steps,
-        guidance=guidance,
-        scheduler=scheduler,
-        batch=batch,
-        size=size,
+        drawing,
         method=method,
         done=done,
     )
@@ -168,8 +157,8 @@ def _draw_batch(
 def _step_options(scheduler: object, generators: list[torch.Generator]) -> dict:
     """Per-image generators where the scheduler takes them: ancestral ones draw noise at every step.
 
-    The generators go on where the initial noise stopped, as in diffusers' own pipelines; schedulers that are
-    deterministic (DDIM at its eta of 0) take them and never draw.
+    The generators continue where the initial noise stopped, as in diffusers' own pipelines; schedulers that are
+    deterministic (DDIM at its eta of 0) accept them and draw nothing from them.
     """
     takes = "generator" in inspect.signature(scheduler.step).parameters
     return {"generator": generators} if takes else {}

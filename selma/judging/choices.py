@@ -1,8 +1,8 @@
 """A free answer to a multiple-choice question becomes one of its choices (TIFA, arXiv 2303.11897, section 3.3).
 
 An answer that is literally a choice is that choice; case, spaces and punctuation around it make no difference.
-Any other goes to the choice that means the nearest thing: the one with the highest cosine between sentence
-embeddings (embedding.py), the earlier at a tie.
+Any other is mapped to the choice nearest in meaning: the one with the highest cosine between sentence
+embeddings (embedding.py), the earlier one in a tie.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def normal(text: str) -> str:
 
 
 def match(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that `answer` says, literally or after `normal`; None if it says none of them."""
+    """The choice that `answer` says, literally or after `normal`; None if it matches no choice."""
     if answer in choices:
         return answer
     said = normal(answer)
@@ -33,7 +33,7 @@ def match(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def nearest(answer: str, choices: Sequence[str], embed: Embed) -> str:
-    """The choice with the highest cosine to `answer`; raises ValueError for no choices."""
+    """The choice with the highest cosine to `answer`; raises ValueError if there are no choices."""
     if not choices:
         raise ValueError("there are no choices")
     said, *offered = embed([answer, *choices])

@@ -1,7 +1,7 @@
 """Scores by the cosine of CLIP's two embeddings: PickScore, HPS v2.0 and v2.1, CLIPScore.
 
 All run in float32 whatever runtime.dtype says: bfloat16 keeps three digits of a cosine, and the differences
-that these scores are read for are in the third.
+that matter in these scores are in the third.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ClipScorer:
 
     @torch.inference_mode()
     def score(self, image: Image.Image, prompt: str) -> float:
-        """The metric's published scale; texts of more than CLIP's 77 tokens are cut."""
+        """The score on the metric's published scale; texts longer than CLIP's 77 tokens are truncated."""
         config, device = self._model.config, self._model.device
         pixels = self._pixels(image, config.vision_config.image_size)[None].to(device)
         tokens = self._tokenizer(
@@ -46,7 +46,7 @@ class ClipScorer:
 
 
 def load_clip(folder: Path, device: str, pixels: Pixels, scale: Scale, prefix: str = "") -> ClipScorer:
-    """The scorer in a judge's folder; its tokenizer lies in tokenizer/ where its own repository holds none."""
+    """The scorer in a judge's folder; its tokenizer is in tokenizer/ where its own repository has none."""
     model = load_model(CLIPModel, folder, device, "float32")
     own = folder / "tokenizer"
     tokenizer = load_part(CLIPTokenizer, own if own.is_dir() else folder)

@@ -16,7 +16,7 @@ class SentenceEmbedder:
     """A sentence-embedding model from a local folder (config, tokenizer, model.safetensors)."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Load the model; UserError, naming the folder, when it is not there or not whole."""
+        """Load the model; raises UserError, naming the folder, if it is missing or incomplete."""
         from transformers import AutoModel, AutoTokenizer
 
         folder = Path(folder)
@@ -25,7 +25,7 @@ class SentenceEmbedder:
                 raise UserError(f"{folder}: has no {name}; a sentence-embedding model's folder is needed")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            # Weights in the files' own format alone, and none of a repository's code.
+            # Safetensors only, and none of the repository's code.
             model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
@@ -33,10 +33,10 @@ class SentenceEmbedder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of n texts, float32 [n, d], each of length 1; long texts are cut as the tokenizer says."""
+        """Embeddings of n texts, float32 [n, d], each of length 1; long texts are truncated by the tokenizer."""
         batch = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         batch = batch.to(self._model.device)
         tokens = self._model(**batch).last_hidden_state.float()  # [n, length, d]
-        mask = batch["attention_mask"].unsqueeze(-1).float()  # padding counts for nothing
+        mask = batch["attention_mask"].unsqueeze(-1).float()  # padding does not count
         mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
         return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()

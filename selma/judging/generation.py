@@ -27,7 +27,7 @@ class Reader:
         self._yes, self._no = yes_no_tokens(tokenizer, folder)
 
     def read(self, output: Any) -> list[Said]:
-        """One Said a row; the prompt's tokens, which some models repeat, are left out."""
+        """One Said per row; the prompt's tokens, which some models repeat, are left out."""
         steps = len(output.logits)
         texts = self._tokenizer.batch_decode(output.sequences[:, -steps:], skip_special_tokens=True)
         first = output.logits[0].float().softmax(dim=-1)  # [n, vocabulary]

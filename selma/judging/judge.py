@@ -1,4 +1,4 @@
-"""Judges: models that look at a picture and answer questions about it, or score it for its prompt.
+"""Judges: models that look at an image and answer questions about it, or score it for its prompt.
 
 A judge is a folder models/judges/<name>/ that stages/judge.py made; `judge.json` in it says its kind, which is a file
 of selma/variants/judges. Some answer a benchmark's questions, some score an image for its prompt, some do both.
@@ -23,7 +23,7 @@ from selma.runtime.places import JUDGE_CARD, JUDGES
 class Answer:
     """What a judge said: one of the question's choices, and the probability (0..1) of "yes".
 
-    `p_yes` is None where "yes" is none of the choices.
+    `p_yes` is None where "yes" is not one of the choices.
     """
 
     answer: str
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Judge(Protocol):
-    """Anything that answers questions about a picture, one Answer per question and in their order."""
+    """Anything that answers questions about an image, one Answer per question and in their order."""
 
     def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]: ...
 
@@ -48,10 +48,7 @@ def load_judge(name: str, device: str = "auto", dtype: str = "float32") -> Judge
     Raises UserError for a name that has no folder, for a kind that answers no questions, and for a folder that
     cannot be loaded.
     """
-    judge = _load(name, device, dtype)
-    if not hasattr(judge, "answer"):
-        raise UserError(f"judge.name {name!r} is a {read_card(name)['kind']}, which answers no questions")
-    return judge
+    return _load(name, device, dtype, "ANSWERS", "answers no questions")
 
 
 def load_scorer(name: str, device: str = "auto", dtype: str = "float32") -> Scorer:
@@ -59,34 +56,33 @@ def load_scorer(name: str, device: str = "auto", dtype: str = "float32") -> Scor
 
     Raises UserError for a name that has no folder, a folder that cannot be loaded, and a judge without scores.
     """
-    scorer = _load(name, device, dtype)
-    if not hasattr(scorer, "score"):
-        raise UserError(f"preferences holds {name}, a judge that gives no scores")
-    return scorer
+    return _load(name, device, dtype, "SCORES", "gives no scores")
 
 
 def read_card(name: str) -> dict[str, Any]:
-    """judge.json of the judge of that name: its kind and where it came from; UserError where there is none."""
+    """judge.json of the judge of that name: its kind and where it came from; raises UserError if it is missing."""
     file = JUDGES / name / JUDGE_CARD
     if not file.is_file():
         raise UserError(f"judge {name!r}: {file} is missing; stage judge@{name} writes it")
     card = read_json(file)
     if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
-        raise UserError(f"{file}: says no kind; run stage judge@{name} again")
+        raise UserError(f"{file}: has no kind; run stage judge@{name} again")
     return card
 
 
-def _load(name: str, device: str, dtype: str) -> Any:
-    card = read_card(name)
-    return variants.load("judges", card["kind"], f"{JUDGES / name / JUDGE_CARD}: kind").load(
-        JUDGES / name, card, device, dtype
-    )
+def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
+    """The judge of that name; raises UserError, before anything is loaded, if its kind does not declare `needed`."""
+    folder, card = JUDGES / name, read_card(name)
+    kind = variants.load("judges", card["kind"], f"{folder / JUDGE_CARD}: kind")
+    if not getattr(kind, needed):
+        raise UserError(f"judge {name!r} is of kind {card['kind']}, which {lacking}")
+    return kind.load(folder, card, device, dtype)
 
 
 def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, Any]]:
     """Ask all of an item's questions about its image `k`: rows {item, k, question, answer, p_yes, expected}.
 
-    `p_yes` is rounded to 4 places. An answer that is none of the question's choices raises ValueError.
+    `p_yes` is rounded to 4 places. An answer that is not one of the question's choices raises ValueError.
     """
     rows = []
     for question, said in zip(item.questions, judge.answer(image, list(item.questions)), strict=True):

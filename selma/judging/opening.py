@@ -1,4 +1,4 @@
-"""Opening a judge's folder: transformers' own classes, safetensors only, nothing fetched, nothing missing."""
+"""Opening a judge's folder: transformers' own classes, safetensors only, nothing downloaded, nothing missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selma.runtime.devices import pick_device, torch_dtype
 def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
     """A model of transformers' class `cls` from `folder`, frozen, in eval mode, on its device.
 
-    Raises UserError when it cannot be opened and when the files leave one of its weights unfilled.
+    Raises UserError when it cannot be opened and when the files leave one of its weights uninitialised.
     """
     _silence()
     try:
@@ -35,7 +35,7 @@ def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
 
 
 def load_part(cls: Any, folder: Path) -> Any:
-    """A tokenizer or processor of transformers' class `cls` from `folder`; UserError when it cannot be opened."""
+    """A tokenizer or processor of transformers' class `cls` from `folder`; raises UserError if it cannot be opened."""
     _silence()
     try:
         return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -47,7 +47,7 @@ def check_filled(folder: Path, missing: list[str]) -> None:
     """Raise UserError where weights are missing: transformers itself only warns, and scores would be noise."""
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} weights are missing or of another shape (first: {missing[0]})"
+            f"{folder}: {len(missing)} weights are missing or of the wrong shape (first: {missing[0]})"
         )
 
 
@@ -57,6 +57,6 @@ def _broken(folder: Path, error: Exception) -> UserError:
 
 
 def _silence() -> None:
-    """Keep transformers' notes and loading bars off stderr, which is for progress and one error line."""
+    """Keep transformers' messages and progress bars off stderr, which is for our progress and one error line."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

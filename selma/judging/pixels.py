@@ -1,4 +1,4 @@
-"""Images as CLIP-like models see them: resized, cut or padded to a square, normalised; PIL and torch alone."""
+"""Images as CLIP-like models see them: resized, cut or padded to a square, normalised; PIL and torch only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def cut_square(image: Image.Image, side: int) -> torch.Tensor:
-    """[3, side, side], float32: the shorter side to `side` pixels (bicubic), the middle cut out. CLIP's own way."""
+    """[3, side, side], float32: the shorter side to `side` pixels (bicubic), then a centre crop. CLIP's own way."""
     width, height = image.size
     scale = side / min(width, height)
     size = (max(side, int(width * scale)), max(side, int(height * scale)))
@@ -24,7 +24,7 @@ def cut_square(image: Image.Image, side: int) -> torch.Tensor:
 def pad_square(image: Image.Image, side: int) -> torch.Tensor:
     """[3, side, side], float32: the longer side to `side` pixels (bicubic), black around. HPS v2's way.
 
-    Its code resizes the tensor, not the picture, so values may leave 0..1 at sharp edges, here as there.
+    Its code resizes the tensor, not the image, so values may leave 0..1 at sharp edges, here as there.
     """
     pixels = _to_tensor(image.convert("RGB"))
     height, width = pixels.shape[1:]

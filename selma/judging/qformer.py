@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from selma.judging.generation import SETTINGS, Reader, to_model
-from selma.judging.vqa import Said
+from selma.judging.opening import load_model, load_part
+from selma.judging.vqa import Said, VqaJudge, load_matcher
 
 
 class QFormerVqa:
@@ -18,7 +19,7 @@ class QFormerVqa:
 
     def __init__(self, model: Any, processor: Any, folder: Path) -> None:
         self._model, self._processor = model, processor
-        # A decoder goes on from the last token, which must be none of the padding.
+        # A decoder continues from the last token, which must not be padding.
         processor.tokenizer.padding_side = "right" if model.config.text_config.is_encoder_decoder else "left"
         # Checkpoints from before the processor made room for the image's tokens do not say how many there are.
         processor.num_query_tokens = model.config.num_query_tokens
@@ -30,3 +31,10 @@ class QFormerVqa:
             images=[image] * len(texts), text=list(texts), padding=True, return_tensors="pt"
         )
         return self._reader.read(self._model.generate(**to_model(inputs, self._model), **SETTINGS))
+
+
+def load_qformer(model: type, processor: type, form: str, folder: Path, device: str, dtype: str) -> VqaJudge:
+    """The judge in a folder, by transformers' classes; `form` words a question, e.g. "Question: {} Answer:"."""
+    loaded = load_model(model, folder, device, dtype)
+    vqa = QFormerVqa(loaded, load_part(processor, folder), folder)
+    return VqaJudge(vqa, lambda question: form.format(question.text), load_matcher(folder))

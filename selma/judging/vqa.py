@@ -42,13 +42,13 @@ class Model(Protocol):
 
 
 class VqaJudge:
-    """A model as a judge: `prompt` words a question for it, `match` maps free words to a choice."""
+    """A model as a judge: `prompt` phrases a question for it, `match` maps free words to a choice."""
 
     def __init__(self, model: Model, prompt: Callable[[Question], str], match: Match | None = None) -> None:
         self._model, self._prompt, self._match = model, prompt, match
 
     def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        """One Answer a question. Raises UserError for words that fit none of the choices, without a `match`."""
+        """One Answer per question. Raises UserError for words that fit no choice, where there is no `match`."""
         answers: list[Answer] = []
         for start in range(0, len(questions), BATCH):
             part = questions[start : start + BATCH]
@@ -80,7 +80,7 @@ class VqaJudge:
         if len(inside) == 1:
             return inside[0]
         raise UserError(
-            f"the judge says {text[:80]!r} to {question.text!r}, which is none of {', '.join(question.choices)}; "
+            f"the judge says {text[:80]!r} to {question.text!r}, which is not one of {', '.join(question.choices)}; "
             "a `matcher` in its entry under `judges` maps such answers to the nearest choice"
         )
 
@@ -109,9 +109,9 @@ def load_matcher(folder: Path) -> Match | None:
 
 
 def yes_no_tokens(tokenizer: Any, where: Path) -> tuple[list[int], list[int]]:
-    """The ids with which "yes" and "no" begin, over spellings; ids that begin both tell nothing and are left out.
+    """The ids with which "yes" and "no" begin, over spellings; ids that begin both are ambiguous and left out.
 
-    Raises UserError where none is left.
+    Raises UserError if none are left.
     """
     unknown = tokenizer.unk_token_id
 
@@ -122,5 +122,5 @@ def yes_no_tokens(tokenizer: Any, where: Path) -> tuple[list[int], list[int]]:
 
     yes, no = first("yes"), first("no")
     if not yes - no or not no - yes:
-        raise UserError(f"{where}: this tokenizer has no words for yes and no, so nothing can be read off it")
+        raise UserError(f"{where}: this tokenizer has no tokens that tell yes from no, so it cannot be used")
     return sorted(yes - no), sorted(no - yes)

@@ -21,7 +21,7 @@ def add_lora(unet: torch.nn.Module, rank: int, alpha: float, targets: list[str],
     for target in targets:
         if not any(name == target or name.endswith("." + target) for name in names):
             raise UserError(
-                f"expert.targets: {target!r} is no layer of this UNet; e.g. to_q, to_k, to_v, to_out.0"
+                f"expert.targets: {target!r} is not a layer of this UNet; e.g. to_q, to_k, to_v, to_out.0"
             )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""LoRA adapters on the UNet: adding one to train, and reading and writing one as diffusers does."""
+"""LoRA adapters of the UNet as files, read and written as diffusers does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LoraWeights:
         return next(iter(self.factors.values()))[0].shape[0]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The factors under peft's key names, as `save_lora` takes them."""
+        """The factors under peft's key names, as `save_lora` expects them."""
         keys = {}
         for module, (a, b) in self.factors.items():
             keys[f"{module}.lora_A.weight"] = a
@@ -74,7 +74,7 @@ def load_lora(folder: Path) -> LoraWeights:
     weights, card = folder / WEIGHTS, folder / CARD
     for file in (weights, card):
         if not file.is_file():
-            raise UserError(f"{file}: no such file; a LoRA folder holds {WEIGHTS} and {CARD}")
+            raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
     provenance = read_json(card)
     if not isinstance(provenance, dict):
         raise UserError(f"{card}: must be a mapping of what the LoRA was trained on")
@@ -87,9 +87,7 @@ def load_lora(folder: Path) -> LoraWeights:
     for module in sorted({key.removeprefix("unet.").rsplit(".lora_", 1)[0] for key in state}):
         a, b = (state.get(f"unet.{module}.lora_{letter}.weight") for letter in "AB")
         if a is None or b is None or a.shape[0] != rank or b.shape[1] != rank:
-            raise UserError(
-                f"{weights}: {module} does not hold two factors of rank {rank}, which {CARD} says"
-            )
+            raise UserError(f"{weights}: {module} does not hold two factors of rank {rank}, as {CARD} says")
         if not (a.isfinite().all() and b.isfinite().all()):
             raise UserError(f"{weights}: {module} holds values that are not finite; train this expert again")
         factors[module] = (a.float(), b.float())
@@ -99,7 +97,7 @@ def load_lora(folder: Path) -> LoraWeights:
 
 
 def sort_header(file: bytes) -> bytes:
-    """A safetensors file with its header sorted: every write puts the metadata in another, random order."""
+    """A safetensors file with its header sorted: every write orders the metadata at random."""
     size = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + size])
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

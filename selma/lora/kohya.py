@@ -1,13 +1,13 @@
 """A LoRA in kohya's layout, which ComfyUI and A1111 read: the names of its tensors and its metadata.
 
 A file holds, for every adapted layer, `<name>.lora_down.weight` (A), `<name>.lora_up.weight` (B) and
-`<name>.alpha`; a reader adds alpha / rank * up @ down to the layer. Names are of two styles, those that
-kohya's trainer writes and that both tools read:
+`<name>.alpha`; a reader adds alpha / rank * up @ down to the layer. Names come in two styles, which
+kohya's trainer writes and both tools read:
 
     SD 1.x, 2.x   diffusers' names:           lora_unet_down_blocks_1_attentions_0_..._attn1_to_q
     SDXL          the original UNet's (SGM):  lora_unet_input_blocks_4_1_..._attn1_to_q
 
-The original UNet numbers a side's layers and resamplers in one row. With n layers per block, attention `a`
+The original UNet numbers a side's layers and resamplers in one sequence. With n layers per block, attention `a`
 of block `b` is input_blocks.{1 + b(n+1) + a}.1 on the way down, where 0 is the first convolution and every
 block ends in a downsampler, and output_blocks.{b(n+1) + a}.1 on the way up, where a block has n+1 layers.
 """
@@ -33,7 +33,7 @@ class Family:
 
     base_version: str  # ss_base_model_version, by which A1111 and others offer a LoRA for a base model
     architecture: str  # modelspec.architecture (Stability AI's ModelSpec 1.0), without its "/lora"
-    implementation: str  # modelspec.implementation: the code base whose names the tensors bear
+    implementation: str  # modelspec.implementation: the code base whose names the tensors have
 
 
 _SD = (320, 640, 1280, 1280)
@@ -56,12 +56,12 @@ def family(unet: Mapping[str, Any], prediction_type: str) -> Family | None:
 def layer_name(module: str, unet: Mapping[str, Any]) -> str:
     """The name of a UNet layer, given diffusers' dotted name for it and the UNet's diffusers config.
 
-    Raises UserError for a layer outside the attention blocks: of those, the tools do not read all.
+    Raises UserError for a layer outside the attention blocks: the tools do not read all of those.
     """
     match = _ATTENTION.fullmatch(module)
     if match is None:
         raise UserError(
-            f"{module}: lies outside the UNet's attention blocks, and a kohya file holds those alone; "
+            f"{module}: is outside the UNet's attention blocks, and a kohya file holds only those; "
             "export it with --format diffusers"
         )
     side, block, layer, rest = match.groups()
@@ -85,7 +85,9 @@ def tensors(lora: LoraWeights, unet: Mapping[str, Any], dtype: str) -> dict[str,
         for part, factor in (("lora_down", a), ("lora_up", b)):
             found[f"{name}.{part}.weight"] = factor.to(getattr(torch, dtype)).contiguous()
             if not found[f"{name}.{part}.weight"].isfinite().all():
-                raise UserError(f"{module}: holds values that {dtype} cannot; export it with --dtype float32")
+                raise UserError(
+                    f"{module}: holds values too large for {dtype}; export it with --dtype float32"
+                )
         found[f"{name}.alpha"] = torch.tensor(lora.scaling * lora.rank)
     return found
 
@@ -99,7 +101,7 @@ def metadata(
     prediction_type: str,
     licence: str | None,
 ) -> dict[str, str]:
-    """What the file says of itself: kohya's `ss_` keys and, for a base of a known family, ModelSpec's.
+    """What the file says about itself: kohya's `ss_` keys and, for a base of a known family, ModelSpec's.
 
     `name` is what A1111 lists the LoRA as. Nothing in it depends on when or where the file is written.
     """

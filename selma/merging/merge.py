@@ -7,34 +7,37 @@ from selma.lora.files import LoraWeights
 from selma.runtime import variants
 
 
-def merge(operator: str, experts: dict[str, LoraWeights]) -> LoraWeights:
-    """Merge named experts with uniform weights; the result's provenance tells what was merged and how.
+def merge(name: str, operator: str, experts: dict[str, LoraWeights]) -> LoraWeights:
+    """Merge experts, by name, with uniform weights; the result's provenance says its name, what was merged and how.
 
-    Raises UserError for an unknown operator, no experts, and experts that do not belong together.
+    Raises UserError for an unknown operator, no experts, and experts that are not compatible.
     """
-    merged_by = variants.load("operators", operator, "merge.operator")
+    merged_by = variants.load("operators", operator, f"merges.{name}.operator")
     if not experts:
-        raise UserError("merge.experts: empty; allowed: one expert or more")
-    check_compatible(experts)
+        raise UserError(f"merges.{name}.experts: empty; allowed: one expert or more")
+    check_compatible(experts, key=f"merges.{name}.experts")
     merged = merged_by.merge(list(experts.values()))
     first = next(iter(experts.values())).provenance
     shared = {"backbone": first["backbone"], "targets": first["targets"]}
-    named = {"name": "merged", "operator": operator, "experts": list(experts)}
+    named = {"name": name, "operator": operator, "experts": list(experts)}
     return LoraWeights(merged.factors, merged.scaling, {**named, **shared, **merged.provenance})
 
 
-def check_compatible(experts: dict[str, LoraWeights]) -> None:
+def check_compatible(experts: dict[str, LoraWeights], *, key: str) -> None:
     """Raise UserError naming an expert whose backbone, targets or layers are not those of the first."""
     first_name, first = next(iter(experts.items()))
     for name, expert in experts.items():
         if missing := {"backbone", "targets"} - expert.provenance.keys():
-            raise UserError(f"merge.experts: the lora.json of {name!r} lacks {', '.join(sorted(missing))}")
-        for key, what in (("backbone", "was trained on another backbone"), ("targets", "has other targets")):
-            theirs, ours = expert.provenance.get(key), first.provenance.get(key)
+            raise UserError(f"{key}: the lora.json of {name!r} lacks {', '.join(sorted(missing))}")
+        for field, what in (
+            ("backbone", "was trained on a different backbone"),
+            ("targets", "has different targets"),
+        ):
+            theirs, ours = expert.provenance.get(field), first.provenance.get(field)
             if theirs != ours:
                 raise UserError(
-                    f"merge.experts: {name!r} {what} than {first_name!r} "
-                    f"({_short(theirs)} against {_short(ours)}); all must be the same"
+                    f"{key}: {name!r} {what} than {first_name!r} "
+                    f"({_short(theirs)} and {_short(ours)}); all must be the same"
                 )
         shapes, expected = (
             {module: (a.shape[1], b.shape[0]) for module, (a, b) in lora.factors.items()}
@@ -42,7 +45,7 @@ def check_compatible(experts: dict[str, LoraWeights]) -> None:
         )
         if shapes != expected:
             raise UserError(
-                f"merge.experts: {name!r} adapts other layers than {first_name!r}; all must be the same"
+                f"{key}: {name!r} adapts different layers than {first_name!r}; all must be the same"
             )
 
 

@@ -1,9 +1,8 @@
-"""Files from elsewhere, by URL or from a local path, held against a pinned sha256.
+"""Files by URL or from a local path, checked against a pinned sha256.
 
-A file is first written beside its target with the suffix `.part` and renamed when it is whole and its hash is
-right, so the target is never half a file or another one. With a pinned hash a broken download goes on where it
-stopped (HTTP ranges, if the server has them); without one it starts again, for nothing could tell whether the
-file has changed in between.
+A file is first written next to its target with the suffix `.part` and renamed when it is complete and its hash is
+right, so the target is never a partial or wrong file. With a pinned hash an interrupted download resumes (HTTP
+ranges, if the server supports them); without one it starts again, because the file may have changed in between.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from selma.ground.files import sha256_file
 SCHEMES = ("https", "http", "file")
 CHUNK = 2**20  # bytes
 TIMEOUT = 60  # seconds without a byte
-_LATER = (408, 425, 429)  # client errors that another attempt may not meet again
+_LATER = (408, 425, 429)  # client errors that may not happen again at the next attempt
 
 # From an iterable of chunks and their number (None: not known) to the same chunks, shown as they come.
 Progress = Callable[[Iterable[bytes], int | None], Iterable[bytes]]
@@ -42,11 +41,11 @@ def fetch(
     attempts: int = 3,
     wait: float = 1.0,
 ) -> str:
-    """Bring `origin`, a URL (https, http or file) or a path, to `target`; return its hex sha256.
+    """Download or copy `origin`, a URL (https, http or file) or a path, to `target`; return its hex sha256.
 
     `pin` is the params key of the hash, for messages. Without a `sha256` the one to pin is printed on stderr.
-    A network that fails is tried again `attempts` times in all, after `wait`, 2 * `wait`, ... seconds. Raises
-    UserError for an origin that is not there or not to be had, and for a wrong hash, which leaves nothing.
+    A download that fails is tried `attempts` times in total, after `wait`, 2 * `wait`, ... seconds. Raises
+    UserError for an origin that does not exist or cannot be downloaded, and for a wrong hash, which leaves nothing.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +60,7 @@ def fetch(
     found = sha256_file(part)
     if sha256 is None:
         print(
-            f"warning: {shown(origin)}: nobody has checked this file; its sha256 is {found}: "
+            f"warning: {shown(origin)}: this file has not been checked; its sha256 is {found}: "
             f"pin it as {pin} once you trust it",
             file=sys.stderr,
         )
@@ -81,18 +80,20 @@ def shown(origin: str) -> str:
 
 
 def _local(origin: str) -> Path | None:
-    """The path that `origin` is or names as file://; None for a URL of the web."""
+    """The path that `origin` is or names as file://; None for a web URL."""
     parts = urlsplit(origin)
     if "://" not in origin:
         return Path(origin)
     if parts.scheme not in SCHEMES:
-        raise UserError(f"{parts.scheme}:// is no way to bring a file; allowed: {', '.join(SCHEMES)}, a path")
+        raise UserError(
+            f"{parts.scheme}:// is not a supported way to fetch a file; allowed: {', '.join(SCHEMES)}, a path"
+        )
     return Path(urllib.request.url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def _copy(source: Path, part: Path, show: Progress) -> None:
     if not source.is_file():
-        raise UserError(f"{source}: no such file")
+        raise UserError(f"{source}: file not found")
     try:
         with open(source, "rb") as file:
             _write(file, part, "wb", source.stat().st_size, show)
@@ -110,19 +111,19 @@ def _download(url: str, part: Path, show: Progress, *, resume: bool, attempts: i
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             code = error.code if isinstance(error, urllib.error.HTTPError) else None
-            if code == 416:  # the part is no beginning of what the server has now
+            if code == 416:  # the part is not the beginning of what the server has now
                 part.unlink(missing_ok=True)
             lasting = code is not None and 400 <= code < 500 and code not in (*_LATER, 416)
             if lasting or attempt == attempts:
                 if not resume:
                     part.unlink(missing_ok=True)
-                kept = "; run again to go on where it stopped" if part.exists() else ""
+                kept = "; run again to resume" if part.exists() else ""
                 raise UserError(f"{shown(url)}: cannot be downloaded ({_problem(error)}){kept}") from None
             time.sleep(wait * 2 ** (attempt - 1))
 
 
 def _stream(url: str, part: Path, show: Progress) -> None:
-    """Write the rest of `url` to `part`, or all of it where the server knows no ranges."""
+    """Write the rest of `url` to `part`, or all of it if the server does not support ranges."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "selma", "Accept-Encoding": "identity"}
     if have:
@@ -132,7 +133,7 @@ def _stream(url: str, part: Path, show: Progress) -> None:
             have = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink()
-            raise OSError("the server sent another range than it was asked for")
+            raise OSError("the server sent a different range than requested")
         length = response.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else None
         _write(response, part, "ab" if have else "wb", size, show)

@@ -1,6 +1,6 @@
 """One commit of a hub repository, or a folder on this disk, as a set of files.
 
-The hub is asked through its own client: HF_ENDPOINT, HF_TOKEN and a login are honoured, and never written anywhere.
+The hub is accessed through its own client: HF_ENDPOINT, HF_TOKEN and a login are honoured, and never written anywhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Repository:
     commit: str | None
     licence: str | None
     fetch: Callable[[str], Path]  # the file of that name, on this disk
-    shared: bool = True  # whether a backbone folder may hold the very same files: a user's own it must not
+    shared: bool = True  # whether a backbone folder may hard-link the files: never a user's own
 
 
 def open_hub(id: str, revision: str, folder: Path) -> Repository:
-    """A commit of a hub repository; its files are downloaded under `folder`, where a killed download goes on.
+    """A commit of a hub repository; its files are downloaded under `folder`, where a killed download resumes.
 
-    Raises UserError, in one line, where the hub cannot be reached, has no such commit or wants a login.
+    Raises UserError, in one line, where the hub cannot be reached, does not have the commit or requires a login.
     """
     import huggingface_hub
     from huggingface_hub.utils import disable_progress_bars
@@ -56,15 +56,15 @@ def open_hub(id: str, revision: str, folder: Path) -> Repository:
 
 
 def open_folder(path: Path) -> Repository:
-    """A folder of the same layout on this disk; UserError if it is none."""
+    """A folder of the same layout on this disk; raises UserError if it is not a folder."""
     if not path.is_dir():
-        raise UserError(f"backbone path {path}: no such folder; a pipeline in diffusers' layout is needed")
+        raise UserError(f"backbone path {path}: folder not found; a pipeline in diffusers' layout is needed")
     files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return Repository(str(path), tuple(files), {}, None, None, lambda file: path / file, shared=False)
 
 
 def _licence(info: Any) -> str | None:
-    """The licence that a model card declares; its name where it is one of its own (`other`)."""
+    """The licence that a model card declares; its name where it is a custom one (`other`)."""
     card = info.card_data or {}
     declared = card.get("license")
     if declared == "other":
@@ -82,17 +82,19 @@ def _ask(id: str, revision: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except errors.GatedRepoError:
-        why = f"its owner wants a login: accept the terms at {host}/{id}, then set HF_TOKEN or run `hf auth login`"
+        why = f"its owner requires a login: accept the terms at {host}/{id}, then set HF_TOKEN or run `hf auth login`"
     except errors.RepositoryNotFoundError:
-        why = f"{host} has no such repository, or it is private (set HF_TOKEN or run `hf auth login`)"
+        why = f"{host} does not have this repository, or it is private (set HF_TOKEN or run `hf auth login`)"
     except errors.RevisionNotFoundError:
-        why = f"{host} has no such commit of it; {host}/{id}/commits/main lists them"
+        why = f"{host} does not have this commit; {host}/{id}/commits/main lists its commits"
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError):
-        why = f"{host} cannot be reached, or HF_HUB_OFFLINE is set; `dvc pull` brings it from a remote that has it"
+        why = f"{host} cannot be reached, or HF_HUB_OFFLINE is set; `dvc pull` downloads it from a remote that has it"
     except errors.HfHubHTTPError as error:
-        why = f"{host} answered {error.response.status_code}; run this again later, what came is kept"
+        why = (
+            f"{host} answered {error.response.status_code}; run this again later, what was downloaded is kept"
+        )
     except errors.HFValidationError:
-        why = "is no repository's id; it is written owner/name"
+        why = "is not a repository id; it must be owner/name"
     except (ConnectionError, errors.HTTPError, json.JSONDecodeError) as error:
-        why = f"the connection to {host} broke ({type(error).__name__}); run this again, what came is kept"
+        why = f"the connection to {host} failed ({type(error).__name__}); run this again, what was downloaded is kept"
     raise UserError(f"{id}@{revision[:12]}: {why}")

@@ -26,20 +26,20 @@ INDEX = "model_index.json"
 SOURCE = "source.json"
 
 
-# Parts of a Stable Diffusion pipeline that are not loaded here; without them it opens all the same.
+# Parts of a Stable Diffusion pipeline that are not loaded here; the pipeline opens without them.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 SETTINGS = (".json", ".txt", ".model")  # what tokenizers and schedulers are made of
 
 
-def bring(
+def fetch_pipeline(
     repository: Repository, out: Path, variant: str | None = None, vae: Repository | None = None
 ) -> dict[str, str]:
     """Put what is loaded of a pipeline into `out`, another repository's VAE in place of its own if one is given.
 
-    Returns the sha256 of each file by its path in `out`. What lies there from a killed run is used again if it is
-    what the hub says. Raises UserError where weights are not in safetensors, broken, or not what the hub's hashes say.
+    Returns the sha256 of each file by its path in `out`. What a killed run downloaded is used again.
+    Raises UserError where weights are not in safetensors, are corrupt, or do not match the hub's hashes.
     """
     index = read_json(repository.fetch(INDEX)) if INDEX in repository.files else None
     if not isinstance(index, dict) or "_class_name" not in index:
@@ -84,7 +84,7 @@ def _settings(files: Collection[str], part: str) -> list[str]:
 def _weights(repository: Repository, part: str, variant: str | None) -> dict[str, str]:
     """config.json and one set of safetensors of a part: the variant's if it is there, else the plain one's.
 
-    A variant's single file loses its variant's name, so that whoever opens the folder needs not know of it.
+    A variant's single file loses its variant's name, so that whoever opens the folder need not know about it.
     """
     config = f"{part}config.json"
     names = [f"{part}{stem}" for stem in ("diffusion_pytorch_model", "model")]
@@ -126,7 +126,7 @@ def _place(repository: Repository, source: str, target: Path) -> str:
         target.unlink()
         file.unlink()
         raise UserError(
-            f"{repository.name}: {source} came broken (its sha256 is not the hub's); run this again"
+            f"{repository.name}: {source} is corrupt (its sha256 does not match the hub's); run this again"
         )
     if target.suffix == ".safetensors":
         _check_safetensors(target, f"{repository.name}: {source}")
@@ -141,10 +141,10 @@ def _check_safetensors(file: Path, name: str) -> None:
         with safe_open(file, framework="np") as opened:
             opened.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{name} is not a whole safetensors file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{name} is not a complete safetensors file ({str(error).splitlines()[0]})") from None
 
 
 def _without(index: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
-    """A pipeline's index in which `parts` are not there, as diffusers itself writes it."""
+    """A pipeline's index without `parts`, as diffusers itself writes it."""
     kept = {key: [None, None] if key in parts else value for key, value in index.items()}
     return kept | ({"requires_safety_checker": False} if "safety_checker" in index else {})

@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers' addresses and keys: from the environment alone, to the one server, in no message."""
+"""OpenAI-compatible servers' addresses and keys: from the environment only, never in a message."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ OPENAI = "https://api.openai.com/v1"
 
 
 def address(base_url: str | None, *, param: str) -> str:
-    """The server's address, with nothing secret in it; None is OpenAI's own. UserError, naming `param`, for no such."""
+    """The server's address, with nothing secret in it; None is OpenAI's. Raises UserError if invalid."""
     url = (base_url or OPENAI).rstrip("/")
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number
+    except ValueError:  # brackets that do not close, a port that is not a number
         sound = False
     if not sound or "@" in parts.netloc or parts.query:
         # Not quoted: it may hold a password.
@@ -31,8 +31,8 @@ def read(url: str, variable: str | None, *, param: str) -> str:
     """The key in the environment for the server at `url`, or '' where none is needed.
 
     variable: the one that `param` names; None is OPENAI_API_KEY for OpenAI's own server and no key for another: a
-    key goes only where it is meant to. Raises UserError for a variable that is not set, and for what is no variable
-    or no key.
+    key goes only where it is meant to. Raises UserError for a variable that is not set, and for an invalid
+    variable name or key.
     """
     if variable is None:
         if urlsplit(url).hostname != urlsplit(OPENAI).hostname:
@@ -44,14 +44,14 @@ def read(url: str, variable: str | None, *, param: str) -> str:
         raise UserError(f"environment variable {variable} is not set; it must hold the key for {url}")
     if not re.fullmatch(r"[!-~]+", key):
         raise UserError(
-            f"environment variable {variable} holds what is no key: characters other than ASCII's"
+            f"environment variable {variable} does not hold a valid key: only printable ASCII without spaces is allowed"
         )
     return key
 
 
 def hide(text: str, key: str) -> str:
-    """`text` without the key, which some servers say back."""
-    return text.replace(key, "***") if len(key) >= 8 else text  # "EMPTY" is no secret
+    """`text` without the key, which some servers echo."""
+    return text.replace(key, "***") if len(key) >= 8 else text  # "EMPTY" is not a secret
 
 
 def one_line(text: str, key: str) -> str:

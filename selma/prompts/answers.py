@@ -11,7 +11,7 @@ from selma.prompts.provider import Reply
 
 
 def read_answer(raw: str, index: int) -> Reply | None:
-    """The answer in a response's body; None if there is none."""
+    """The answer in a response's body; None if it holds no answer."""
     try:
         body = json.loads(raw)
         choice = body["choices"][0]
@@ -40,7 +40,7 @@ def error_message(text: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks us to wait: a number or a date; None if it says nothing of use."""
+    """Seconds that a server asks us to wait: a number or a date; None if it says neither."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)

@@ -21,7 +21,7 @@ PATIENCE = 5  # rounds in a row without a single new prompt before giving up
 def collect(
     skill: Skill, provider: Provider, *, seed: int, n: int, examples: int, requests: int
 ) -> Iterator[dict[str, Any]]:
-    """New prompts as they arrive, without end: rows of prompts.jsonl.
+    """New prompts as they arrive, endlessly: rows of prompts.jsonl.
 
     They come in rounds of `requests` requests for `n` prompts each. Every request shows `examples` prompts
     drawn from the pool as it was when the round began, and replies join the pool in request order, so the
@@ -46,7 +46,7 @@ def collect(
         barren = 0 if new else barren + 1
         if barren == PATIENCE:
             raise UserError(
-                f"skill {skill.name}: {PATIENCE} rounds of requests brought nothing new after "
+                f"skill {skill.name}: {PATIENCE} rounds of requests produced nothing new after "
                 f"{len(rows)} prompts; lower prompts.candidates, raise prompts.round, or widen its rules. "
                 f"The last reply ended by {replies[-1].finish_reason!r} and begins: "
                 f"{' '.join(replies[-1].text.split())[:80]!r}"

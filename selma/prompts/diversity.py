@@ -8,7 +8,7 @@ from typing import Literal
 
 from selma.prompts.rouge import RougeIndex, Vocabulary
 
-EXAM_ROUGE_L = 0.8  # no training prompt lies nearer to an exam prompt, whatever the threshold (paper: 0.8)
+EXAM_ROUGE_L = 0.8  # no training prompt comes closer to an exam prompt, whatever the threshold (paper: 0.8)
 
 Reason = Literal["too_long", "exam", "similar"]
 
@@ -51,7 +51,7 @@ class DiversityFilter:
         """Judge a prompt, and compare later ones with it if it is kept."""
         if len(prompt.split()) > self._max_words:
             return Verdict("too_long")
-        if same := self._exam_texts.get(_plain(prompt)):  # also where ROUGE-L knows no token of it
+        if same := self._exam_texts.get(_plain(prompt)):  # also where ROUGE-L finds no token in it
             return Verdict("exam", same, 1.0)
         if near := self._exam.nearest(prompt):
             return Verdict("exam", *near)

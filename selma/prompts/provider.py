@@ -9,26 +9,12 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selma.runtime import variants
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Section `llm` of params.yaml, but for the provider's name and the prices."""
-
-    base_url: str | None = None
-    model: str | None = None
-    api: str = "chat"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 2048
-    key_env: str | None = None
-    concurrency: int = 1
-    timeout: float = 120.0
-    retries: int = 6
-    max_requests: int = 200
+if TYPE_CHECKING:
+    from selma.runtime.params import Llm
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Reply:
 class Provider(Protocol):
     """Something that answers requests, several at a time."""
 
-    # What determines a reply beside the request, for a provider whose replies are worth keeping beyond the
+    # What determines a reply besides the request, for a provider whose replies are worth keeping beyond the
     # run; None for one that is code of this repository.
     identity: Mapping[str, Any] | None
 
@@ -93,8 +79,8 @@ class ThreadedProvider:
     ) -> list[Reply]:
         """Replies in request order, whatever the order they came in.
 
-        A failure lets those in flight end, so that no reply is paid for and lost, starts no other, and is
-        raised then; Ctrl-C waits for nothing.
+        After a failure, requests in flight finish, so that no reply is paid for and lost, no others start, and
+        the failure is raised; Ctrl-C does not wait.
         """
         todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
         came: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()  # None: a thread's end
@@ -140,6 +126,6 @@ class ThreadedProvider:
         return [replies[request.index] for request in requests]
 
 
-def load_provider(name: str, settings: Settings) -> Provider:
-    """The provider of that name; UserError for an unknown name or settings that it cannot work with."""
-    return variants.load("providers", name, "llm.provider").load(settings)
+def load_provider(settings: Llm) -> Provider:
+    """The provider that `settings` name; raises UserError for settings that it cannot work with."""
+    return variants.load("providers", settings.provider, "llm.provider").load(settings)

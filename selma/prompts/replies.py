@@ -1,6 +1,6 @@
 """Reading prompts out of an LLM's reply: JSON, a numbered or bulleted list, whole or cut off.
 
-A reply is read by its items. What is not wholly there is dropped, and nothing is guessed.
+A reply is read by its items. Incomplete items are dropped, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _JSON = re.compile(r"```(?:json)?\s*(?=[\[{])|(?=\{\s*\"prompts\"\s*:)|\A\s*(?=[
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks into strings
 # "12. ", "12) ", "- " and the like, perhaps in bold; not the 3.5 of "3.5 metres" or the 2. of "2.5".
 _MARKER = re.compile(r"\s*(?:\*\*|__)?(?:\d{1,4}[.)](?!\d)|[-*•](?=\s|$))(?:\*\*|__)?\s*(?P<text>.*)")
-# How lines begin that follow a list and do not go on with its last item.
+# How lines begin that follow a list and do not continue its last item.
 _CHATTER = re.compile(
     r"let me know|feel free|i hope|hope (this|these)|would you like|do you want"
     r"|if you['\u2019 ](d|would|need|want)"
@@ -34,7 +34,7 @@ _WRAPPED = re.compile(
 
 
 def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
-    """The prompts in an LLM's reply, in order, each on one line; none in a refusal or an empty reply.
+    """The prompts in an LLM's reply, in order, each on one line; an empty list for a refusal or an empty reply.
 
     JSON is read where the reply holds some: `{"prompts": [...]}`, a bare list, or a mapping of texts, fenced
     or not. Broken or cut-off JSON gives the texts that are whole. Anything else is read by `parse_list`.
@@ -43,7 +43,7 @@ def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
     found = _JSON.search(text)
     items = [_clean(item) for item in _json_items(text[found.end() :])] if found else []
     marked = [_MARKER.match(item) for item in items]
-    if items and all(marked):  # numbered once more inside the JSON
+    if items and all(marked):  # numbered again inside the JSON
         items = [_clean(match["text"]) for match in marked if match]
     return [item for item in items if _says_something(item)] or parse_list(text, finish_reason)
 
@@ -85,20 +85,20 @@ def _whole_items(text: str) -> list[Any]:
 
 
 def _skip(text: str, position: int) -> int:
-    """The first position from `position` on that is no white space."""
+    """The first position from `position` on that is not white space."""
     return len(text) - len(text[position:].lstrip())
 
 
 def parse_list(text: str, finish_reason: str = "stop") -> list[str]:
     """The items of a numbered or bulleted list in an LLM's reply, in order, each on one line.
 
-    Items are found by their markers, whatever the numbers say: gaps, restarts and repeats lose nothing.
+    Items are found by their markers, whatever the numbers say: skipped, restarted or repeated numbers lose nothing.
     Wrapped lines are joined, quotes and bold stripped, and what stands before the list, after it, or after a
     blank line within it is ignored. With a finish_reason in CUT_OFF the last item is dropped: it may be
-    cut anywhere. An item without a letter or digit is none.
+    cut anywhere. An item without a letter or digit is dropped.
     """
     items: list[list[str]] = []
-    inside = False  # whether a line without a marker goes on with the item before it
+    inside = False  # whether a line without a marker continues the item before it
     for line in text.splitlines():
         if marked := _MARKER.match(line):
             items.append([marked["text"]])

@@ -14,7 +14,7 @@ def request_text(
 ) -> str:
     """The request for `n` more prompts of a skill, with in-context examples numbered from 1.
 
-    The reply is asked for as a numbered list that goes on where the examples end, or as JSON: an object with
+    The reply is asked for as a numbered list that continues after the examples, or as JSON: an object with
     a list `prompts`. `replies.parse_reply` reads either.
     """
     rules = "\n".join(

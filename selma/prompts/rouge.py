@@ -1,8 +1,9 @@
 """ROUGE-L: exactly `rouge_score`'s values, many times faster.
 
 ROUGE-L F of two texts is 2pr / (p + r), where p and r are the length of their longest common subsequence of
-tokens over the one and the other number of tokens. `rouge_score` computes that in floating point, and at ties
-with a threshold the rounding decides (LCS 4 of 5 and 5 tokens is 0.8000000000000002): so do we, in its order.
+tokens divided by the number of tokens in the one and in the other. `rouge_score` computes that in floating
+point, and at ties with a threshold the rounding decides (LCS 4 of 5 and 5 tokens is 0.8000000000000002): we
+compute it in the same order.
 """
 
 from __future__ import annotations

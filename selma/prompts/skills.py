@@ -1,17 +1,20 @@
 """Skills: what the LLM is asked to write prompts for (SELMA, section 3.1).
 
 A skill is a file `<folder>/<skill>.yaml` with a description, rules, a word limit and three seed prompts. To
-teach another one, write its file and name it in params.yaml.
+teach another one, write its file and list it in params.yaml.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
 from selma.ground.errors import UserError
-from selma.runtime.schema import Range, Slug, Unique, build, load_yaml
+from selma.runtime.schema import NAME, Count, build, load_yaml, once, section
 
 SEEDS = 3  # seed prompts a skill starts from (paper: 3)
 
@@ -30,45 +33,43 @@ class Skill:
 def load_skill(folder: Path | str, name: str) -> Skill:
     """The skill in `folder/<name>.yaml`.
 
-    Raises UserError, naming the file, for an unknown skill (listing those there are), two files of one name,
+    Raises UserError, naming the file, for an unknown skill (listing the known ones), two files of one name,
     an unknown or missing key, a wrong type, an empty text, other than three seeds, or a seed above the limit.
     """
     folder = Path(folder)
-    if problem := Slug()(name):
-        raise UserError(f"skill {name!r}: {problem}")
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"skill {name!r}: it must be a name of letters, digits and _ . + -")
     # Not by opening <name>.yaml: a disk that ignores case would open Count.yaml for "count".
     files = sorted(p for p in folder.glob("*") if p.suffix in (".yaml", ".yml"))
     found = [path for path in files if path.stem.casefold() == name.casefold()]
     if len(found) > 1:
-        raise UserError(f"skill {name}: {' and '.join(p.name for p in found)} in {folder} are of one name")
+        raise UserError(f"skill {name}: {' and '.join(p.name for p in found)} in {folder} have the same name")
     path = folder / f"{name}.yaml"
     if found != [path]:
         known = ", ".join(p.stem for p in files if p.suffix == ".yaml") or "none"
-        raise UserError(f"skill {name} is unknown: {path} does not exist; skills there: {known}")
+        raise UserError(f"skill {name} is unknown: {path} does not exist; known skills: {known}")
     file = build(_File, load_yaml(path), where=str(path))
     return Skill(name, file.description.strip(), file.rules, file.max_words, _seeds(path, file))
 
 
-class _Said:
-    """A text of one line that says something."""
-
-    def __call__(self, value: str) -> str | None:
-        if len(value.strip().splitlines()) == 1 and any(char.isalnum() for char in value):
-            return None
-        return "it must be one line of text"
+def _says_something(value: str) -> str:
+    if len(value.strip().splitlines()) != 1 or not any(char.isalnum() for char in value):
+        raise ValueError("it must be one line of text")
+    return value
 
 
-_Text = Annotated[str, _Said()]
+_Text = Annotated[str, AfterValidator(_says_something)]
+_Texts = Annotated[tuple[_Text, ...], Field(min_length=1), once]
 
 
-@dataclass(frozen=True)
+@section
 class _File:
     """The keys of a skill file; the name is the file's own."""
 
     description: _Text
-    rules: Annotated[tuple[_Text, ...], Unique()]
-    max_words: Annotated[int, Range(1)]
-    seeds: Annotated[tuple[_Text, ...], Unique()]
+    rules: _Texts
+    max_words: Count
+    seeds: _Texts
 
 
 def _seeds(path: Path, file: _File) -> tuple[str, ...]:

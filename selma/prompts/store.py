@@ -16,14 +16,14 @@ from typing import Any
 from selma.prompts.provider import Provider, Reply, Request
 from selma.runtime.work import home
 
-FOLDER = ".llm"  # beside .work, which a stage empties when it ends; neither git nor DVC looks at it
+FOLDER = ".llm"  # next to .work, which a stage empties when it ends; neither git nor DVC looks at it
 
 
 def keep_replies(provider: Provider, name: str, work: Path) -> RecordedProvider:
     """`provider` with its replies kept in `.llm/<name>.jsonl` of the repository.
 
     Those of a provider that is code of this repository go into the stage's `work` folder instead: its next
-    version may answer otherwise, and asking it again costs nothing.
+    version may answer differently, and asking it again costs nothing.
     """
     if provider.identity is None:
         return RecordedProvider(provider, work / "replies.jsonl")
@@ -31,7 +31,7 @@ def keep_replies(provider: Provider, name: str, work: Path) -> RecordedProvider:
 
 
 class RecordedProvider:
-    """A provider that writes down every raw reply as it comes, and never asks again what the file answers."""
+    """A provider that writes down every raw reply as it comes, and never asks again what is already in the file."""
 
     def __init__(self, provider: Provider, path: Path) -> None:
         """`path` is a JSON Lines file, perhaps of a run that was killed while it wrote a line."""
@@ -40,7 +40,7 @@ class RecordedProvider:
         self._path = path
         self._stored: dict[str, dict[str, Any]] = {}
         self._used: dict[int, dict[str, Any]] = {}
-        self.reused = 0  # how many replies were on file
+        self.reused = 0  # how many replies were already in the file
         for line in path.read_bytes().split(b"\n") if path.exists() else ():
             try:
                 row = json.loads(line)
@@ -56,7 +56,7 @@ class RecordedProvider:
     def complete(
         self, requests: Sequence[Request], done: Callable[[Reply], None] | None = None
     ) -> list[Reply]:
-        """Replies in request order, those on file first; each new one is on disk before `done` gets it."""
+        """Replies in request order, those in the file first; each new one is on disk before `done` gets it."""
         asked = {request.index: request for request in requests}
         missing = []
         for request in requests:

@@ -60,14 +60,14 @@ def read_pickle(file: Path) -> dict[str, torch.Tensor]:
         read = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise UserError(
-            f"{file}: holds more than tensors, so reading it could run code; it was refused"
+            f"{file}: holds more than tensors, so reading it could run code; only tensors are allowed"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{file}: is not a whole file of weights ({line})") from None
+        raise UserError(f"{file}: is not a complete weights file ({line})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(read, dict) and isinstance(read.get(wrapper), dict):
             read = read[wrapper]
     if not isinstance(read, dict) or not all(isinstance(value, torch.Tensor) for value in read.values()):
-        raise UserError(f"{file}: is not a file of weights; tensors by name are needed")
+        raise UserError(f"{file}: is not a weights file; it must hold tensors by name")
     return dict(read)

@@ -16,7 +16,7 @@ def check_layout(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.T
     wrong = sorted(key for key in given.keys() & wanted.keys() if given[key].shape != wanted[key].shape)
     for problem, keys in (("is not part of the model", strange), ("is missing", missing)):
         if keys:
-            raise UserError(f"{where}: {keys[0]} {problem} ({len(keys)} such); is it the published file?")
+            raise UserError(f"{where}: {keys[0]} {problem} ({len(keys)} in total); is it the published file?")
     if wrong:
         key = wrong[0]
         raise UserError(

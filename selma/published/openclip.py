@@ -65,7 +65,7 @@ _IN_BLOCK = {
 def to_transformers(
     state: Mapping[str, torch.Tensor], config: CLIPConfig, where: str
 ) -> dict[str, torch.Tensor]:
-    """The weights of transformers' CLIPModel of `config`; UserError, naming `where`, unless they all fit."""
+    """The weights of transformers' CLIPModel of `config`; raises UserError, naming `where`, unless all fit."""
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
         tensors |= _rename(key, tensor)

@@ -41,7 +41,7 @@ BLIP_LARGE = {
 
 
 class Reward(nn.Module):
-    """The network: prompt tokens and pixels to one raw score an image."""
+    """The network: prompt tokens and pixels to one raw score per image."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ _RULES = (
 
 
 def to_reward(state: Mapping[str, torch.Tensor], config: BlipConfig, where: str) -> dict[str, torch.Tensor]:
-    """`Reward`'s weights out of the published file's; UserError, naming `where`, unless they all fit."""
+    """`Reward`'s weights from the published file's; raises UserError, naming `where`, unless all fit."""
     tensors = {_rename(key): tensor for key, tensor in state.items() if not _UNUSED.fullmatch(key)}
     with torch.device("meta"):
         check_layout(tensors, Reward(config).state_dict(), where)

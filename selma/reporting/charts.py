@@ -1,4 +1,4 @@
-"""Small charts as inline SVG; colours are CSS classes (s0, s1, ...; base; merged) that the page sets."""
+"""Small charts as inline SVG; colours are CSS classes (s0, s1, ...; before; after) that the page sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 420, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
-SERIES = 8  # colours in the theme; further series begin again
+SERIES = 8  # colours in the theme; further series reuse them
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
@@ -47,8 +47,8 @@ def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str
     return _svg(parts, _HEIGHT, f"{y_label} by {x_label}")
 
 
-def pair_chart(rows: Sequence[tuple[str, float, float]], label: str) -> str:
-    """Rows (name, base, merged): a hollow dot for base, a full one for merged, a bar between them."""
+def pair_chart(rows: Sequence[tuple[str, float, float]], label: str, before: str, after: str) -> str:
+    """Rows (name, score of `before`, score of `after`): a hollow dot, a full one, and a bar between them."""
     if not rows:
         return ""
     left, step = 118, 30
@@ -59,14 +59,15 @@ def pair_chart(rows: Sequence[tuple[str, float, float]], label: str) -> str:
         place = _scale(x, xs, left, _WIDTH - _RIGHT - 8)
         parts.append(_line("rule", place, _TOP, place, height - 22))
         parts.append(_text(place, height - 6, _number(x), "middle"))
-    for i, (name, base, merged) in enumerate(rows):
+    for i, (name, *scores) in enumerate(rows):
         y = _TOP + step * (i + 0.5)
-        a, b = (_scale(value, xs, left, _WIDTH - _RIGHT - 8) for value in (base, merged))
-        title = f"<title>{escape(name)}: base {base:.4f}, merged {merged:.4f}</title>"
+        a, b = (_scale(value, xs, left, _WIDTH - _RIGHT - 8) for value in scores)
+        said = f"{name}: {before} {scores[0]:.4f}, {after} {scores[1]:.4f}"
+        title = f"<title>{escape(said)}</title>"
         parts.append(_text(left - 10, y + 4, name, "end"))
         parts.append(_line("between", a, y, b, y))
-        parts.append(f'<circle class="dot base" cx="{a:.1f}" cy="{y:.1f}" r="5">{title}</circle>')
-        parts.append(f'<circle class="dot merged" cx="{b:.1f}" cy="{y:.1f}" r="5">{title}</circle>')
+        parts.append(f'<circle class="dot before" cx="{a:.1f}" cy="{y:.1f}" r="5">{title}</circle>')
+        parts.append(f'<circle class="dot after" cx="{b:.1f}" cy="{y:.1f}" r="5">{title}</circle>')
     return _svg(parts, height, label)
 
 

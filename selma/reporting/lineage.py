@@ -1,49 +1,41 @@
-"""How the experts came about, for the report: losses, checkpoints, cosines and filter statistics."""
+"""How the experts were made, for the report: losses, checkpoints, cosines and filter statistics."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json
+from selma.ground.files import read_csv, read_json
 from selma.reporting import charts
 from selma.reporting.table import percent
 
 
-def read(metrics: Path, skills: Sequence[str], experts: Sequence[str]) -> dict[str, Any]:
-    """What report.html.j2 shows of the metrics folder's loss/, select/, merge.json and filter/.
+def read(
+    metrics: Path, skills: Sequence[str], experts: Sequence[str], merges: Sequence[str]
+) -> dict[str, Any]:
+    """What report.html.j2 shows of the metrics folder's loss/, select/, merge/ and filter/.
 
-    Raises UserError for a file that cannot be read, KeyError or the like for one of another schema.
+    Raises UserError for a file that cannot be read, KeyError or the like for one with a different schema.
     """
     losses = {name: _curve(metrics / "loss" / f"{name}.csv") for name in experts}
     selections = {name: read_json(metrics / "select" / f"{name}.json") for name in experts}
     return {
         "line_charts": _line_charts(losses, selections),
         "selections": [_selection(name, selection) for name, selection in selections.items()],
-        "merge": _merge(read_json(metrics / "merge.json")),
+        "merges": [_merge(name, read_json(metrics / "merge" / f"{name}.json")) for name in merges],
         "filter": _filter({name: read_json(metrics / "filter" / f"{name}.json") for name in skills}),
     }
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """A CSV file's rows by column; UserError where it cannot be read."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run `dvc repro`") from None
-
-
 def _curve(path: Path) -> list[charts.Point]:
     try:
-        return [(float(row["step"]), float(row["loss"])) for row in read_csv(path)]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{path}: is not a loss curve; the columns step and loss, numbers, are needed"
-        ) from None
+        return [
+            (float(row.cells["step"]), float(row.cells["loss"])) for row in read_csv(path, ("step", "loss"))
+        ]
+    except ValueError:
+        raise UserError(f"{path}: is not a loss curve; step and loss must be numbers") from None
 
 
 def _line_charts(
@@ -72,14 +64,20 @@ def _selection(name: str, selection: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _merge(merge: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(name: str, merge: Mapping[str, Any]) -> dict[str, Any]:
     cosines = {**merge["cosine"]}
     cosines.update({"|".join(reversed(pair.split("|"))): value for pair, value in merge["cosine"].items()})
     names = merge["experts"]
     rows = [
         {"name": a, "cells": ["1" if a == b else f"{cosines[f'{a}|{b}']:.3f}" for b in names]} for a in names
     ]
-    return {"experts": names, "operator": merge["operator"], "rank": merge["rank"], "rows": rows}
+    return {
+        "name": name,
+        "experts": names,
+        "operator": merge["operator"],
+        "rank": merge["rank"],
+        "rows": rows,
+    }
 
 
 def _filter(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,75 +1,57 @@
-"""metrics/others.json as the report's tables: further benchmarks and preference scores, and their parts."""
+"""Further benchmarks and preference scores as the report's tables: a row per model, a column per benchmark or judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from selma.reporting.table import gain_text, percent
 
-Summaries = Mapping[str, Mapping[str, Any]]  # by what a row of the table is called
+Summaries = Mapping[str, Mapping[str, Any]]  # by column title
 
 
-def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tables {title, columns, rows} of texts; none where nothing was measured."""
-    scored: Summaries = found.get("benchmark", {})
+def tables(benchmarks: Summaries, preferences: Mapping[str, Summaries]) -> list[dict[str, Any]]:
+    """Tables {title, columns, rows} of texts from metrics/benchmarks.json and metrics/preferences.json.
+
+    An empty list where nothing was measured.
+    """
+    found = []
+    if benchmarks:
+        found.append(_table("Further benchmarks, % faithful", benchmarks, percent, gain_text))
     preferred = {
         f"{name}, {judge}": summary
-        for name, judges in found.get("preference", {}).items()
+        for name, judges in preferences.items()
         for judge, summary in judges.items()
     }
-    return [
-        *_tables("Other benchmarks, % faithful", scored, "category", "kind of question", percent, gain_text),
-        *_tables("Preference scores", preferred, "skill", "skill or style", _plain, _plain_gain),
-    ]
+    if preferred:
+        found.append(_table("Preference scores", preferred, _plain, _plain_gain))
+    for name, summary in preferred.items():
+        parts = {model: scores["skill"] for model, scores in summary["models"].items() if "skill" in scores}
+        if parts:
+            columns = list(next(iter(parts.values())))
+            rows = [[model, *(_plain(scores[part]) for part in columns)] for model, scores in parts.items()]
+            found.append(
+                {"title": f"{name}, by style or skill", "columns": ["model", *columns], "rows": rows}
+            )
+    return found
 
 
-def _tables(
+def _table(
     title: str,
     summaries: Summaries,
-    part: str,
-    kind: str,
     score: Callable[[float], str],
     gain: Callable[[Mapping[str, float]], str],
-) -> list[dict[str, Any]]:
-    """A row for each summary, and beneath it base beside merged in each of its parts."""
-    if not summaries:
-        return []
-    experts = list(next(iter(summaries.values()))["expert"])
-    columns = ["", "base", *experts, "one LoRA", "merged", "gain over base", "gain over one LoRA"]
-
-    def mean(scores: Mapping[str, float] | None) -> str:
-        return score(scores["mean"]) if scores else ""
-
-    def row(name: str, summary: Mapping[str, Any]) -> list[str]:
-        means = [summary.get("base"), *(summary["expert"].get(name) for name in experts)]
-        means += [summary.get("single"), summary.get("merged")]
-        gains = [summary.get("gain"), summary.get("gain_over_single")]
-        return [name, *map(mean, means), *(gain(value) if value else "" for value in gains)]
-
-    rows = [row(name, summary) for name, summary in summaries.items()]
-    parts = [
-        {
-            "title": f"{name}: base against merged",
-            "columns": [kind, "base", "merged", "difference"],
-            "rows": _part_rows(summary[part], score),
-        }
-        for name, summary in summaries.items()
-        if len(summary.get(part, ())) > 1
+) -> dict[str, Any]:
+    """A row for each model, and one for each compared pair."""
+    first = next(iter(summaries.values()))
+    means = [
+        [model, *(score(summary["models"][model]["mean"]) for summary in summaries.values())]
+        for model in first["models"]
     ]
-    return [{"title": title, "columns": columns, "rows": rows}, *parts]
-
-
-def _part_rows(parts: Summaries, score: Callable[[float], str]) -> list[Sequence[str]]:
-    return [
-        (
-            name,
-            score(row["base"]),
-            score(row["merged"]),
-            f"{'+' if row['gain'] >= 0 else ''}{score(row['gain'])}",
-        )
-        for name, row in parts.items()
+    gains = [
+        [pair, *(gain(summary["gains"][pair]) for summary in summaries.values())] for pair in first["gains"]
     ]
+    return {"title": title, "columns": ["model", *summaries], "rows": means + gains}
 
 
 def _plain(score: float) -> str:

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page from the metrics files and the before/after grid.
 
 Nothing in it names a host, a date or a duration: the same metrics give the same bytes. The page itself is
-report.html.j2, beside this file, filled in with escaping on.
+report.html.j2, next to this file, rendered with escaping on.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json
+from selma.ground.files import read_csv, read_json
 from selma.ground.pairs import read_image
 from selma.reporting import charts, lineage, other_tables
-from selma.reporting.table import percent, verdict
+from selma.reporting.table import percent, span, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 _SENTENCES = {
     "gain": "the interval lies above zero.",
     "loss": "the interval lies below zero: {0} is worse.",
-    "none": "the interval holds zero, so no difference is claimed.",
+    "none": "the interval includes zero, so no difference is claimed.",
 }
 
 
@@ -32,16 +32,16 @@ def render(
     grid: Path,
     *,
     profile: str,
-    benchmark: str,
-    judge: str,
     skills: Sequence[str],
     experts: Sequence[str],
+    merges: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """The page's HTML from a metrics folder and a grid folder.
 
-    `experts` names those whose loss and selection are shown, `skills` those whose filter statistics are;
-    `settings` is shown as what ran, a section each. Raises UserError for a file that is missing or malformed.
+    `experts` names those whose loss and selection are shown, `merges` those whose cosines, `skills` those whose filter
+    statistics; `settings` is shown section by section. Models and compared pairs are those of eval.json.
+    Raises UserError for a file that is missing or malformed.
     """
     import jinja2
     from markupsafe import Markup
@@ -49,28 +49,34 @@ def render(
     summary = read_json(metrics / "eval.json")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
+        pair = next(iter(summary["gains"])).split(" over ")  # the leading one: after, before
+        by_skill, by_category = (_parts(metrics / f"{name}.csv") for name in ("by_skill", "by_category"))
         content = {
+            "benchmark": summary["benchmark"],
+            "judge": summary["judge"],
             "n_prompts": summary["n_prompts"],
             "images_per_prompt": summary["images_per_prompt"],
-            "tiles": _tiles(summary),
+            "drawing": summary["drawing"],
+            "tiles": _tiles(summary, pair),
             "verdicts": _verdicts(summary),
-            **_models(summary, lineage.read_csv(metrics / "by_skill.csv")),
-            "pair_charts": _pair_charts(summary),
-            "categories": _categories(summary),
-            "others": other_tables.tables(read_json(metrics / "others.json")),
+            **_models(summary, by_skill, pair[0]),
+            "pair": pair,
+            "pair_charts": _pair_charts(by_skill, by_category, pair),
+            "categories": _categories(by_category, pair),
+            "others": other_tables.tables(
+                read_json(metrics / "benchmarks.json"), read_json(metrics / "preferences.json")
+            ),
             "examples": [_example(example, grid) for example in read_json(grid / "examples.json")],
-            **lineage.read(metrics, skills, experts),
+            **lineage.read(metrics, skills, experts, merges),
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise UserError(
-            f"{metrics}, {grid}: not the files of a finished run ({error!r}); run `dvc repro`"
+            f"{metrics}, {grid}: not the files from a finished run ({error!r}); run `dvc repro`"
         ) from error
     for chart in content["pair_charts"] + content["line_charts"]:
-        chart["svg"] = Markup(chart["svg"])  # charts escapes what it is given
+        chart["svg"] = Markup(chart["svg"])  # charts.py escapes its input
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         profile=profile,
-        benchmark=benchmark,
-        judge=judge,
         settings=[
             {"name": name, "rows": [(key, _plain(value)) for key, value in section.items()]}
             for name, section in settings.items()
@@ -81,82 +87,90 @@ def render(
 
 # Scores ----------------------------------------------------------------------------------------
 
+Parts = dict[str, dict[str, float]]  # by model: scores by skill, or by kind of question
 
-def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    labels = {"base": "base", "single": "one LoRA on all skills", "merged": "merged"}
+
+def _parts(path: Path) -> Parts:
+    """The rows (model, part, score) of by_skill.csv or by_category.csv."""
+    found: Parts = {}
+    for row in read_csv(path, ("model", "score")):
+        model, part, score = row.cells.values()
+        found.setdefault(model, {})[part] = float(score)
+    return found
+
+
+def _tiles(summary: Mapping[str, Any], pair: Sequence[str]) -> list[dict[str, str]]:
+    """The leading pair's scores and gain, and every other model that is compared."""
+    shown = dict.fromkeys([*reversed(pair), *(n for name in summary["gains"] for n in name.split(" over "))])
     tiles = [
-        {"kind": "", "label": label, "value": percent(summary[key]["mean"]), "note": "% faithful"}
-        for key, label in labels.items()
-        if key in summary
+        {
+            "kind": "",
+            "label": name,
+            "value": percent(summary["models"][name]["mean"]),
+            "note": f"% faithful, 95% {span(summary['models'][name])}",
+        }
+        for name in shown
     ]
-    if "gain" in summary:
-        gain = summary["gain"]
+    for name, gain in summary["gains"].items():
         kind = verdict(gain)
-        interval = f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]"
         value = "none" if kind == "none" else f"{100 * gain['mean']:+.2f}"
-        tiles.append(
-            {"kind": kind, "label": "gain over base", "value": value, "note": f"points, 95% {interval}"}
-        )
+        note = f"points, 95% {span(gain, sign='+')}"
+        tiles.append({"kind": kind, "label": f"gain, {name}", "value": value, "note": note})
     return tiles
 
 
 def _verdicts(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     found = []
-    for key, reference in (("gain", "the base model"), ("gain_over_single", "one LoRA on all skills")):
-        if key in summary:
-            kind = verdict(summary[key])
-            mean, low, high = (f"{100 * summary[key][part]:+.2f}" for part in ("mean", "low", "high"))
-            sentence = _SENTENCES[kind].format("merged")
-            text = f"Merged against {reference}: {mean} points, 95% interval {low} to {high}; {sentence}"
-            found.append({"kind": kind, "text": text})
+    for name, gain in summary["gains"].items():
+        first, _, second = name.partition(" over ")
+        kind = verdict(gain)
+        mean, low, high = (f"{100 * gain[part]:+.2f}" for part in ("mean", "low", "high"))
+        sentence = _SENTENCES[kind].format(first)
+        text = f"{first} compared with {second}: {mean} points, 95% interval {low} to {high}; {sentence}"
+        found.append({"kind": kind, "text": text})
     return found
 
 
-def _models(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Every model's row of scores: over all prompts, and by skill."""
-    means = {"base": summary.get("base"), "merged": summary.get("merged"), "all": summary.get("single")}
-    means.update(summary.get("expert", {}))
-    labels = {
-        "all": "one LoRA on all skills",
-        **{name: f"expert: {name}" for name in summary.get("expert", {})},
-    }
-    skills = list(dict.fromkeys(row["skill"] for row in rows))
-    scores = {(row["model"], row["skill"]): float(row["score"]) for row in rows}
+def _models(summary: Mapping[str, Any], by_skill: Parts, strong: str) -> dict[str, Any]:
+    """Every model's row of scores: over all prompts with its interval, and by skill."""
+    skills = list(next(iter(by_skill.values())))
     models = [
         {
-            "label": labels.get(name, name),
-            "strong": name == "merged",
-            "mean": percent(means[name]["mean"]) if means.get(name) else "",
-            "cells": [percent(scores[name, skill]) for skill in skills],
+            "label": name,
+            "strong": name == strong,
+            "mean": percent(found["mean"]),
+            "span": span(found),
+            "cells": [percent(by_skill[name][skill]) for skill in skills],
         }
-        for name in dict.fromkeys(row["model"] for row in rows)
+        for name, found in summary["models"].items()
     ]
-    return {"skills": skills, "models": models}
+    return {"skills_shown": skills, "models": models}
 
 
-def _pair_charts(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+def _pair_charts(by_skill: Parts, by_category: Parts, pair: Sequence[str]) -> list[dict[str, str]]:
+    after, before = pair
     found = []
-    for key, title in (("skill", "By skill, %"), ("category", "By kind of question, %")):
-        if key in summary:
-            rows = [(name, 100 * row["base"], 100 * row["merged"]) for name, row in summary[key].items()]
-            found.append({"title": title, "svg": charts.pair_chart(rows, title)})
+    for title, parts in (("By skill, %", by_skill), ("By kind of question, %", by_category)):
+        rows = [(name, 100 * score, 100 * parts[after][name]) for name, score in parts[before].items()]
+        found.append({"title": title, "svg": charts.pair_chart(rows, title, before, after)})
     return found
 
 
-def _categories(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+def _categories(by_category: Parts, pair: Sequence[str]) -> list[dict[str, str]]:
+    after, before = (by_category[name] for name in pair)
     return [
         {
             "name": name,
-            "base": percent(row["base"]),
-            "merged": percent(row["merged"]),
-            "gain": f"{100 * row['gain']:+.2f}",
-            "kind": "up" if row["gain"] > 0 else "down" if row["gain"] < 0 else "",
+            "before": percent(score),
+            "after": percent(after[name]),
+            "gain": f"{100 * (after[name] - score):+.2f}",
+            "kind": "up" if after[name] > score else "down" if after[name] < score else "",
         }
-        for name, row in summary.get("category", {}).items()
+        for name, score in before.items()
     ]
 
 
-# Pictures --------------------------------------------------------------------------------------
+# Images ----------------------------------------------------------------------------------------
 
 
 def _example(example: Mapping[str, Any], grid: Path) -> dict[str, Any]:
@@ -188,7 +202,7 @@ def _answer(question: Mapping[str, Any], model: str) -> dict[str, str]:
 
 
 def _data_uri(path: Path) -> str:
-    """The picture as a data URI; read and written anew, so that a truncated file is an error here."""
+    """The image as a data URI; read and re-encoded, so that a truncated file is an error here."""
     buffer = BytesIO()
     read_image(path).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -196,6 +210,8 @@ def _data_uri(path: Path) -> str:
 
 def _plain(value: Any) -> str:
     """A setting as params.yaml writes it, or nearly."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
+        return ", ".join(map(_plain, value)) or "none"
+    return "null" if value is None else str(value)

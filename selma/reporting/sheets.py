@@ -1,4 +1,4 @@
-"""Before and after: the same prompts drawn by several models, one picture above the other."""
+"""Before and after: the same prompts drawn by several models, one image above the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from selma.ground.items import Item
 
-TILE = 192  # width of a shown picture in pixels; small ones are enlarged by a whole factor to about this
+TILE = 192  # width of a shown image in pixels; small ones are enlarged by a whole factor to about this
 _GAP, _MARGIN, _COLUMNS = 16, 64, 5
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 34, 42), (110, 118, 130)
 
@@ -38,9 +38,9 @@ def choose(items: Sequence[Item], per_skill: int, seed: int) -> list[Item]:
 
 
 def compose(cells: Sequence[Cell]) -> Image.Image:
-    """One RGB sheet of up to five cells in a row: pictures above each other, skill and prompt beneath.
+    """One RGB sheet of up to five cells in a row: images above each other, skill and prompt beneath.
 
-    All cells name the same models; the names stand at the left.
+    All cells have the same models; their names are at the left.
     """
     name_font, text_font = ImageFont.load_default(15), ImageFont.load_default(14)
     tiles = [[_enlarge(image) for image in cell.images.values()] for cell in cells]
@@ -88,7 +88,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _enlarge(image: Image.Image) -> Image.Image:
-    """About TILE wide: small pictures by a whole factor with hard pixels, large ones reduced smoothly."""
+    """About TILE wide: small images by a whole factor with hard pixels, large ones reduced smoothly."""
     factor = TILE // image.width
     if factor >= 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""The short table of a run, from metrics/eval.json; in percent, with all of its four places."""
+"""The short table of a run, from metrics/eval.json: every model's faithfulness and every compared pair's gain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 EVAL = Path("metrics/eval.json")
-GAINS = (("gain", "gain of merged over base"), ("gain_over_single", "gain of merged over one LoRA"))
 
 
 def percent(score: float) -> str:
@@ -15,8 +14,13 @@ def percent(score: float) -> str:
     return f"{100 * score:.2f}"
 
 
+def span(estimate: Mapping[str, float], scale: float = 100, places: int = 2, sign: str = "") -> str:
+    """An interval, "[63.1, 67.9]"; `sign` "+" writes plus signs, too."""
+    return f"[{scale * estimate['low']:{sign}.{places}f}, {scale * estimate['high']:{sign}.{places}f}]"
+
+
 def verdict(gain: Mapping[str, float]) -> str:
-    """ "gain", "loss" or "none": a difference whose 95% interval holds 0 is none."""
+    """ "gain", "loss" or "none": a difference whose 95% interval includes 0 is "none"."""
     if gain["low"] > 0:
         return "gain"
     return "loss" if gain["high"] < 0 else "none"
@@ -24,46 +28,63 @@ def verdict(gain: Mapping[str, float]) -> str:
 
 def gain_text(gain: Mapping[str, float], scale: float = 100, places: int = 2) -> str:
     """A gain with its interval, e.g. "+2.10 [+0.50, +3.70]", or "none (...)" around it; by default in points."""
-    mean, low, high = (f"{scale * gain[key]:+.{places}f}" for key in ("mean", "low", "high"))
-    text = f"{mean} [{low}, {high}]"
+    text = f"{scale * gain['mean']:+.{places}f} {span(gain, scale, places, '+')}"
     return f"none ({text})" if verdict(gain) == "none" else text
-
-
-def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) from the contents of metrics/eval.json; what was not measured has no row."""
-    found = []
-    if "base" in summary:
-        found.append(("base", percent(summary["base"]["mean"])))
-    for name, scores in summary.get("expert", {}).items():
-        found.append((f"expert: {name}", percent(scores["mean"])))
-    if "single" in summary:
-        found.append(("one LoRA on all skills", percent(summary["single"]["mean"])))
-    if "merged" in summary:
-        found.append(("merged", percent(summary["merged"]["mean"])))
-    return found + [(label, gain_text(summary[key])) for key, label in GAINS if key in summary]
 
 
 def text_table(summary: Mapping[str, Any]) -> str:
     """The table for a terminal, with a line beneath that says what was measured."""
-    found = rows(summary)
-    width = max(len(label) for label, _ in found)
-    models = [f"{label:<{width}}  {value:>6}" for label, value in found if not label.startswith("gain")]
-    gains = [f"{label:<{width}}  {value:>6}" for label, value in found if label.startswith("gain")]
-    rule = "-" * (width + 8)
-    return "\n".join([f"{'model':<{width}}  faithful %", rule, *models, rule, *gains, _footnote(summary)])
+    from tabulate import tabulate
+
+    models = [(name, percent(found["mean"]), span(found)) for name, found in summary["models"].items()]
+    gains = [(name, gain_text(gain)) for name, gain in summary["gains"].items()]
+    plain = {"tablefmt": "simple", "disable_numparse": True}
+    return "\n\n".join(
+        [
+            tabulate(
+                models, ["model", "faithful, %", "95% interval"], colalign=("left", "right", "left"), **plain
+            ),
+            tabulate(gains, ["compared", "gain, points"], **plain),
+            footnote(summary),
+        ]
+    )
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
-    """The same table in Markdown."""
-    lines = ["| model | faithfulness, % |", "|---|---|"]
-    for label, value in rows(summary):
-        bold = "**" if label == "merged" or label.startswith("gain of merged over base") else ""
-        lines.append(f"| {bold}{label}{bold} | {bold}{value}{bold} |")
-    return "\n".join([*lines, "", _footnote(summary)])
+    """The same in Markdown; the leading pair's gain, and the model that has it, are bold."""
+    from tabulate import tabulate
+
+    lead = next(iter(summary["gains"]), "")
+    best = lead.partition(" over ")[0]
+
+    def bold(cells: tuple[str, ...], strong: bool) -> list[str]:
+        return [f"**{cell}**" if strong else cell for cell in cells]
+
+    models = [
+        bold((name, percent(found["mean"]), span(found)), name == best)
+        for name, found in summary["models"].items()
+    ]
+    gains = [
+        bold((f"{name}, points", *_split(gain)), name == lead) for name, gain in summary["gains"].items()
+    ]
+    table = tabulate(
+        models + gains, ["model", "faithfulness, %", "95% interval"], tablefmt="github", disable_numparse=True
+    )
+    return f"{table}\n\n{footnote(summary)}"
 
 
-def _footnote(summary: Mapping[str, Any]) -> str:
+def _split(gain: Mapping[str, float]) -> tuple[str, str]:
+    mean = "none" if verdict(gain) == "none" else f"{100 * gain['mean']:+.2f}"
+    return mean, span(gain, sign="+")
+
+
+def footnote(summary: Mapping[str, Any]) -> str:
+    """What was measured, and how it was drawn."""
+    drawing = summary["drawing"]
+    size = f", {drawing['resolution']} px" if drawing["resolution"] else ""
     return (
-        f"{summary['n_prompts']} test prompts x {summary['images_per_prompt']} images; gains in points with "
-        "95% paired bootstrap intervals over prompts, none where the interval holds 0."
+        f"Benchmark {summary['benchmark']}, judge {summary['judge']}: {summary['n_prompts']} test prompts x "
+        f"{summary['images_per_prompt']} images, {drawing['scheduler']}, {drawing['steps']} steps, "
+        f"guidance {drawing['guidance']:g}{size}.\n"
+        "Intervals: 95% bootstrap over prompts, paired for gains; none where a gain's interval includes 0."
     )

@@ -10,7 +10,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> str:
-    """Resolve "auto" to the best device at hand; a named device that is not there raises UserError."""
+    """Resolve "auto" to the best device at hand; a named device that is not available raises UserError."""
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.append("mps")
@@ -20,7 +20,7 @@ def pick_device(name: str) -> str:
         return available[-1]
     if name.split(":")[0] not in available:
         raise UserError(
-            f"runtime.device: {name!r} is not on this machine; allowed: auto, {', '.join(available)}"
+            f"runtime.device: {name!r} is not available on this machine; allowed: auto, {', '.join(available)}"
         )
     return name
 

@@ -1,7 +1,7 @@
 """dvc.yaml as this repository writes it: its stages with templates resolved from params.yaml.
 
 Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), `matrix` over lists and mappings' keys
-(`${item.x}`), and `${a.b}` from params.yaml; that is all of DVC's templating that is in use here. DVC itself takes
+(`${item.x}`), and `${a.b}` from params.yaml; that is all of DVC's templating that is used here. DVC itself takes
 a second to import, and the library does not depend on it.
 """
 
@@ -36,7 +36,7 @@ class Stage:
 
 
 def load_stages(root: Path) -> dict[str, Stage]:
-    """Every stage of root/dvc.yaml by name, in the file's order; UserError where a template names nothing."""
+    """Every stage of root/dvc.yaml by name, in the file's order; raises UserError for a template without a value."""
     params = load_yaml(root / "params.yaml")
     stages: dict[str, Stage] = {}
     for name, spec in (load_yaml(root / "dvc.yaml") or {}).get("stages", {}).items():
@@ -46,25 +46,31 @@ def load_stages(root: Path) -> dict[str, Stage]:
 
 
 def load_stage(root: Path, name: str) -> Stage:
-    """The stage of that name; UserError if root/dvc.yaml has none."""
+    """The stage of that name; raises UserError if root/dvc.yaml does not have it."""
     stages = load_stages(root)
     if name not in stages:
-        raise UserError(f"dvc.yaml: no stage {name}; there are: {', '.join(stages)}")
+        raise UserError(f"dvc.yaml: unknown stage {name}; allowed: {', '.join(stages)}")
     return stages[name]
 
 
 def lookup(params: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key of params.yaml's plain contents; UserError if there is none."""
+    """The value at a key of params.yaml's plain contents: a.b, or a list's item as a[0] (templates) and a.0 (params).
+
+    Raises UserError if it does not exist.
+    """
     value: Any = params
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"params.yaml: no key {key}, though dvc.yaml reads it")
-        value = value[part]
+    for part in re.findall(r"[^.\[\]]+", key):
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            raise UserError(f"params.yaml: key {key} is missing, though dvc.yaml reads it")
     return value
 
 
 def _expand(name: str, spec: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(stage name, body, scope of its templates) for each stage that `foreach` or `matrix` makes, or the one it is."""
+    """(stage name, body, scope of its templates) for each stage of a `foreach` or `matrix`, or for the single stage."""
 
     def values(over: Any) -> Any:
         if not isinstance(over, str):

@@ -1,71 +1,77 @@
 """params.yaml as typed, frozen dataclasses; anything unexpected in it is a one-line UserError.
 
-The dataclasses below are the whole schema: a field's annotation carries its type and its allowed values, the
-loader walks them (schema.py), and `_cross_check` holds what concerns two keys at once. To add a
-setting, add a field.
+The sections below are the whole schema: a field's annotation carries its type and its allowed values (schema.py),
+and checks.py checks two keys against each other. To add a setting, add a field. Where a choice is a file of
+selma/variants, the folder's listing is what is allowed. Library functions take these sections as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
-from selma.runtime.origins import (
-    Backbone,
-    Benchmark,
+from selma.runtime.checks import cross_check, warn
+from selma.runtime.origins import Backbone, Benchmark, JudgeSource, Seed
+from selma.runtime.schema import (
+    AnyNames,
     Count,
-    JudgeSource,
-    Seed,
-    allow,
-    allow_all,
-    check_backbones,
-    check_benchmarks,
-    check_judges,
+    Fraction,
+    Name,
+    Names,
+    Positive,
+    build,
+    load_yaml,
+    one_of,
+    section,
 )
-from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGED
-from selma.runtime.schema import MayBeEmpty, Name, OneOf, Range, Unique, build, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 
-Positive = Annotated[float, Range(0, open_low=True)]
-Fraction = Annotated[float, Range(0, 1)]
-Guidance = Annotated[float, Range(0)]  # classifier-free guidance scale; 1 is none
-Scheduler = Annotated[str, OneOf(*SCHEDULERS)]
-Names = Annotated[tuple[Name, ...], Unique()]
-AnyNames = Annotated[tuple[Name, ...], Unique(empty=True)]
-Pixels = Annotated[int, Range(8)]  # of each side of an image
+NonNegative = Annotated[float, Field(ge=0)]
+Pixels = Annotated[int, Field(ge=8)]  # of each side of an image
 
 
-@dataclass(frozen=True)
+@section
 class Expert:
-    """One LoRA to train: its images, and its own number of steps where it has one."""
+    """One LoRA to train: its images, the objective, and its own number of steps if it has one."""
 
     data: str
+    objective: Annotated[str, one_of(variants.names("objectives"))]
     steps: Count | None = None
 
 
-@dataclass(frozen=True)
+@section
+class Merge:
+    """Experts to merge, and how; `experts` null is one expert for each skill, of the skill's name."""
+
+    operator: Annotated[str, one_of(variants.names("operators"))]
+    experts: Names | None
+
+
+@section
 class Model:
-    """What is drawn and judged: a backbone's folder or a LoRA's."""
+    """What is drawn and judged: a backbone's folder or a LoRA's, and the method of guidance."""
 
     weights: str
+    guidance: Annotated[str, one_of(variants.names("guidance"))]
 
 
-@dataclass(frozen=True)
+@section
 class Store:
     """The DVC remote of the outs; dvc.yaml reads it, no stage does."""
 
     remote: Name
 
 
-@dataclass(frozen=True)
+@section
 class Corpus:
     """One corpus of the embedded backbone's pretraining (selma/shapes/pretraining/corpus.py)."""
 
-    images: Annotated[int, Range(2)]
+    images: Annotated[int, Field(ge=2)]
     captions: Count
     wrong: Fraction
     drop: Fraction
@@ -74,83 +80,96 @@ class Corpus:
     jitter: Fraction
 
 
-@dataclass(frozen=True)
+@section
 class UnetRun:
     """One run of the embedded backbone's UNet (selma/shapes/pretraining/denoiser.py)."""
 
-    corpora: dict[str, Count]
+    corpora: Annotated[dict[str, Count], Field(min_length=1)]
     noisy: Fraction
     zero_snr: bool
     text: bool
     decay_from: Fraction
 
 
-@dataclass(frozen=True)
+@section
 class Pretrain:
     """The embedded backbone's corpora and each part's training steps (selma/shapes/pretraining/pretrain.py)."""
 
     seed: Seed
     rare: Fraction
-    corpora: dict[Name, Corpus]
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     vae_steps: Count
     clip_steps: Count
     unet: tuple[UnetRun, ...]
 
 
-@dataclass(frozen=True)
+@section
 class Llm:
-    provider: Annotated[str, OneOf(*variants.names("providers"))]
-    base_url: str | None
-    model: str | None
-    api: Annotated[str, OneOf("chat", "completions")]
-    temperature: Annotated[float, Range(0, 2)]
-    top_p: Annotated[float, Range(0, 1, open_low=True)]
-    max_tokens: Count
-    input_price: Annotated[float, Range(0)] | None
-    output_price: Annotated[float, Range(0)] | None
-    key_env: str | None
-    concurrency: Count
-    timeout: Positive
-    retries: Annotated[int, Range(0)]
-    max_requests: Count
+    """Who writes the prompts, and how it is asked."""
+
+    provider: Annotated[str, one_of(variants.names("providers"))]
+    base_url: str | None = None
+    model: str | None = None
+    api: Annotated[str, one_of(("chat", "completions"))] = "chat"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Count = 2048
+    input_price: NonNegative | None = None
+    output_price: NonNegative | None = None
+    key_env: str | None = None
+    concurrency: Count = 1
+    timeout: Positive = 120.0
+    retries: Annotated[int, Field(ge=0)] = 6
+    max_requests: Count = 200
 
 
-@dataclass(frozen=True)
+@section
 class Prompts:
     skills: str
     candidates: Count
     per_request: Count
-    examples: Annotated[int, Range(1, 3)]  # a skill file has three seeds, so the first pool has three
+    examples: Annotated[int, Field(ge=1, le=3)]  # a skill file has three seeds, so the first pool has three
     round: Count
 
 
-@dataclass(frozen=True)
+@section
 class Filter:
     rouge_l: Fraction
     keep: Count
-    dev: Annotated[int, Range(0)] = 0
+    dev: Annotated[int, Field(ge=0)] = 0
 
 
-@dataclass(frozen=True)
-class Images:
-    backbone: Name
-    scheduler: Scheduler
+@section
+class Drawing:
+    """How images are drawn; `guidance` is the scale, `batch` the most at once, `resolution` null the backbone's own."""
+
+    scheduler: Annotated[str, one_of(SCHEDULERS)]
     steps: Count
-    guidance: Guidance
+    guidance: NonNegative
     batch: Count
     resolution: Pixels | None = None
 
 
-@dataclass(frozen=True)
+@section
+class Images:
+    backbone: Name
+    drawing: Drawing
+
+
+@section
 class Training:
-    """Section `expert`: how every expert is trained."""
+    """Section `expert`: how every expert is trained; the learning rate is constant.
+
+    `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
+    UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
+    """
 
     backbone: Name
     rank: Count
     alpha: Positive
     targets: Names
     learning_rate: Positive
-    weight_decay: Annotated[float, Range(0)]
+    weight_decay: NonNegative
     max_grad_norm: Positive
     caption_dropout: Fraction
     batch: Count
@@ -158,59 +177,53 @@ class Training:
     checkpoint_every: Count
     accumulate: Count = 1
     gradient_checkpointing: bool = False
-    save_dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
+    save_dtype: Annotated[str, one_of(("float32", "float16", "bfloat16"))] = "float32"
     resolution: Pixels | None = None
 
 
-@dataclass(frozen=True)
+@section
 class Select:
-    policy: Annotated[str, OneOf("best", "last")]
+    policy: Annotated[str, one_of(("best", "last"))]
     images_per_prompt: Count
 
 
-@dataclass(frozen=True)
-class Merge:
-    operator: Annotated[str, OneOf(*variants.names("operators"))]
-    experts: Names
-
-
-@dataclass(frozen=True)
+@section
 class Evaluate:
-    benchmark: Name
-    others: AnyNames
+    """`benchmarks` in use, the first of which leads."""
+
+    benchmarks: Names
     images_per_prompt: Count
-    scheduler: Scheduler
-    steps: Count
-    guidance: Guidance
-    batch: Count
+    drawing: Drawing
     bootstrap: Count
-    resolution: Pixels | None = None
 
 
-@dataclass(frozen=True)
+@section
 class Judge:
-    """Which of `judges` answers the benchmark's questions."""
+    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it."""
 
     name: Name
+    kind: Annotated[str, one_of(variants.names("judges"))]
 
 
-@dataclass(frozen=True)
+@section
 class Runtime:
-    device: Annotated[str, OneOf("auto", "cpu", "cuda", "mps")]
-    dtype: Annotated[str, OneOf("float32", "bfloat16", "float16")]
+    device: Annotated[str, one_of(("auto", "cpu", "cuda", "mps"))]
+    dtype: Annotated[str, one_of(("float32", "bfloat16", "float16"))]
 
 
-@dataclass(frozen=True)
+@section
 class Params:
     """The whole of params.yaml; a field per top-level key."""
 
     profile: Name
     seed: Seed
     skills: Names
-    experts: dict[Name, Expert]
-    models: dict[Name, Model]
-    backbones: Annotated[dict[Name, Backbone], MayBeEmpty()]
-    benchmarks: dict[Name, Benchmark]
+    experts: Annotated[dict[Name, Expert], Field(min_length=1)]
+    merges: dict[Name, Merge]
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
+    backbones: dict[Name, Backbone]
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     store: Store
     pretrain: Pretrain
     llm: Llm
@@ -219,9 +232,8 @@ class Params:
     images: Images
     expert: Training
     select: Select
-    merge: Merge
     evaluate: Evaluate
-    judges: dict[Name, JudgeSource]
+    judges: Annotated[dict[Name, JudgeSource], Field(min_length=1)]
     judge: Judge
     preferences: AnyNames
     runtime: Runtime
@@ -231,61 +243,19 @@ def load_params(path: Path | None = None) -> Params:
     """The checked contents of `path`, by default params.yaml in the current folder.
 
     Raises UserError, naming the key, its value and what is allowed, for an unknown or missing key, a wrong
-    type, an impossible value, or two keys that contradict each other.
+    type, an impossible value, or two keys that contradict each other. Warns about a skill that no expert trains on.
     """
     path = Path("params.yaml") if path is None else path
-    params = build(Params, load_yaml(path), where=str(path))
-    try:
-        _cross_check(params)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    params = build_params(load_yaml(path), where=str(path))
+    warn(params)
     return params
 
 
-def _cross_check(params: Params) -> None:
-    """Raise UserError where two keys contradict each other."""
-    if params.filter.keep + params.filter.dev > params.prompts.candidates:
-        raise UserError(
-            f"filter.keep is {params.filter.keep}, filter.dev {params.filter.dev}; "
-            f"together it must be at most prompts.candidates ({params.prompts.candidates})"
-        )
-
-    for name, corpus in params.pretrain.corpora.items():
-        if corpus.images % 2:
-            raise UserError(
-                f"pretrain.corpora.{name}.images is {corpus.images}; it must be even: pictures come in pairs"
-            )
-    for number, run in enumerate(params.pretrain.unet):
-        key = f"pretrain.unet[{number}].corpora"
-        allow_all(key, run.corpora, params.pretrain.corpora, "in `pretrain.corpora`")
-
-    folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
-    for name, expert in params.experts.items():
-        allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
-        steps = expert.steps or params.expert.steps
-        if params.expert.checkpoint_every > steps:
-            raise UserError(
-                f"expert.checkpoint_every is {params.expert.checkpoint_every}; "
-                f"it must be at most the {steps} steps of expert {name}"
-            )
-
-    allow_all("merge.experts", params.merge.experts, params.experts, "in `experts`")
-    check_benchmarks(params.benchmarks, params.evaluate.benchmark, params.evaluate.others)
-    check_judges(params.judges, params.judge.name, params.preferences, list(params.models))
-    used = {"images.backbone": params.images.backbone, "expert.backbone": params.expert.backbone}
-    check_backbones(params.backbones, used)
-    if params.expert.accumulate > params.expert.batch:
-        raise UserError(
-            f"expert.accumulate is {params.expert.accumulate}; "
-            f"it must be at most expert.batch ({params.expert.batch})"
-        )
-
-    base = f"{BACKBONES}/{params.expert.backbone}"
-    weights = {base, MERGED, *(f"{EXPERTS}/{name}" for name in params.experts)}
-    for name, model in params.models.items():
-        allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
-    for name, folder in (("base", base), ("merged", MERGED)):
-        if name not in params.models or params.models[name].weights != folder:
-            raise UserError(
-                f"models.{name} is needed, with weights {folder}: every score is compared with it"
-            )
+def build_params(value: Any, where: str) -> Params:
+    """Params from plain YAML data; `where` opens every error."""
+    params = build(Params, value, where)
+    try:
+        cross_check(params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return params

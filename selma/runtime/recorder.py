@@ -1,9 +1,9 @@
 """Hand what the stages spooled (tracking.py) over to MLflow; the only importer of mlflow.
 
-    python -m selma.runtime.recorder        wait until everything is handed over, and say where it lies
+    python -m selma.runtime.recorder        wait until everything is handed over, and print where it is
 
 One parent run per pipeline execution, one child run per stage that really ran. The store is
-`sqlite:///<repository>/mlflow.db` with artifacts in mlartifacts/ beside it, or MLFLOW_TRACKING_URI's.
+`sqlite:///<repository>/mlflow.db` with artifacts in mlartifacts/ next to it, or MLFLOW_TRACKING_URI's.
 A spool is removed once MLflow has all of it; after a failure it stays, and the next recorder tries again.
 """
 
@@ -23,13 +23,13 @@ from selma.runtime.tracking import redact, spools
 from selma.runtime.work import home
 
 EXPERIMENT = "selma"
-LINGER = 4.0  # seconds without work before the recorder that a stage started goes to rest
+LINGER = 4.0  # seconds without work before a recorder that a stage started exits
 POLL = 0.5
 CHUNK = 90  # entries per request, below MLflow's limit of 100 params and tags
 
 
 class Store:
-    """The MLflow store, and the runs of it that are in hand."""
+    """The MLflow store, and its runs that are being written."""
 
     def __init__(self, root: Path) -> None:
         # Nothing leaves this machine but what goes to the tracking server the user named.
@@ -48,7 +48,7 @@ class Store:
         return self.client.create_experiment(EXPERIMENT, artifact_location=artifacts)
 
     def run(self, tag: str, value: str, name: str, start: int, tags: dict[str, str]) -> str:
-        """Id of the run whose `tag` is `value`, made if there is none: replaying a spool makes no second."""
+        """Id of the run whose `tag` is `value`, created if missing: replaying a spool creates no second."""
         quoted = value.replace("'", "_")
         found = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{quoted}'", max_results=1)
         if found:
@@ -67,8 +67,8 @@ class Stage:
         self.rest = ""
 
     def advance(self) -> bool:
-        """Hand over the lines that came since; True once the stage has ended or died and all is told."""
-        gone = self._writer_gone()  # asked before reading: what a dead writer wrote is then all there
+        """Hand over the lines written since; True once the stage has ended or died and everything is handed over."""
+        gone = self._writer_gone()  # checked before reading: what a dead writer wrote is then complete
         *lines, self.rest = (self.rest + self.file.read()).split("\n")
         events = [json.loads(line) for line in lines]
         points = [event for event in events if event["event"] == "metric"]
@@ -133,7 +133,7 @@ def _name(text: str) -> str:
 
 
 def record(root: Path, linger: float) -> Store | None:
-    """Hand over every spool under `root`, until none is left and `linger` seconds brought no new one."""
+    """Hand over every spool under `root`, until none are left and no new one has come for `linger` seconds."""
     folder = spools(root)
     stages: dict[Path, Stage] = {}
     store = None
@@ -153,7 +153,7 @@ def record(root: Path, linger: float) -> Store | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Record with the lock held; a failure is left in `failed`, for the next stage to say."""
+    """Record with the lock held; a failure is left in `failed`, for the next stage to report."""
     linger = "--linger" in arguments
     root = home().resolve()
     folder = spools(root)

@@ -1,104 +1,78 @@
-"""YAML into frozen dataclasses, strictly: the machinery behind params.py.
+"""YAML into frozen dataclasses, strictly, by pydantic: the machinery behind params.py.
 
-A field's annotation says what it takes: `int`, `float`, `str`, `bool`, `X | None`, `tuple[X, ...]`,
-`dict[str, X]`, another dataclass, or `Annotated[X, rule, ...]` with the rules below.
+A section is a class under `@section`; a field's annotation says what it takes. Whatever does not fit is one line
+that names the key, its value and what is allowed.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import math
+import json
 import re
-import types
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from selma.ground.errors import UserError
 
 T = TypeVar("T")
-KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+# Strict: "16" and 16.0 are not integers, true is not a number, and an unknown key is an error.
+section = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 
 
-@dataclass(frozen=True)
-class Range:
-    """A number from `low` (or above it) to `high`."""
+def matches(pattern: str, wanted: str) -> AfterValidator:
+    """Text that matches a regular expression; `wanted` says in words what that is."""
 
-    low: float
-    high: float = math.inf
-    open_low: bool = False
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"it must be {wanted}")
+        return value
 
-    def __call__(self, value: float) -> str | None:
-        inside = (value > self.low if self.open_low else value >= self.low) and value <= self.high
-        if inside:
-            return None
-        if self.high < math.inf:
-            return f"it must lie from {self.low} to {self.high}"
-        return f"it must be above {self.low}" if self.open_low else f"it must be at least {self.low}"
+    return AfterValidator(check)
 
 
-class OneOf:
+def one_of(allowed: Sequence[str]) -> AfterValidator:
     """One of the given values."""
 
-    def __init__(self, *allowed: str) -> None:
-        self.allowed = allowed
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"it must be one of: {', '.join(allowed)}")
+        return value
 
-    def __call__(self, value: str) -> str | None:
-        return None if value in self.allowed else f"it must be one of: {', '.join(self.allowed)}"
-
-
-class Unique:
-    """A list that names nothing twice, and at least one unless it may be `empty`."""
-
-    def __init__(self, *, empty: bool = False) -> None:
-        self.empty = empty
-
-    def __call__(self, values: tuple[str, ...]) -> str | None:
-        if not values and not self.empty:
-            return "it must name at least one"
-        twice = sorted({value for value in values if values.count(value) > 1})
-        return f"it must not name {', '.join(twice)} twice" if twice else None
+    return AfterValidator(check)
 
 
-class MayBeEmpty:
-    """A mapping that may have no entries; any other needs one."""
-
-    def __call__(self, value: dict) -> str | None:
-        return None
-
-
-class Slug:
-    """A name that becomes a file name and a DVC stage name, so no slash, space or template in it."""
-
-    def __call__(self, value: str) -> str | None:
-        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", value):
-            return None
-        return "it must be a name of letters, digits and _ . + -"
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"it must not name {', '.join(twice)} twice")
+    return values
 
 
-class Matches:
-    """Text of the form of a regular expression; `wanted` says in words what that is."""
-
-    def __init__(self, pattern: str, wanted: str) -> None:
-        self.pattern, self.wanted = pattern, wanted
-
-    def __call__(self, value: str) -> str | None:
-        return None if re.fullmatch(self.pattern, value) else f"it must be {self.wanted}"
-
-
-Name = Annotated[str, Slug()]
+Count = Annotated[int, Field(ge=1)]  # how many of something: 1 or more
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+once = AfterValidator(_once)  # a list that names nothing twice
+# A name becomes a file name and a DVC stage name, so no slash, space or template in it.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+Name = Annotated[str, matches(NAME, "a name of letters, digits and _ . + -")]
+AnyNames = Annotated[tuple[Name, ...], once]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), once]
 
 
 def load_yaml(path: Path) -> Any:
-    """The plain contents of a YAML 1.2 file (so that 1e-4 is a float); unreadable or broken -> UserError.
+    """The plain contents of a YAML 1.2 file (so that 1e-4 is a float); raises UserError if unreadable.
 
-    Equal files share one result: do not change it.
+    Equal files share one result: do not modify it.
     """
     try:
         return _parse(path.read_text(encoding="utf-8"))
@@ -117,80 +91,95 @@ def load_yaml(path: Path) -> Any:
 
 @cache
 def _parse(text: str) -> Any:
-    # pure: the same words about what is wrong, with and without ruamel.yaml.clib.
+    # pure: the same error messages with and without ruamel.yaml.clib.
     return YAML(typ="safe", pure=True).load(text)
 
 
+def overridden(value: Any, settings: Mapping[str, Any]) -> Any:
+    """A copy of plain YAML data with the values of `settings` at their dotted keys; missing mappings are created."""
+    changed = copy.deepcopy(value)
+    for key, item in settings.items():
+        *path, last = key.split(".")
+        inner = changed
+        for part in path:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else {}
+        if isinstance(inner, dict):
+            inner[last] = item
+    return changed
+
+
 def build(cls: type[T], value: Any, where: str) -> T:
-    """An instance of the dataclass `cls` from plain YAML data; `where` (a file) opens every error."""
+    """An instance of the section `cls` from plain YAML data; raises UserError, naming `where` (a file), otherwise."""
     try:
-        return _build(cls, value, "")
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _build(kind: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _fields(kind, value, key)
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        if value == {} and any(isinstance(rule, MayBeEmpty) for rule in args[1:]):
-            return {}
-        built = _build(args[0], value, key)
-        for rule in args[1:]:
-            if problem := rule(built):
-                raise UserError(f"{key} is {_show(value)}; {problem}")
-        return built
-    if origin in (Union, types.UnionType):  # X | None
-        return None if value is None else _build(args[0], value, key)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _wrong(key, value, "a list")
-        return tuple(_build(args[0], item, f"{key}[{index}]") for index, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict) or not value:
-            raise _wrong(key, value, "a mapping with at least one entry")
-        return {
-            _build(args[0], name, f"a key of {key}"): _build(args[1], item, f"{key}.{name}")
-            for name, item in value.items()
-        }
-    return _scalar(kind, value, key)
-
-
-def _fields(cls: Any, value: Any, key: str) -> Any:
-    hints = _hints(cls)
-    if not isinstance(value, dict):
-        raise _wrong(key or "the file", value, f"a mapping of {', '.join(hints)}")
-    prefix = f"{key}." if key else ""
-    for name in value:
-        if name not in hints:
-            raise UserError(f"unknown key {prefix}{_show(name, quote=False)}; {_suggest(str(name), hints)}")
-    optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
-    for name in hints:
-        if name not in value and name not in optional:
-            raise UserError(f"missing key {prefix}{name}; {key or 'the file'} needs {', '.join(hints)}")
-    return cls(**{name: _build(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
-
-
-def _scalar(kind: type, value: Any, key: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    # bool is an int in Python, never in params.yaml
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise _wrong(key, value, KINDS[kind])
-    return value
+        # As JSON, because strict pydantic takes a list for a tuple, and a mapping for a section, only there.
+        return _adapter(cls).validate_json(json.dumps(value, default=str))
+    except ValidationError as error:
+        # An unknown key explains a missing one in the same section.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
+        raise UserError(f"{where}: {_line(cls, first)}") from None
+    except (ValueError, RecursionError) as error:  # a value that contains itself
+        raise UserError(f"{where}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _adapter(cls: type) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
+def _line(cls: type, problem: Mapping[str, Any]) -> str:
+    """What pydantic found wrong, as one line."""
+    loc, value = list(problem["loc"]), problem["input"]
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown key {_dotted(loc)}; {_suggest(str(loc[-1]), fields_at(cls, loc[:-1]))}"
+    if problem["type"] == "missing":
+        return f"missing key {_dotted(loc)}; {_dotted(loc[:-1])} needs {', '.join(fields_at(cls, loc[:-1]))}"
+    if problem["type"] == "dataclass_type":
+        wanted = f"it must be a mapping of {', '.join(fields_at(cls, loc))}"
+    else:
+        wanted = problem["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+        wanted = (
+            re.sub(r"^\w+ should ", "it must ", wanted)
+            .replace("valid array", "list")
+            .replace("an object", "a mapping")
+        )
+    return f"{_dotted(loc)} is {_show(value)}; {wanted}"
+
+
+def fields_at(cls: type, loc: Sequence[str | int]) -> list[str]:
+    """The keys of the section at a place in `cls`."""
+    kind = kind_at(cls, loc)
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def kind_at(cls: type, loc: Sequence[str | int]) -> Any:
+    """The type at a place: a section's field, a mapping's or list's item; None and rules left out."""
+    kind: Any = cls
+    for part in loc:
+        if dataclasses.is_dataclass(kind):
+            kind = plain(hints(kind).get(part))
+        else:  # dict[Name, X], tuple[X, ...]
+            kind = plain(get_args(kind)[0 if isinstance(part, int) else -1]) if get_args(kind) else None
+    return kind
+
+
+def plain(kind: Any) -> Any:
+    """An annotation without its rules and without `| None`."""
+    while hasattr(kind, "__metadata__") or type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    return kind
+
+
+@cache
+def hints(cls: type) -> dict[str, Any]:
+    """The annotations of a section, by field."""
     return get_type_hints(cls, include_extras=True)
 
 
-def _wrong(key: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"{key} is {_show(value)}; it must be {wanted}")
+def _dotted(loc: Sequence[str | int]) -> str:
+    if loc and loc[-1] == "[key]":
+        return f"a key of {_dotted(loc[:-2])}"
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return text.removeprefix(".") or "the file"
 
 
 def _suggest(name: str, allowed: Iterable[str]) -> str:
@@ -198,8 +187,7 @@ def _suggest(name: str, allowed: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"it must be one of: {', '.join(allowed)}"
 
 
-def _show(value: Any, *, quote: bool = True) -> str:
+def _show(value: Any) -> str:
     """`value` on one short line."""
-    text = repr(value) if quote else str(value)
-    text = " ".join(text.split())
+    text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -44,13 +44,13 @@ def run(main: Callable[..., None]) -> None:
 
 
 def name() -> str:
-    """The stage as dvc.yaml names it, e.g. `images@count`: DVC says it, else module and arguments do."""
+    """The stage as dvc.yaml names it, e.g. `images@count`: from DVC, else from module and arguments."""
     arguments = ["-".join(sys.argv[1:])] if sys.argv[1:] else []
     return os.environ.get("DVC_STAGE") or "@".join([_module().rpartition(".")[2], *arguments])
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-    """Iterate with a progress bar on stderr; on no terminal, a line every half minute is enough."""
+    """Iterate with a progress bar on stderr; without a terminal, a line every half minute."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()

@@ -1,8 +1,8 @@
 """What a stage tells MLflow: its params, metrics, loss curve and a few images. Never fails or slows a stage.
 
-Importing MLflow costs a process two seconds and making its store several, times forty stages. So a stage
+Importing MLflow takes a process two seconds and opening its store several, times forty stages. So a stage
 only appends JSON lines to a spool, `.work/tracking/<time>-<pid>.jsonl`, and one recorder process
-(recorder.py, started here when none runs) hands the lines over to MLflow while the stages go on.
+(recorder.py, started here when none runs) hands the lines over to MLflow while the stages continue.
 
     with tracking.stage_run("expert@count"):
         tracking.log_metric("loss", 0.12, step=1)
@@ -55,7 +55,7 @@ def stage_run(name: str) -> Iterator[None]:
 
 
 def log_metric(name: str, value: float, step: int = 0) -> None:
-    """A point of a curve, e.g. the loss at a step; at hand in `mlflow ui` a second later."""
+    """A point of a curve, e.g. the loss at a step; visible in `mlflow ui` a second later."""
     if _spool:
         _try(_spool.write, event="metric", name=name, value=float(value), step=int(step))
 
@@ -86,7 +86,7 @@ def redact(value: Any) -> Any:
 
 
 class Spool:
-    """An open spool. Its lock tells the recorder that the stage lives: it goes when the process does."""
+    """An open spool. Its lock tells the recorder that the stage is alive: it is released when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +123,13 @@ def _close(name: str, status: str) -> None:
     stage = load_stages(Path.cwd()).get(name) if Path("dvc.yaml").is_file() else None
     for path in stage.metrics if stage and status == "FINISHED" else ():
         if not Path(path).is_file():
-            continue  # DVC is the one to say so
+            continue  # DVC reports that
         values = flatten(json.loads(Path(path).read_text(encoding="utf-8")))
         file = Path(path).relative_to("metrics").with_suffix("").as_posix()
         _spool.write(event="metrics", file=file, values={k: v for k, v in values.items() if _number(v)})
     _spool.write(event="end", status=status)
     _spool.file.close()
-    _start_recorder()  # it may have gone to rest since
+    _start_recorder()  # it may have exited since
 
 
 def _declared(name: str) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _inputs(name: str) -> dict[str, str]:
         Path("dvc.lock").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
     stages = load_stages(Path.cwd())
-    # DVC keeps what it knew of stages that are no more.
+    # DVC keeps entries of stages that no longer exist.
     known = [ran for title, ran in lock.get("stages", {}).items() if title in stages]
     made = {o["path"]: o.get("md5") for ran in known for o in ran.get("outs", ())}
     stage = stages.get(name)
@@ -183,14 +183,14 @@ def _inputs(name: str) -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """One git command's output; '' where there is no git or no commit. Takes no lock DVC could trip over."""
+    """One git command's output; '' where there is no git or no commit. Takes no lock that DVC could trip over."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, env=environment, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _start_recorder() -> None:
-    """Start a recorder unless one is at work. It outlives the stage, and Ctrl-C does not reach it."""
+    """Start a recorder unless one is running. It outlives the stage, and Ctrl-C does not reach it."""
     root = home()
     with open(spools(root) / "recorder.lock", "w") as lock:
         try:
@@ -223,7 +223,7 @@ def _number(value: Any) -> bool:
 
 
 def _warn_of_failure() -> None:
-    """Say once what the recorder could not do; it has no terminal of its own."""
+    """Report once what the recorder could not do; it has no terminal of its own."""
     failed = spools(home()) / "failed"
     if failed.is_file():
         _warn(failed.read_text(encoding="utf-8").strip())
@@ -231,7 +231,7 @@ def _warn_of_failure() -> None:
 
 
 def _warn(problem: str) -> None:
-    print(f"warning: MLflow tracking: {redact(problem)}; the stage goes on", file=sys.stderr, flush=True)
+    print(f"warning: MLflow tracking: {redact(problem)}; the stage continues", file=sys.stderr, flush=True)
 
 
 def _try(call: Any, *args: Any, **kwargs: Any) -> None:
@@ -240,7 +240,7 @@ def _try(call: Any, *args: Any, **kwargs: Any) -> None:
     try:
         call(*args, **kwargs)
     except UserError:
-        _spool = None  # bad params or a bad dvc.yaml: the stage itself says so, in its one line
+        _spool = None  # bad params or a bad dvc.yaml: the stage itself reports it, in its one line
     except Exception as error:
         _warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         _spool = None

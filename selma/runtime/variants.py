@@ -25,7 +25,7 @@ def names(door: str) -> tuple[str, ...]:
 
 
 def load(door: str, name: str, key: str) -> ModuleType:
-    """The module of a choice; UserError, naming the params key, for one that is not in the folder."""
+    """The module of a choice; raises UserError, naming the params key, for one that is not in the folder."""
     if name not in names(door):
         raise UserError(f"{key} is {name!r}; it must be one of: {', '.join(names(door))}")
     return import_module(f"selma.variants.{door}.{name}")
@@ -40,9 +40,15 @@ def constants(door: str, name: str) -> dict[str, Any]:
     tree = ast.parse((FOLDER / door / f"{name}.py").read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                continue  # computed, so nothing that params.yaml is checked by
+        if not isinstance(node, ast.Assign):
+            continue
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError:
+            continue  # computed, so params.yaml is not checked against it
+        target = node.targets[0]
+        if isinstance(target, ast.Name):
+            found[target.id] = value
+        elif isinstance(target, ast.Tuple):
+            found |= dict(zip((name.id for name in target.elts), value, strict=True))
     return found

@@ -31,14 +31,14 @@ from selma.runtime.schema import load_yaml
 def folder(stage: str) -> Iterator[Path]:
     """The work folder of a stage (DVC's name for it, e.g. `images@count`), empty or as a killed run left it.
 
-    It is kept when the body raises or dies and removed when it ends; then other keys' left-overs go too.
-    Raises UserError when the stage is not in dvc.yaml, a dependency is missing, or another process has it.
+    It is kept when the body raises or dies and removed when it succeeds, along with other keys' leftovers.
+    Raises UserError when the stage is not in dvc.yaml, a dependency is missing, or another process uses it.
     """
     stage_home = home() / ".work" / stage
     key = stage_key(stage)
     lock = _lock(stage_home / f"{key}.lock")
     if lock is None:
-        raise UserError(f"{stage}: another process is running it now; wait for that one or stop it")
+        raise UserError(f"{stage}: another process is running it now; wait for it or stop it")
     with lock:
         path = stage_home / key
         path.mkdir(exist_ok=True)
@@ -66,9 +66,9 @@ def stage_key(stage: str, root: Path | None = None) -> str:
 
 
 def publish(src: Path, dst: Path) -> None:
-    """Move a finished file or folder into place, over what is there; parent folders are made.
+    """Move a finished file or folder into place, replacing what is there; parent folders are created.
 
-    What was there goes into the work folder first, so nothing half-removed ever lies beside the outs.
+    What was there goes into the work folder first, so nothing half-removed is ever left next to the outs.
     """
     src, dst = Path(src), Path(dst)
     dst.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def publish(src: Path, dst: Path) -> None:
             os.replace(dst, old)
         os.replace(src, dst)
     except OSError:
-        # Another file system (data/ on its own disk): copy beside the target, then rename.
+        # Another file system (data/ on its own disk): copy next to the target, then rename.
         _remove(dst)
         near = dst.with_name(f".tmp-{os.getpid()}-{dst.name}")
         shutil.move(src, near)
@@ -90,7 +90,7 @@ def publish(src: Path, dst: Path) -> None:
 
 
 def _lock(path: Path) -> IO[str] | None:
-    """An exclusively locked file, or None if another process has it; closing it unlocks, as dying does."""
+    """An exclusively locked file, or None if another process has it; closing it unlocks it, as does process exit."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

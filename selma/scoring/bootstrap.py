@@ -1,61 +1,101 @@
-"""Error bars: the bootstrap over items, of one model's score and, paired, of a gain."""
+"""Error bars by the bootstrap: of one model's score, of a paired gain, and of a gain over several training seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
-_CHUNK = 2**22  # resampled indices held at once: 32 MiB, whatever the number of items
+Interval = tuple[float, float, float]  # mean, low, high
+
+_CHUNK = 2**22  # resampled values held at once, whatever the number of items
 
 
-def bootstrap_gain(
-    base: Sequence[float], other: Sequence[float], *, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """Mean gain of `other` over `base` with its 95% percentile interval: (mean, low, high).
+def bootstrap_gain(first: Sequence[float], second: Sequence[float], *, resamples: int, seed: int) -> Interval:
+    """Mean gain of `second` over `first` with its 95% percentile interval: (mean, low, high).
 
     Entry i of both is the same item's score under the two models. Items are resampled with replacement and a
-    pair stays together, so what makes an item hard for both models cancels out. The indices depend on `seed`,
-    `resamples` and the number of items alone. Raises ValueError for empty or unequal inputs or no resamples.
+    pair stays together, so what makes an item hard for both models cancels out. Raises ValueError for empty or
+    unequal inputs or no resamples.
     """
-    if len(base) != len(other) or len(base) == 0:
-        raise ValueError(f"need two lists of paired scores, got {len(base)} and {len(other)} scores")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, must be at least 1")
-    difference = np.asarray(other, dtype=np.float64) - np.asarray(base, dtype=np.float64)
-    means = np.empty(resamples)
-    for chunk, indices in _resampled(means, difference.size, seed):
-        chunk[:] = difference[indices].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(difference.mean()), float(low), float(high)
+    if len(first) != len(second):
+        raise ValueError(f"need two lists of paired scores, got {len(first)} and {len(second)} scores")
+    difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    return bootstrap_mean(difference, resamples=resamples, seed=seed)
 
 
 def bootstrap_mean(
-    sums: Sequence[float], counts: Sequence[int] | None = None, *, resamples: int, seed: int
-) -> tuple[float, float, float]:
+    sums: Sequence[float] | np.ndarray,
+    counts: Sequence[int] | None = None,
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval:
     """Mean of scores with its 95% percentile interval over items: (mean, low, high).
 
     Entry i of `sums` is the sum of item i's `counts[i]` scores (by default one): an item's scores are drawn
-    together, as its questions are about one picture, and the mean is over scores. Raises ValueError for empty
+    together, as its questions are about one image, and the mean is over scores. Raises ValueError for empty
     or unequal inputs, a count below 1 or no resamples.
     """
-    counts = [1] * len(sums) if counts is None else counts
-    if len(sums) != len(counts) or len(sums) == 0 or min(counts) < 1:
-        raise ValueError(f"need sums of scores and their counts, got {len(sums)} and {len(counts)}")
+    total = np.asarray(sums, dtype=np.float64)
+    number = np.ones_like(total) if counts is None else np.asarray(counts, dtype=np.float64)
+    if len(total) != len(number) or len(total) == 0 or number.min() < 1:
+        raise ValueError(f"need sums of scores and their counts, got {len(total)} and {len(number)}")
+    return _interval(
+        (total, number),
+        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def bootstrap_seeds(gains: Sequence[Sequence[float]] | np.ndarray, *, resamples: int, seed: int) -> Interval:
+    """Mean gain over items AND training seeds with its 95% percentile interval: (mean, low, high).
+
+    gains[s][i] is the gain of training seed s on item i; every seed has the same items. Seeds and items are crossed,
+    so each resample draws seeds with replacement and, independently, items (Owen 2007, "The pigeonhole bootstrap").
+    With few seeds the interval is wide, as it should be: it covers the next seed, too. Raises ValueError for no
+    seeds, no items, or no resamples.
+    """
+    table = np.asarray(gains, dtype=np.float64)  # [seeds, items]
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"need a gain for every seed and item, got an array of shape {table.shape}")
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, must be at least 1")
-    total, number = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    n_seeds, n_items = table.shape
+    random = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for chunk, indices in _resampled(means, total.size, seed):
-        chunk[:] = total[indices].sum(axis=1) / number[indices].sum(axis=1)
+    for b in range(resamples):
+        drawn = table[random.integers(n_seeds, size=n_seeds)].mean(axis=0)
+        means[b] = drawn[random.integers(n_items, size=n_items)].mean()
     low, high = np.percentile(means, (2.5, 97.5))
-    return float(total.sum() / number.sum()), float(low), float(high)
+    return float(table.mean()), float(low), float(high)
 
 
-def _resampled(means: np.ndarray, items: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Views of `means` to fill and the items drawn for each of their entries, of shape (entries, items)."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // items)
-    for done in range(0, means.size, rows):
-        chunk = means[done : done + rows]
-        yield chunk, generator.integers(items, size=(chunk.size, items))
+def _interval(
+    data: tuple[np.ndarray, ...], statistic: Callable[..., Any], *, resamples: int, seed: int
+) -> Interval:
+    """The statistic of paired columns, and scipy's percentile interval of it."""
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}, must be at least 1")
+    value = float(statistic(*data, axis=-1))
+    if len(data[0]) == 1:  # scipy refuses: nothing to resample
+        return value, value, value
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", stats.DegenerateDataWarning
+        )  # all scores equal: an interval of zero width
+        found = stats.bootstrap(
+            data,
+            statistic,
+            n_resamples=resamples,
+            batch=max(1, _CHUNK // len(data[0])),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+    return value, float(found.low), float(found.high)

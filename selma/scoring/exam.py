@@ -1,40 +1,41 @@
-"""A model's scores at one guidance scale, and the scales that curves are drawn over."""
+"""Draw and judge: what one model draws for prompts, and how faithful it is.
+
+The one place where images are drawn and scored immediately. Stages sample and answer keep images and answers between
+the two; select, the gates, the curve and `selma.draw` do not. All draw from the same noise: the seed of an item's
+image k is a hash of (run seed, item, k).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from selma.ground.items import Item
+from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed
 from selma.judging.judge import Judge, ask
 from selma.scoring.scores import QuestionScore, score_answers
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from selma.backbones.loading import Pipeline
+    from selma.ground.items import Item
+    from selma.runtime.params import Drawing
 
-_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def scales(own: float) -> list[float]:
+def guidance_scales(own: float) -> list[float]:
     """Guidance scales of a curve, rising; the one at which models are examined, `own`, is among them."""
-    return sorted({*_GUIDANCE, own})
+    return sorted({*_SCALES, own})
 
 
-def draw_scores(
-    pipe: Pipeline,
-    judge: Judge,
-    items: Sequence[Item],
-    *,
-    images: int,
-    seed: int,
-    guidance: float,
-    steps: int,
-    scheduler: str,
-    batch: int,
-    size: int | None,
-) -> list[QuestionScore]:
-    """Scores of so many images of every item, drawn from the noises that stage sample draws from."""
+def draw(
+    pipe: Pipeline, items: Sequence[Item], drawing: Drawing, *, images: int, seed: int, method: str = "cfg"
+) -> Iterator[tuple[Item, int, Image]]:
+    """(item, k, RGB image) for `images` images of every item, in order."""
     from selma.images import sampler  # torch: only where something is drawn
 
     shots = [(item, k) for item in items for k in range(images)]
@@ -42,11 +43,45 @@ def draw_scores(
         pipe,
         [item.prompt for item, _ in shots],
         [image_seed(seed, item.id, k) for item, k in shots],
-        steps=steps,
-        guidance=guidance,
-        scheduler=scheduler,
-        batch=batch,
-        size=size,
+        drawing,
+        method=method,
     )
-    answers = [row for i, image in drawn for row in ask(judge, shots[i][0], image, shots[i][1])]
-    return score_answers(items, answers, where=f"guidance {guidance:g}")
+    for i, image in drawn:
+        yield *shots[i], image
+
+
+def faithfulness(
+    pipe: Pipeline,
+    judge: Judge,
+    items: Sequence[Item],
+    drawing: Drawing,
+    *,
+    images: int,
+    seed: int,
+    where: str,
+    method: str = "cfg",
+) -> list[QuestionScore]:
+    """DSG scores of what the model draws, 0 to 1 for each question (scores.py); `where` opens every error."""
+    drawn = draw(pipe, items, drawing, images=images, seed=seed, method=method)
+    answers = [row for item, k, image in drawn for row in ask(judge, item, image, k)]
+    return score_answers(items, answers, where=where)
+
+
+def vqa_score(
+    pipe: Pipeline,
+    judge: Judge,
+    items: Sequence[Item],
+    drawing: Drawing,
+    *,
+    images: int,
+    seed: int,
+    method: str = "cfg",
+) -> float:
+    """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of what the model draws.
+
+    Raises UserError for a judge that does not give it.
+    """
+    if not hasattr(judge, "score"):
+        raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
+    drawn = draw(pipe, items, drawing, images=images, seed=seed, method=method)
+    return fmean(judge.score(image, item.prompt) for item, _, image in drawn)

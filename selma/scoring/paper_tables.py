@@ -1,7 +1,7 @@
 """A model's scores on DSG, TIFA and HPS v2 as their papers table them, from answers alone.
 
 Every figure is {mean, low, high, n}: its 95% bootstrap interval over prompts (bootstrap.py), and the number of
-what it is the mean of, prompts in macro and given answers in micro. Scores of answers are in percent with 2
+values that it averages, prompts in macro and given answers in micro. Scores of answers are in percent with 2
 places, preference scores on the judge's own scale with 4.
 """
 
@@ -46,8 +46,8 @@ def dsg_table(
     """DSG's scores, over every annotated prompt of the data sets that the answers are about.
 
     official_macro, no_dependency_macro and official_micro follow DSG's authors, cascading_micro the SELMA
-    paper (dsg.py). "yes" counts in any case and with punctuation around it, with `exact` literally alone, as
-    the official scorer has it. Raises UserError for answers about none of the prompts or to no question.
+    paper (dsg.py). "yes" counts in any case and with punctuation around it, with `exact` only literally, as
+    in the official scorer. Raises UserError for answers that match no prompt or no question.
     """
     there = _known((row.item for row in answers), annotations, where)
     answers = [row for row in answers if row.item in there]
@@ -91,8 +91,8 @@ def tifa_table(
     """TIFA's score (macro over captions), by the captions' source, and accuracy by type of element (micro).
 
     `choose` makes a free answer one of a question's choices (choices.py); by default it must say one. Raises
-    UserError for an answer that is none of the choices and for a question without an answer: a picture that
-    is missing is an error, never a smaller denominator.
+    UserError for an answer that is not one of the choices and for a question without an answer: a missing
+    image is an error, never a smaller denominator.
     """
     questions = {(item.id, q.id): q for item in items for q in item.questions}
     there = _known((row.item for row in answers), {item.id for item in items}, where)
@@ -105,7 +105,7 @@ def tifa_table(
         if chosen is None:
             raise UserError(
                 f"{where}: item {row.item!r}, question {row.question!r} is answered {row.answer!r}, which is "
-                f"none of {', '.join(question.choices)}; --embedder FOLDER picks the nearest"
+                f"not one of {', '.join(question.choices)}; --embedder FOLDER picks the nearest"
             )
         rows.append(_row(row, chosen, question.answer))
     scores = score_answers(items, rows, where=str(where), quiet=True)
@@ -176,7 +176,7 @@ def _by(
     b: Sequence[QuestionScore],
     table: Callable[[Sequence[QuestionScore], Sequence[QuestionScore]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """`table` of the parts of two lists of scores of the same questions, by a key of theirs, by name."""
+    """`table` of the parts of two lists of scores of the same questions, grouped by a key of theirs, by name."""
     parts: dict[str, tuple[list[QuestionScore], list[QuestionScore]]] = {}
     for one, other in zip(a, b, strict=True):
         part = parts.setdefault(key(one), ([], []))
@@ -186,14 +186,14 @@ def _by(
 
 
 def _known(found: Iterable[str], known: Container[str], where: Path) -> set[str]:
-    """The items that the benchmark has; others are left out with a warning, none at all is a UserError."""
+    """The items that the benchmark has; others are left out with a warning; raises UserError if none remain."""
     names = dict.fromkeys(found)
     strangers = [name for name in names if name not in known]
     if len(strangers) == len(names):
-        raise UserError(f"{where}: {strangers[0]!r} and all other items are none of the benchmark's")
+        raise UserError(f"{where}: {strangers[0]!r} and all other items are not in the benchmark")
     if strangers:
         print(
-            f"warning: {where}: left out {len(strangers)} items that the benchmark has not "
+            f"warning: {where}: left out {len(strangers)} items that are not in the benchmark "
             f"(first: {strangers[0]!r})",
             file=sys.stderr,
         )
@@ -205,11 +205,11 @@ def _row(row: Saved, answer: str, expected: str) -> dict[str, Any]:
 
 
 def _warn_of_wording(answers: Sequence[Saved], where: Path, exact: bool) -> None:
-    """Say what was read otherwise than it is written: other scorers may not."""
+    """Warn about answers that are not read literally: other scorers may read them differently."""
     loose = [row.answer for row in answers if row.answer != "yes" and normal(row.answer) == "yes"]
     if loose:
-        reading = "does not count, which --exact asks for" if exact else "counts as yes; --exact counts none"
-        print(f"warning: {where}: {loose[0]!r} ({len(loose)} answers alike) {reading}", file=sys.stderr)
+        reading = "does not count, because of --exact" if exact else "counts as yes; with --exact it does not"
+        print(f"warning: {where}: {loose[0]!r} ({len(loose)} answers like it) {reading}", file=sys.stderr)
     other = [row.answer for row in answers if normal(row.answer) not in ("yes", "no")]
     if other:
         print(

@@ -1,6 +1,6 @@
 """Answers and scores saved in files, by this pipeline or by others, to be scored without any model.
 
-.jsonl   this pipeline's: data/answers/, data/other_answers/ {item, k, question, answer, ...}, data/preferences/
+.jsonl   this pipeline's: data/answers/ {item, k, question, answer, ...}, data/preferences/ {item, k, judge, score}
 any other name   CSV, as DSG's authors released their judges' answers: item_id, question_id, answer, ...
 """
 
@@ -20,7 +20,7 @@ MODEL = "t2i_model"
 
 @dataclass(frozen=True)
 class Saved:
-    """One answer to one question about image `k` of an item; `line` is where it stands in its file."""
+    """One answer to one question about image `k` of an item; `line` is its line in the file."""
 
     item: str
     k: int
@@ -29,25 +29,17 @@ class Saved:
     line: int
 
 
-def read_answers(
-    path: Path, *, model: str | None = None, questions_by: str | None = None, benchmark: str | None = None
-) -> list[Saved]:
+def read_answers(path: Path, *, model: str | None = None, questions_by: str | None = None) -> list[Saved]:
     """The answers in a file, each question's once.
 
     `model` picks the rows of one text-to-image model (column t2i_model), `questions_by` those to the questions
-    of one generator (column qg_model, where there is one), `benchmark` those to one of the benchmarks that
-    data/other_answers/<model>.jsonl holds. Raises UserError for a file that is none, for rows of several models
-    or benchmarks and none picked, for one that is not there, and for two answers to one question.
+    of one generator (column qg_model, where there is one). Raises UserError for a file without answers, for rows of
+    several models with none picked, for an unknown model, and for two answers to one question.
     """
     if Path(path).suffix == ".jsonl":
         if model is not None:
             raise UserError(f"{path}: holds the answers about one model; there is nothing to pick")
-        rows = _pick_json(path, "benchmark", benchmark)
-        found = [_from_json(row, number, path) for number, row in rows]
-    elif benchmark is not None:
-        raise UserError(
-            f"{path}: a CSV file holds one benchmark's answers; --benchmark picks from JSON Lines"
-        )
+        found = [_from_json(row, line, path) for line, row in enumerate(read_jsonl(path), start=1)]
     else:
         rows = _pick(read_csv(path, ("item_id", "question_id", "answer")), path, model)
         found = [_from_csv(row, path) for row in _by_generator(rows, path, questions_by)]
@@ -59,8 +51,8 @@ def read_answers(
 def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int], float]:
     """Preference scores by (item, k): CSV {item_id, score}, or JSON Lines {item, k, judge, score}.
 
-    Raises UserError for a file that is none, a score that is no number, two scores of one image, and for the
-    scores of several judges and no `judge`.
+    Raises UserError for a file without scores, a score that is not a number, two scores of one image, and for the
+    scores of several judges without `judge`.
     """
     if Path(path).suffix == ".jsonl":
         rows = _pick_json(path, "judge", judge)
@@ -78,12 +70,13 @@ def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int]
             key, value = (str(item), int(k)), float(score)
         except (TypeError, ValueError):
             raise UserError(
-                f"{path}, line {line}: item, k and score are {item!r}, {k!r}, {score!r}"
+                f"{path}, line {line}: item, k and score are {item!r}, {k!r}, {score!r}; "
+                "k must be an integer and score a number"
             ) from None
         if value != value or abs(value) == float("inf"):
-            raise UserError(f"{path}, line {line}: score is {score!r}; a number is allowed")
+            raise UserError(f"{path}, line {line}: score is {score!r}; it must be a finite number")
         if key in scores:
-            raise UserError(f"{path}, line {line}: item {item!r}, image {k} has a score before")
+            raise UserError(f"{path}, line {line}: item {item!r}, image {k} already has a score")
         scores[key] = value
     if not scores:
         raise UserError(f"{path}: holds no scores")
@@ -116,7 +109,7 @@ def _check_choice(path: Path, column: str, found: Sequence[str], wanted: str | N
 
 
 def _by_generator(rows: list[Row], path: Path, wanted: str | None) -> list[Row]:
-    """The rows to the questions of generator `wanted`: others number theirs alike, and ask other things."""
+    """The rows to the questions of generator `wanted`: others number theirs the same way, but ask different things."""
     if wanted is None or "qg_model" not in rows[0].cells:
         return rows
     found = [row for row in rows if row.cells["qg_model"].strip() == wanted]
@@ -131,7 +124,9 @@ def _by_generator(rows: list[Row], path: Path, wanted: str | None) -> list[Row]:
 def _from_csv(row: Row, path: Path) -> Saved:
     item, question = row.cells["item_id"].strip(), row.cells["question_id"].strip()
     if not item or not question:
-        raise UserError(f"{path}, line {row.line}: item_id and question_id are {item!r} and {question!r}")
+        raise UserError(
+            f"{path}, line {row.line}: item_id and question_id are {item!r} and {question!r}; both are needed"
+        )
     return Saved(item, 0, _id(question), row.cells["answer"], row.line)
 
 
@@ -163,5 +158,5 @@ def _once(answers: Sequence[Saved], path: Path) -> list[Saved]:
             )
         again += before is not answer
     if again:
-        print(f"warning: {path}: {again} answers are there twice; each counts once", file=sys.stderr)
+        print(f"warning: {path}: {again} answers appear twice; each counts once", file=sys.stderr)
     return list(seen.values())

@@ -1,8 +1,8 @@
 """From answers to scores, by DSG's rules (arXiv 2310.18235); every score is 0 to 1.
 
 A question about an image scores 1 when the answer is the expected one, and is void (0) when the RAW score of
-any DIRECT parent is 0: there is no use in a colour when the object is not there. Only raw scores of direct
-parents count, so nothing cascades further and circles among the parents do no harm. An image's score is the
+any DIRECT parent is 0: a colour cannot be right when its object is missing. Only raw scores of direct
+parents count, so nothing cascades further and cycles among the parents are harmless. An image's score is the
 mean over its questions, an item's the mean over its images, a model's the mean over its items (macro).
 
 A missing answer is a score of 0 with a warning, never a smaller denominator. So is a parent that the benchmark
@@ -41,17 +41,15 @@ class QuestionScore:
     score: float
 
 
-def load_answers(path: Path, items: Sequence[Item], benchmark: str | None = None) -> list[QuestionScore]:
+def load_answers(path: Path, items: Sequence[Item]) -> list[QuestionScore]:
     """Scores of an answers file of rows {item, k, question, answer, p_yes, expected}; see `score_answers`.
 
-    `benchmark` picks the rows of one, where the file holds several's. A benchmark with multiple choice (TIFA)
-    needs all answers: there one that is missing, or is none of the choices, raises UserError.
+    A benchmark with multiple choice (TIFA) needs all answers: there one that is missing, or is not one of the choices,
+    raises UserError.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing; the answer stage writes it")
     rows, where = read_jsonl(path), str(path)
-    if benchmark is not None:
-        rows, where = [row for row in rows if row.get("benchmark") == benchmark], f"{path}, {benchmark}"
     offered = {(item.id, q.id): q.choices for item in items for q in item.questions}
     multiple = any(set(choices) != {"yes", "no"} for choices in offered.values())
     scores = score_answers(items, rows, where=where, quiet=multiple)
@@ -73,7 +71,7 @@ def score_answers(
 
     The images of an item are all values of k in `rows`; rows of other items (another split's, say) are passed
     over. Raises UserError, naming `where`, for no rows, none of the items, an unknown question, two answers
-    to one question, or an expected answer other than the benchmark's. `quiet` keeps the warning of gaps back.
+    to one question, or an expected answer other than the benchmark's. `quiet` suppresses the missing-answer warning.
     """
     answers = _index(items, rows, where)
     images = sorted({k for _, k, _ in answers})
@@ -97,7 +95,7 @@ def _index(
 ) -> dict[tuple[str, int, str], str]:
     expected = {(item.id, q.id): q.answer for item in items for q in item.questions}
     if not expected:
-        raise UserError(f"{where}: the benchmark has no questions; its pictures have preference scores alone")
+        raise UserError(f"{where}: the benchmark has no questions; its images have preference scores only")
     names = {item.id for item in items}
     answers: dict[tuple[str, int, str], str] = {}
     number = 0
@@ -113,14 +111,16 @@ def _index(
             continue
         here = f"{where}, answer {number}: item {item!r}, image {k}, question {question!r}"
         if (item, question) not in expected:
-            raise UserError(f"{here} is not in the benchmark; answer the images again")
+            raise UserError(f"{here} is not in the benchmark; run the answer stage again")
         if wanted != expected[item, question]:
-            raise UserError(f"{here} expected {wanted!r}, the benchmark {expected[item, question]!r}")
+            raise UserError(
+                f"{here} expects {wanted!r}, but the benchmark expects {expected[item, question]!r}"
+            )
         if (item, k, question) in answers:
             raise UserError(f"{here} is answered twice")
         answers[item, k, question] = answer
     if not number:
-        raise UserError(f"{where} holds no answers; one per line and question is needed")
+        raise UserError(f"{where} holds no answers; a line for each question is needed")
     if not answers:
         raise UserError(
             f"{where} answers none of the benchmark's {len(names)} items; wrong benchmark or split?"
@@ -151,7 +151,7 @@ def item_scores(scores: Iterable[QuestionScore], *, dependencies: bool = True) -
 
 
 def macro(scores: Iterable[QuestionScore], *, dependencies: bool = True) -> float:
-    """DSG's score of a model: mean over items. `dependencies=False` leaves the voiding out."""
+    """DSG's score of a model: mean over items. `dependencies=False` leaves out the voiding."""
     return fmean(item_scores(scores, dependencies=dependencies).values())
 
 

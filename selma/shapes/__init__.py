@@ -1,4 +1,4 @@
-"""The embedded world: flat coloured shapes, a language about them, an exam and an oracle that reads pictures.
+"""The embedded world: flat coloured shapes, a language about them, an exam and an oracle that reads images.
 
-It stands behind the same doors as the real parts (an LLM provider, a backbone, a benchmark, a judge).
+It plugs in where the real parts do (as an LLM provider, a backbone, a benchmark, a judge).
 """

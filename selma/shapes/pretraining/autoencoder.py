@@ -1,4 +1,4 @@
-"""The backbone's VAE: 64x64 pictures to 4x8x8 latents, f = 8 as in Stable Diffusion."""
+"""The backbone's VAE: 64x64 images to 4x8x8 latents, f = 8 as in Stable Diffusion."""
 
 from __future__ import annotations
 

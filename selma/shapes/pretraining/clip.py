@@ -1,6 +1,6 @@
 """The backbone's text side: a BPE tokenizer and a CLIP, trained by contrast on image-caption pairs.
 
-Its text encoder conditions the UNet, as in Stable Diffusion; the whole CLIP is kept beside it.
+Its text encoder conditions the UNet, as in Stable Diffusion; the whole CLIP is saved alongside.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def pretrain_clip(
         first = 2 * torch.randint(len(data) // 2, (PAIRS,), generator=generator)
         index = torch.cat([first, first + 1])
         text = ids[index, torch.randint(ids.shape[1], (len(index),), generator=generator)].long()
-        # Causal attention: what follows the end token cannot change the pooled embedding, so leave it away.
+        # Causal attention: what follows the end token cannot change the pooled embedding, so drop it.
         text = text[:, : int((text != tokenizer.pad_token_id).sum(1).max()) + 1]
         with torch.autocast("cpu", torch.bfloat16):
             output = clip(input_ids=text, pixel_values=to_pixels(data[index]))

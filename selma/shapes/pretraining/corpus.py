@@ -14,7 +14,7 @@ from selma.shapes.world.scene import Scene, corrupt_scene, sample_scene
 # Web data is uneven: short captions abound, long ones and plain counts are few, the odd style is a trickle.
 _STYLES = ("objects", "tags", "paragraph", "counterfactual")
 _STYLE_WEIGHTS = (0.48, 0.25, 0.22, 0.05)
-_SINGLES = 16 / 27  # of the pictures without a pair show one thing, the others several of one kind
+_SINGLES = 16 / 27  # of the images without a pair show one thing, the others several of one kind
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def make_corpus(
     spread: float = 1.0,
     jitter: float = 1.0,
 ) -> Corpus:
-    """A seeded corpus of so many images (even), each with so many captions.
+    """A seeded corpus of `images` images (an even number), each with `captions` captions.
 
     rare: chance that a thing is a rare combination. wrong: chance that a caption describes another scene (one or
     two facts replaced). drop: chance that a caption is a careless one, which leaves out about half of the facts.
-    pairs: share of pictures of two things.
-    spread, jitter: how far from the middle things stand, and how much they vary in size and gaps (render.place).
+    pairs: share of images of two things.
+    spread, jitter: how far from the middle things stand, and how much they vary in size and spacing (render.place).
     """
     rng = Random(f"corpus:{seed}")
     kinds = {"single": _SINGLES * (1 - pairs), "pair": pairs, "count": (1 - _SINGLES) * (1 - pairs)}

@@ -1,4 +1,4 @@
-"""The backbone's UNet: v-prediction on cached latents, at last together with the text encoder."""
+"""The backbone's UNet: v-prediction on cached latents, in the end together with the text encoder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_unet() -> UNet2DConditionModel:
 def make_scheduler(zero_snr: bool) -> DDIMScheduler:
     """Stable Diffusion's noise schedule with v-prediction, which keeps backgrounds right at this size.
 
-    zero_snr: the last time step is pure noise (arXiv 2305.08891). Otherwise enough of a picture shines through it
+    zero_snr: the last time step is pure noise (arXiv 2305.08891). Otherwise enough of an image shines through it
     that the UNet reads colours and layout there and not from the text, and at sampling takes them from the noise.
     """
     return DDIMScheduler(
@@ -95,7 +95,7 @@ def pretrain_denoiser(
 ) -> UNet2DConditionModel:
     """Train run after run, as Stable Diffusion was (v1.1 on all of the web, v1.2 on its better part, ...).
 
-    encoded: a corpus by name, asked for when a step needs it. text_encoder: changed in place by the runs that train
+    encoded: a corpus by name, called when a step needs it. text_encoder: changed in place by the runs that train
     it. empty: int16 [77], the empty caption's token ids.
     log: called with (step over all runs, mean loss).
     """

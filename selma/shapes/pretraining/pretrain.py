@@ -34,7 +34,7 @@ class CorpusSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The first corpus trains every part; the UNet goes on to better ones, as Stable Diffusion's did."""
+    """The first corpus trains every part; the UNet continues on better ones, as Stable Diffusion's did."""
 
     seed: int
     rare: float
@@ -47,7 +47,7 @@ class Recipe:
 def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPipeline, CLIPModel]:
     """The pretrained pipeline, and the CLIP whose text encoder it uses; float32.
 
-    State is kept under `folder`, so that a killed run, started again with the same recipe, goes on where it was.
+    State is kept under `folder`, so that a killed run, started again with the same recipe, resumes.
     """
     seed = recipe.seed
     first = next(iter(recipe.corpora))
@@ -80,7 +80,7 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
 
     @cache
     def encoded(name: str) -> Encoded:
-        # Pictures are encoded once; clone() turns inference tensors into ones autograd may use.
+        # Images are encoded once; clone() turns inference tensors into ones autograd may use.
         images, captions = corpus(name).images, corpus(name).captions
         latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, images)]).clone()
         return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, captions))

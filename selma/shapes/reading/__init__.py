@@ -1,1 +1,1 @@
-"""Reading pictures of the shapes world: what the oracle does."""
+"""Reading images of the shapes world: what the oracle does."""

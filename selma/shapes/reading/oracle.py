@@ -1,4 +1,4 @@
-"""The embedded judge: reads a picture of the shapes world and answers questions about it."""
+"""The embedded judge: reads an image of the shapes world and answers questions about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Oracle:
     """Answers yes/no questions by looking at pixels; it never sees the prompt or the scene."""
 
     def answer(self, image: Image.Image, questions: list[Question]) -> list[Answer]:
-        """One answer a question: "yes" or "no", with P(yes) 1.0 or 0.0.
+        """One answer per question: "yes" or "no", with P(yes) 1.0 or 0.0.
 
         Raises UserError for a question it cannot read.
         """
@@ -28,7 +28,7 @@ class Oracle:
                 kind, arguments = parse_question(question.text)
             except ValueError as error:
                 raise UserError(
-                    f"judge oracle: {error}; it knows the shapes world's questions only"
+                    f"judge oracle: {error}; it answers only the shapes world's questions"
                 ) from None
             yes = _CHECKS[kind](picture, *arguments)
             answers.append(Answer("yes" if yes else "no", float(yes)))

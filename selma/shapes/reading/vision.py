@@ -1,4 +1,4 @@
-"""Reading a picture: background, and each blob's shape, colour, size and place.
+"""Reading an image: background, and each blob's shape, colour, size and place.
 
 Blobs are found by their distance from the background's colour and named by the best overlap with templates;
 the templates are blurred too, because a small latent diffusion model draws soft edges.
@@ -45,7 +45,7 @@ class Picture:
 
 
 def read_picture(image: Image.Image) -> Picture:
-    """Read an RGB picture; one that is not 64x64 is scaled to it first."""
+    """Read an RGB image; one that is not 64x64 is scaled to it first."""
     if image.size != (CANVAS, CANVAS):
         image = image.resize((CANVAS, CANVAS), Image.Resampling.BOX)
     pixels = np.asarray(image.convert("RGB"), np.float32)

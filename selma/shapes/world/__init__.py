@@ -1,1 +1,1 @@
-"""Scenes, the language about them, pictures of them, and the exam."""
+"""Scenes, the language about them, images of them, and the exam."""

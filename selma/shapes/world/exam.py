@@ -14,11 +14,11 @@ from selma.shapes.world.scene import Scene, sample_scene
 _PAIR_SHARE = 0.8  # of the other skills' prompts speak of two things: one thing alone is too easy
 _MANY_SHARE = 0.2  # of the count prompts ask for four or five, which no training prompt does
 _BACKGROUND_SHARE = 0.2  # of the prompts name it: no more, as it is always right
-_NEAR = 0.8  # ROUGE-L F above which a prompt says what another one says
+_NEAR = 0.8  # ROUGE-L F above which two prompts say the same
 
 
 def make_exam(seed: int, dev_per_skill: int, test_per_skill: int) -> dict[str, list[Item]]:
-    """Items of both splits; no prompt stands twice, and none of test is near one of dev (ROUGE-L F above 0.8).
+    """Items of both splits; no prompt appears twice, and no test prompt is near a dev prompt (ROUGE-L F above 0.8).
 
     Every fact of a prompt is asked: a prompt that names a colour, a relation or the background has a question on it.
     """

@@ -1,4 +1,4 @@
-"""Atomic questions about a picture, in the schema of DSG: made from a caption's facts, read back by the oracle."""
+"""Atomic questions about an image, in the schema of DSG: made from a caption's facts, read back by the oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATTERNS = (  # (kind, regular expression whose groups are the arguments)
 
 
 def make_questions(facts: Facts) -> tuple[Question, ...]:
-    """Yes/no questions, one a fact, each depending on the existence of the things it speaks of."""
+    """Yes/no questions, one per fact, each depending on the existence of the things it speaks of."""
     questions: list[Question] = []
 
     def ask(text: str, category: str, *parents: str) -> str:
@@ -61,7 +61,7 @@ def make_questions(facts: Facts) -> tuple[Question, ...]:
 def parse_question(text: str) -> tuple[str, tuple]:
     """The kind of a question and its arguments: ("color", ("circle", "red")), ("count", (2, "square")), ...
 
-    Raises ValueError when the text is none of the six kinds.
+    Raises ValueError when the text is not one of the six kinds.
     """
     plain = " ".join(text.lower().strip().rstrip("?").split())
     for kind, pattern in _PATTERNS:

@@ -1,4 +1,4 @@
-"""Scenes become pictures: positions are drawn at random, edges are anti-aliased."""
+"""Scenes become images: positions are drawn at random, edges are anti-aliased."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from selma.shapes.world.scene import BACKGROUNDS, COLORS, Scene
 
-CANVAS = 64  # pixels a side
+CANVAS = 64  # pixels per side
 _OVERSAMPLE = 6
 _SIZE_RANGES = {"small": (15.0, 17.0), "medium": (20.5, 23.5), "large": (29.0, 32.0)}
 
@@ -20,8 +20,8 @@ Placed = tuple[str, str, float, float, float]  # color, shape, centre x, centre 
 def place(rng: Random, scene: Scene, spread: float = 1.0, jitter: float = 1.0) -> list[Placed]:
     """Positions and sides (pixels) of every thing, apart from each other and inside the canvas.
 
-    spread: 1 puts things anywhere; towards 0 they move to where a photographer has them, in the middle.
-    jitter: 1 draws sides, gaps and offsets from their whole ranges; towards 0 from the middle of them.
+    spread: 1 puts things anywhere; towards 0 they move to where a photographer would put them, in the middle.
+    jitter: 1 draws sides, distances and offsets from their whole ranges; towards 0 from the middle of them.
     """
     if scene.kind == "count":
         return _place_count(rng, scene, spread, jitter)
@@ -80,7 +80,7 @@ def _uniform(rng: Random, low: float, high: float, jitter: float) -> float:
 
 
 def render(placed: list[Placed], background: str) -> Image.Image:
-    """RGB picture of CANVAS x CANVAS pixels."""
+    """RGB image of CANVAS x CANVAS pixels."""
     zoom = _OVERSAMPLE
     image = Image.new("RGB", (CANVAS * zoom, CANVAS * zoom), BACKGROUNDS[background])
     draw = ImageDraw.Draw(image)
@@ -100,5 +100,5 @@ def render(placed: list[Placed], background: str) -> Image.Image:
 
 
 def draw_scene(rng: Random, scene: Scene, spread: float = 1.0, jitter: float = 1.0) -> Image.Image:
-    """A random picture of the scene: RGB, CANVAS x CANVAS pixels; `spread` and `jitter` as in `place`."""
+    """A random image of the scene: RGB, CANVAS x CANVAS pixels; `spread` and `jitter` as in `place`."""
     return render(place(rng, scene, spread, jitter), scene.background)

@@ -1,4 +1,4 @@
-"""What a picture of the shapes world shows: colours, shapes, sizes, counts, relations, background.
+"""What an image of the shapes world shows: colours, shapes, sizes, counts, relations, background.
 
 A scene is symbolic; `render` gives it positions and pixels, `language` puts it into words.
 """
@@ -23,7 +23,7 @@ RELATIONS = ("left", "right", "above", "below")
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
-# Combinations that pretraining rarely shows: what a "counterfactual" picture is made of here.
+# Combinations that pretraining rarely shows: what a "counterfactual" image is made of here.
 RARE = (
     ("red", "cross"),
     ("green", "circle"),

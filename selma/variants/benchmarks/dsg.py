@@ -1,13 +1,13 @@
 """DSG-1K (arXiv 2310.18235): 1,060 prompts, 8,182 yes/no questions and the answers they depend on.
 
-The released CSV has a row per question. Its dependencies are language models' and not all sound: some name
-the question itself, a later one or one another in a circle, "0" (none) stands beside others, ids come twice;
-all of that is harmless to scores (scoring.py). Two things are not:
+The released CSV has a row per question. Its dependencies were written by language models and are not all sound: some
+name the question itself, a later one or each other in a cycle, "0" (none) appears next to other ids, ids appear
+twice; all of that is harmless to scores (scoring/scores.py). Two things are not:
 
-- In 8 items a dependency is no list of ids ("5, right"). The official parser then gives the whole item no
-  dependencies, `items` does so too.
-- tifa160_134 has no question 1, on which all its others depend: they are void whatever the picture shows, as
-  the item's official score of 0 is.
+- In 8 items a dependency is not a list of ids ("5, right"). The official parser then gives the whole item no
+  dependencies, and so does `items`.
+- tifa160_134 has no question 1, on which all its others depend: they are void whatever the image shows, which
+  agrees with the item's official score of 0.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ CHOICES = ("yes", "no")
 
 NEEDS = ()
 TAKES = ("url", "path", "sha256")
-FILES = {"annotations": "annotations.csv"}  # kept beside the splits
+FILES = {"annotations": "annotations.csv"}  # kept next to the splits
 
 
 def read(files: Mapping[str, Path]) -> list[Item]:
-    """The items, all of the test split; UserError for a file that is not what DSG's authors released."""
+    """The items, all in the test split; raises UserError for a file that is not what DSG's authors released."""
     return items(read_annotations(files["annotations"]))
 
 
 @dataclass(frozen=True)
 class Proposition:
-    """A row of the CSV: one thing that the prompt says; `dependency` is the cell as it stands there."""
+    """A row of the CSV: one thing that the prompt says; `dependency` is the cell as it is."""
 
     item: str
     prompt: str
@@ -55,13 +55,15 @@ class Proposition:
 
 
 def read_annotations(path: Path) -> dict[str, list[Proposition]]:
-    """The propositions of every item, in the file's order; UserError, naming the line, for a broken row."""
+    """The propositions of every item, in the file's order; raises UserError, naming the line, for a broken row."""
     found: dict[str, list[Proposition]] = {}
     for row in read_csv(path, COLUMNS):
         proposition = _proposition(row, path)
         others = found.setdefault(proposition.item, [])
         if others and others[0].prompt != proposition.prompt:
-            raise UserError(f"{path}, line {row.line}: item {proposition.item!r} has another text before")
+            raise UserError(
+                f"{path}, line {row.line}: item {proposition.item!r} has a different text in an earlier line"
+            )
         others.append(proposition)
     return found
 
@@ -74,7 +76,7 @@ def items(annotations: Mapping[str, Sequence[Proposition]]) -> list[Item]:
 def cascading_items(annotations: Mapping[str, Sequence[Proposition]]) -> list[Item]:
     """The benchmark with all ancestors as parents, so that a wrong answer voids what depends on it at any remove.
 
-    That is what the SELMA paper's figures rest on. Of a malformed dependency the ids count that can be read;
+    The SELMA paper's figures are computed this way. Of a malformed dependency, only the ids that can be read count;
     a question that the item lacks voids nothing.
     """
     return [_item(name, found, _ancestors(found)) for name, found in annotations.items()]
@@ -92,7 +94,7 @@ def _proposition(row: Row, path: Path) -> Proposition:
             raise UserError(f"{path}, line {row.line}: {name} is empty")
     if not cells["proposition_id"].isdecimal():
         raise UserError(
-            f"{path}, line {row.line}: proposition_id is {cells['proposition_id']!r}; a number is allowed"
+            f"{path}, line {row.line}: proposition_id is {cells['proposition_id']!r}; it must be a number"
         )
     broad, detailed = cells["category_broad"], cells["category_detailed"]
     return Proposition(
@@ -151,5 +153,5 @@ def _readable(dependency: str) -> list[str]:
 
 
 def _unique(ids: Iterable[int]) -> list[str]:
-    """Ids as texts, each once; 0 says that there is none."""
+    """Ids as texts, each once; 0 means no dependency."""
     return [str(id) for id in dict.fromkeys(ids) if id != 0]

@@ -1,6 +1,6 @@
 """The prompts of the Human Preference Score v2 benchmark (arXiv 2306.09341): four styles, 800 prompts each.
 
-They have no questions: a preference score judges their pictures. A style's file is a JSON list of texts; the
+They have no questions: a preference score judges their images. A style's file is a JSON list of texts; the
 images' numbers in the benchmark are the prompts' places in it, from 0.
 """
 
@@ -14,7 +14,8 @@ from selma.ground.files import read_json
 from selma.ground.items import Item
 
 NEEDS = ("files",)
-# By style; kept beside the splits.
+QUESTIONS = False
+# By style; kept next to the splits.
 FILES = {
     "anime": "anime.json",
     "concept-art": "concept-art.json",
@@ -26,7 +27,7 @@ FILES = {
 def read(files: Mapping[str, Path]) -> list[Item]:
     """Items of the style files given, named by style, in FILES' order; the style is the item's skill.
 
-    Raises UserError for a file that is no list of texts.
+    Raises UserError for a file that is not a list of texts.
     """
     return [
         Item(id=f"{style}-{number:05d}", prompt=prompt, skill=style, source="hps", questions=())
@@ -42,7 +43,5 @@ def _texts(path: Path) -> list[str]:
         raise UserError(f"{path}: is not a list of prompts")
     for number, row in enumerate(rows):
         if not isinstance(row, str) or not row.strip():
-            raise UserError(
-                f"{path}: prompt {number} is {str(row)[:40]!r}; a text that is not empty is allowed"
-            )
+            raise UserError(f"{path}: prompt {number} is {str(row)[:40]!r}; it must be a non-empty string")
     return rows

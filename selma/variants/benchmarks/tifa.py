@@ -21,11 +21,11 @@ _ANSWERS = ("multiple_choice_vqa", "free_form_vqa")  # the first that an officia
 
 NEEDS = ()
 TAKES = ("url", "path", "sha256")
-FILES = {"questions": "questions.json"}  # kept beside the splits
+FILES = {"questions": "questions.json"}  # kept next to the splits
 
 
 def read(files: Mapping[str, Path]) -> list[Item]:
-    """The items, all of the test split; UserError for a file that is not what TIFA's authors released."""
+    """The items, all in the test split; raises UserError for a file that is not what TIFA's authors released."""
     return read_questions(files["questions"])
 
 
@@ -43,13 +43,13 @@ def read_questions(path: Path) -> list[Item]:
     for number, row in enumerate(rows, start=1):
         _check(row, _PROMPT_KEYS if bare else _QUESTION_KEYS, f"{path}, entry {number}")
         if bare and "question" in row:
-            raise UserError(f"{path}, entry {number}: has a question, those before have none")
+            raise UserError(f"{path}, entry {number}: has a question, but those before it do not")
         grouped.setdefault(str(row["id"]), []).append(row)
     if not bare:
         return [_item(id, found) for id, found in grouped.items()]
     twice = next((id for id, found in grouped.items() if len(found) > 1), None)
     if twice is not None:
-        raise UserError(f"{path}: prompt {twice!r} is there twice")
+        raise UserError(f"{path}: prompt {twice!r} appears twice")
     return [_prompt(id, found[0]) for id, found in grouped.items()]
 
 
@@ -57,7 +57,7 @@ def read_result(path: Path) -> tuple[list[Item], dict[tuple[str, str], str]]:
     """The items of an official result (`question_details`) and the answers by (item, question)."""
     result = read_json(path)
     if not isinstance(result, dict) or not isinstance(result.get("question_details"), dict):
-        raise UserError(f"{path}: is no result of the official scorer: it has no question_details")
+        raise UserError(f"{path}: is not a result of the official scorer: it has no question_details")
     items: list[Item] = []
     answers: dict[tuple[str, str], str] = {}
     for id, questions in result["question_details"].items():
@@ -92,7 +92,7 @@ def _check(row: Any, keys: tuple[str, ...], where: str) -> None:
         if key not in row:
             raise UserError(f"{where}: key {key!r} is missing; needed: {', '.join(keys)}")
     if "choices" in keys and (not isinstance(row["choices"], list) or not row["choices"]):
-        raise UserError(f"{where}: choices is {row['choices']!r}; a list of at least one is allowed")
+        raise UserError(f"{where}: choices is {row['choices']!r}; it must be a list of at least one")
 
 
 def _prompt(id: str, row: dict[str, Any]) -> Item:

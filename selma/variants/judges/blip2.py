@@ -7,23 +7,16 @@ from typing import Any
 
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-from selma.ground.items import Question
-from selma.judging.opening import load_model, load_part
-from selma.judging.qformer import QFormerVqa
-from selma.judging.vqa import VqaJudge, load_matcher
+from selma.judging.qformer import load_qformer
+from selma.judging.vqa import VqaJudge
 
-ANSWERS = True
+ANSWERS, SCORES = True, True
 NEEDS = ("weights",)
 TAKES = ("matcher",)
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudge:
-    """BLIP-2 in its paper's form for VQA."""
-
-    def prompt(question: Question) -> str:
-        return f"Question: {question.text} Answer:"
-
-    model = load_model(Blip2ForConditionalGeneration, folder, device, dtype)
-    return VqaJudge(
-        QFormerVqa(model, load_part(Blip2Processor, folder), folder), prompt, load_matcher(folder)
+    """The judge; raises UserError for a folder that cannot be opened."""
+    return load_qformer(
+        Blip2ForConditionalGeneration, Blip2Processor, "Question: {} Answer:", folder, device, dtype
     )

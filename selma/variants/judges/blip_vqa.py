@@ -14,7 +14,7 @@ from selma.judging.generation import SETTINGS, Reader, to_model
 from selma.judging.opening import load_model, load_part
 from selma.judging.vqa import Said, VqaJudge, load_matcher
 
-ANSWERS = True
+ANSWERS, SCORES = True, True
 NEEDS = ("weights",)
 TAKES = ("matcher",)
 
@@ -23,7 +23,7 @@ class BlipVqa:
     """BLIP (Li et al. 2022, arXiv 2201.12086) fine-tuned on VQA.
 
     Its parts are called one by one, so that it sees the image once, and questions one by one: transformers' own
-    decoder attends to the padding of a shorter question, so its answer would depend on those beside it.
+    decoder attends to the padding of a shorter question, so its answer would depend on the other questions.
     """
 
     def __init__(self, model: BlipForQuestionAnswering, processor: BlipProcessor, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Any chat VLM that transformers loads as AutoModelForImageTextToText, as a judge.
 
-The model's processor must do without torchvision where there is none; those with a video processor (Qwen-VL's)
-do not.
+Where torchvision is not installed, the model's processor must not need it; those with a video processor
+(Qwen-VL's) do.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from selma.judging.generation import SETTINGS, Reader, to_model
 from selma.judging.opening import load_model, load_part
 from selma.judging.vqa import Said, VqaJudge, instruct, load_matcher
 
-ANSWERS = True
+ANSWERS, SCORES = True, True
 NEEDS = ("weights",)
 TAKES = ("matcher",)
 
 
 class ChatVlm:
-    """A chat model asked one question about one image a conversation."""
+    """A chat model, asked one question about one image per conversation."""
 
     def __init__(self, model: Any, processor: Any, folder: Path) -> None:
         self._model, self._processor = model, processor
         tokenizer = processor.tokenizer
-        tokenizer.padding_side = (
-            "left"  # a decoder goes on from the last token, which must be none of the padding
-        )
+        tokenizer.padding_side = "left"  # a decoder continues from the last token, which must not be padding
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._reader = Reader(tokenizer, folder)
@@ -56,7 +54,7 @@ class ChatVlm:
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudge:
-    """The judge, told to answer with a choice; UserError for a model that has no chat template."""
+    """The judge, told to answer with a choice; raises UserError for a model without a chat template."""
     processor = load_part(AutoProcessor, folder)
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{folder}: has no chat template; a chat model's folder is needed")

@@ -8,7 +8,7 @@ from typing import Any
 from selma.judging.clip import ClipScorer, load_clip
 from selma.judging.pixels import cut_square
 
-ANSWERS = False
+ANSWERS, SCORES = False, True
 NEEDS = ("weights",)
 TAKES = ("tokenizer",)
 

@@ -1,7 +1,7 @@
 """Any OpenAI-compatible server with a model that sees images, as a judge.
 
-The key comes from the environment alone. Where the server gives log-probabilities, P(yes) is read off the first
-word's; where it does not, P(yes) is 1 or 0 by what it says.
+The key comes from the environment only. Where the server gives log-probabilities, P(yes) is read from the first
+word's; where it does not, P(yes) is 1 or 0 by its answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selma.judging import choices
 from selma.judging.vqa import BATCH, Said, VqaJudge, instruct, load_matcher
 from selma.net import servers
 
-ANSWERS = True
+ANSWERS, SCORES = True, True
 NEEDS = ("endpoint",)
 TAKES = ("matcher",)
 
@@ -32,7 +32,7 @@ TOKENS = 16  # of an answer
 
 
 class EndpointVlm:
-    """A server asked one question about one image a request, BATCH of them at a time."""
+    """A server, asked one question about one image per request, BATCH of them at a time."""
 
     def __init__(self, model: str, base_url: str | None, key_env: str | None) -> None:
         import openai  # only where a server is asked
@@ -61,12 +61,12 @@ class EndpointVlm:
             words = choice.message.content or ""
         except self._openai.AuthenticationError:
             raise UserError(
-                f"judge at {self._url}: the key is refused; endpoint.key_env names its variable"
+                f"judge at {self._url}: the key was refused; endpoint.key_env names its variable"
             ) from None
         except self._openai.APIError as error:
             raise UserError(f"judge at {self._url}: {servers.one_line(str(error), self._key)}") from None
         except (IndexError, TypeError, AttributeError, ValueError):  # no JSON, or JSON of another kind
-            raise UserError(f"judge at {self._url}: its answer holds no message") from None
+            raise UserError(f"judge at {self._url}: its answer contains no message") from None
         first = choice.logprobs.content[0].top_logprobs if choice.logprobs and choice.logprobs.content else []
         if not first:
             said = choices.normal(words).partition(" ")[0].strip(".,;:!")
@@ -79,22 +79,22 @@ class EndpointVlm:
             try:
                 return self._client.chat.completions.create(**settings, logprobs=True, top_logprobs=20)
             except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-                self._logprobs = False  # the server knows no such field; its words must do
+                self._logprobs = False  # the server does not know the field; its words must do
         return self._client.chat.completions.create(**settings)
 
 
 def data_url(image: Image.Image) -> str:
-    """The image as a data URL, PNG, so that nothing of it is lost."""
+    """The image as a data URL, as lossless PNG."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudge:
-    """The judge; raises UserError for an address that is none, and for a key that the environment does not hold."""
+    """The judge; raises UserError for an invalid address, and for a key that is not in the environment."""
     return VqaJudge(EndpointVlm(**card["endpoint"]), instruct, load_matcher(folder))
 
 
 def _probability(tokens: Sequence[Any], word: str) -> float:
-    """Of the spellings of `word` among a position's likeliest tokens."""
+    """Total over the spellings of `word` among a position's likeliest tokens."""
     return sum(math.exp(token.logprob) for token in tokens if choices.normal(token.token) == word)

@@ -19,7 +19,7 @@ from selma.judging.pixels import cut_square
 from selma.published.reward import Reward
 from selma.runtime.devices import pick_device
 
-ANSWERS = False
+ANSWERS, SCORES = False, True
 NEEDS = ("weights",)
 TAKES = ("tokenizer",)
 
@@ -45,7 +45,7 @@ class ImageReward:
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ImageReward:
-    """Open a folder that stages/judge.py converted; UserError when it is not whole."""
+    """Open a folder that stages/judge.py converted; raises UserError if it is incomplete."""
     device = pick_device(device)
     tokenizer = load_part(BertTokenizer, folder / "tokenizer")
     config = load_part(BlipConfig, folder)

@@ -7,22 +7,21 @@ from typing import Any
 
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
-from selma.ground.items import Question
-from selma.judging.opening import load_model, load_part
-from selma.judging.qformer import QFormerVqa
-from selma.judging.vqa import VqaJudge, load_matcher
+from selma.judging.qformer import load_qformer
+from selma.judging.vqa import VqaJudge
 
-ANSWERS = True
+ANSWERS, SCORES = True, True
 NEEDS = ("weights",)
 TAKES = ("matcher",)
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudge:
-    """InstructBLIP in its paper's form for short answers."""
-
-    def prompt(question: Question) -> str:
-        return f"Question: {question.text} Short answer:"
-
-    model = load_model(InstructBlipForConditionalGeneration, folder, device, dtype)
-    processor = load_part(InstructBlipProcessor, folder)
-    return VqaJudge(QFormerVqa(model, processor, folder), prompt, load_matcher(folder))
+    """The judge; raises UserError for a folder that cannot be opened."""
+    return load_qformer(
+        InstructBlipForConditionalGeneration,
+        InstructBlipProcessor,
+        "Question: {} Short answer:",
+        folder,
+        device,
+        dtype,
+    )

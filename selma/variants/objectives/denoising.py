@@ -1,6 +1,6 @@
 """The denoising objective of latent diffusion (Rombach et al., arXiv 2112.10752, equation 2), SELMA's own.
 
-Mean squared error between what the UNet predicts of a noisy image-text pair and the noise in it (or v, where the
+Mean squared error between what the UNet predicts for a noisy image-text pair and the noise in it (or v, if the
 backbone predicts v: Salimans and Ho, arXiv 2202.00512).
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from selma.backbones.conditioning import Conditioning
     from selma.experts.examples import Examples
-    from selma.experts.loop import Settings
+    from selma.runtime.params import Training
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Batch:
         return len(self.times)
 
     def split(self, parts: int) -> Iterator[Batch]:
-        """The batch in at most `parts` parts of one size, the last one perhaps smaller."""
+        """The batch in at most `parts` parts of equal size, the last one perhaps smaller."""
         size = -(-len(self) // parts)
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
@@ -48,7 +48,7 @@ class Batch:
 
 
 def draw_batch(
-    schedule: DDPMScheduler, examples: Examples, settings: Settings, seed: int, step: int
+    schedule: DDPMScheduler, examples: Examples, settings: Training, seed: int, step: int
 ) -> Batch:
     """The batch of step `step` (from 0), on the examples' device; every draw is seeded by (seed, step)."""
     device, n = examples.mean.device, settings.batch

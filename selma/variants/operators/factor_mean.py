@@ -19,8 +19,8 @@ def merge(experts: list[LoraWeights]) -> LoraWeights:
             ours, theirs = getattr(first, what), getattr(expert, what)
             if ours != theirs:
                 raise UserError(
-                    f"merge.experts: {_name(expert)} has {what} {theirs}, {_name(first)} has {ours}; "
-                    "factor_mean needs the same of both (delta_mean does not)"
+                    f"merges: {_name(expert)} has {what} {theirs}, {_name(first)} has {ours}; "
+                    "factor_mean needs them to be equal (delta_mean does not)"
                 )
     factors = {
         module: tuple(torch.stack([expert.factors[module][i] for expert in experts]).mean(0) for i in (0, 1))

@@ -1,7 +1,7 @@
 """The client of OpenAI-compatible servers: OpenAI, vLLM, llama.cpp, Ollama and others (`llm.provider: openai`).
 
 It takes a server as it is: one that is busy, fails, hangs or answers nonsense is asked again, one that refuses
-a field of the request is asked without it. What it cannot mend ends in a UserError; the key is in none.
+a field of the request is asked without it. What it cannot fix ends in a UserError; no message contains the key.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.net import servers
 from selma.prompts.answers import error_message, read_answer, retry_after
-from selma.prompts.provider import Provider, Reply, Request, Settings, ThreadedProvider
+from selma.prompts.provider import Provider, Reply, Request, ThreadedProvider
+from selma.runtime.params import Llm
 
-BACKOFF = 1.0  # seconds before the first retry; doubled for each other
+BACKOFF = 1.0  # seconds before the first retry; doubled for each further one
 LONGEST = 60.0  # seconds that this doubles up to
 PATIENCE = 600.0  # seconds that a server may ask us to wait (Retry-After); more ends the run
-RETRIED = {408, 409, 425, 429}  # and whatever is 500 or more
+RETRIED = {408, 409, 425, 429}  # and anything from 500 up
 SCHEMA = {
     "type": "object",
     "properties": {"prompts": {"type": "array", "items": {"type": "string"}}},
     "required": ["prompts"],
     "additionalProperties": False,
 }
-# Fields that some servers refuse, in the order in which they are given up. Without `max_tokens` the same limit
+# Fields that some servers refuse, in the order in which they are dropped. Without `max_tokens` the same limit
 # is sent as `max_completion_tokens`, its name for OpenAI's newer models.
 OPTIONAL = ("response_format", "seed", "max_tokens")
 
 
-def load(settings: Settings) -> Provider:
-    """The provider; UserError for settings that it cannot work with."""
+def load(settings: Llm) -> Provider:
+    """The provider; raises UserError for settings that it cannot work with."""
     client = Client(settings)
     return ThreadedProvider(client.answer, settings.concurrency, client.identity)
 
@@ -41,8 +42,8 @@ def load(settings: Settings) -> Provider:
 class Client:
     """Answers one request at a time, from any number of threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Sends nothing yet. UserError for no model, an address that is none, or a key that is missing."""
+    def __init__(self, settings: Llm) -> None:
+        """Sends nothing yet. Raises UserError for a missing model, an invalid address or a missing key."""
         import openai
 
         self._settings = settings
@@ -53,24 +54,24 @@ class Client:
             )
         self._key = servers.read(self._url, settings.key_env, param="llm.key_env")
         self._openai = openai.OpenAI(
-            api_key=self._key or "none",  # a local server looks at none
+            api_key=self._key or "none",  # a local server ignores it
             base_url=self._url,
             timeout=settings.timeout,
-            max_retries=0,  # those here also mend what the library takes for an answer
+            max_retries=0,  # ours also cover what the library takes for an answer
         )
         self._given_up: frozenset[str] = frozenset()  # fields that this server refused
-        self._failed = 0  # requests that brought no answer
+        self._failed = 0  # requests without an answer
         self._stop = threading.Event()  # one request's failure ends the waiting of the others
         self._lock = threading.Lock()
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What determines a reply beside its request."""
+        """What determines a reply besides its request."""
         names = ("model", "api", "temperature", "top_p", "max_tokens")
         return {"base_url": self._url} | {name: getattr(self._settings, name) for name in names}
 
     def answer(self, request: Request) -> Reply:
-        """The server's answer, whatever it says; UserError when there is none to be had."""
+        """The server's answer, whatever it says; raises UserError if the server gives none."""
         given_up = self._given_up
         tried = 0
         while True:
@@ -91,7 +92,7 @@ class Client:
                     raise self._end(error.problem) from None
             else:
                 for field in sorted(given_up - self._given_up):
-                    self._say(f"this server takes no {field}; it is asked without")
+                    self._say(f"this server does not accept {field}; continuing without it")
                 self._given_up |= given_up
                 return reply
             with self._lock:
@@ -148,22 +149,22 @@ class Client:
         if status in (400, 422):
             return _Refused(said, text)
         if status in (401, 403):
-            return self._end(f"the key is refused ({said}); llm.key_env names the variable that holds it")
+            return self._end(f"the key was refused ({said}); llm.key_env names the variable that holds it")
         if status == 404:
-            return self._end(f"no model {self._settings.model}, or no {self._settings.api} there ({said})")
+            return self._end(f"model {self._settings.model} or API {self._settings.api} not found ({said})")
         again = headers.get("x-should-retry")
         if again == "false" or (again != "true" and status not in RETRIED and status < 500):
             return self._end(said)
         wait = retry_after(headers)
         if wait is not None and wait > PATIENCE:
-            return self._end(f"{said}; it wants {wait:.0f} s of rest")
+            return self._end(f"{said}; it asks for a wait of {wait:.0f} s")
         return _Failed(said, wait)
 
     def _end(self, problem: str) -> UserError:
         """The error that ends the run."""
         self._stop.set()
         return UserError(
-            f"LLM at {self._url}: {problem}. Replies so far are kept; a new run goes on from them"
+            f"LLM at {self._url}: {problem}. Replies so far are kept; a new run resumes from them"
         )
 
     def _say(self, note: str) -> None:
@@ -171,25 +172,25 @@ class Client:
 
 
 class _Failed(Exception):
-    """No answer this time; another attempt may bring one, after `wait` seconds if the server said so."""
+    """No answer this time; another attempt may succeed, after `wait` seconds if the server said so."""
 
     def __init__(self, problem: str, wait: float | None = None) -> None:
         self.problem, self.wait = problem, wait
 
 
 class _Refused(Exception):
-    """The server takes no such request; `text` is all that it says to it."""
+    """The server refuses the request; `text` is its full response."""
 
     def __init__(self, problem: str, text: str) -> None:
         self.problem, self.text = problem, text
 
 
 def _blamed(text: str, body: Mapping[str, Any]) -> str | None:
-    """The field to give up after a refusal: the one that it names, else the next in line; None if none is left."""
+    """The field to drop after a refusal: the one that it names, else the next in line; None if none are left."""
     sent = [name for name in OPTIONAL if name in body and (name != "max_tokens" or "messages" in body)]
     return next((name for name in sent if name in text), sent[0] if sent else None)
 
 
 def _backoff(tried: int) -> float:
-    """Seconds to wait after so many failures, a little apart for each thread."""
+    """Seconds to wait after so many failures, slightly different for each thread."""
     return min(BACKOFF * 2.0 ** (tried - 1), LONGEST) * random.uniform(0.75, 1.0)

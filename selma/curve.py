@@ -1,0 +1,99 @@
+"""Score the compared models at several guidance scales, on the dev and the test split.
+
+    python -m selma.curve            resumable; `make study` runs it, too
+
+Settings are chosen on dev, claims made on test. One image per prompt, from the weights that the last `dvc repro` left:
+no checkpoint is selected again (`python -m selma.experiments guidance` does that).
+
+reads   models/, data/benchmarks/<the leading one>/, models/judges/<judge.name>/
+writes  metrics/study/guidance.csv    split, guidance, model, mean, low, high; and rows "<first> over <second>"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.loading import open_model
+from selma.ground.files import folder_digest, read_json, write_csv, write_json
+from selma.ground.items import load_split, splits
+from selma.judging.judge import load_judge
+from selma.runtime import stage
+from selma.runtime.params import Params, load_params
+from selma.runtime.places import BACKBONES
+from selma.scoring import exam
+from selma.scoring.bootstrap import bootstrap_mean
+from selma.scoring.scores import item_scores
+from selma.scoring.summary import gains, interval
+
+OUT = Path("metrics/study/guidance.csv")
+KEPT = Path(".work/curve")  # every point's scores by item, so that a second call redraws nothing
+
+
+def main() -> None:
+    params = load_params()
+    lead = Path("data/benchmarks") / params.evaluate.benchmarks[0]
+    names = list(dict.fromkeys(name for pair in params.compare for name in reversed(pair)))
+    points = [
+        (split, guidance)
+        for split in splits(lead)
+        for guidance in exam.guidance_scales(params.evaluate.drawing.guidance)
+    ]
+    kept = KEPT / _version(params, lead, names)
+    rows = []
+    for split, guidance in stage.progress(points, len(points), "curve"):
+        means = {name: _scores(params, name, lead, split, guidance, kept) for name in names}
+        rows += [{"split": split, "guidance": guidance, **row} for row in _rows(means, params)]
+    write_csv(OUT, rows, list(rows[0]))
+    print(f"wrote {OUT}")
+
+
+def _rows(means: Mapping[str, Mapping[str, float]], params: Params) -> list[dict[str, Any]]:
+    bootstrap = {"resamples": params.evaluate.bootstrap, "seed": params.seed}
+    scores = {
+        name: interval(bootstrap_mean(list(found.values()), **bootstrap)) for name, found in means.items()
+    }
+    compared = gains(means, params.compare, **bootstrap)
+    return [{"model": name, **found} for name, found in {**scores, **compared}.items()]
+
+
+def _scores(
+    params: Params, model: str, lead: Path, split: str, guidance: float, kept: Path
+) -> dict[str, float]:
+    """A model's score of every item at one guidance scale; scores from an earlier call are reused."""
+    path = kept / f"{split}-{guidance:g}-{model}.json"
+    if not path.exists():
+        row, runtime = params.models[model], params.runtime
+        backbone = Path(BACKBONES) / params.expert.backbone
+        scores = exam.faithfulness(
+            open_model(Path(row.weights), backbone, runtime.device, runtime.dtype),
+            load_judge(params.judge.name, runtime.device, runtime.dtype),
+            load_split(lead, split),
+            replace(params.evaluate.drawing, guidance=guidance),
+            images=1,
+            seed=params.seed,
+            where=f"{model}, guidance {guidance:g}",
+            method=row.guidance,
+        )
+        write_json(path, item_scores(scores))
+    return read_json(path)
+
+
+def _version(params: Params, lead: Path, names: list[str]) -> str:
+    """Hash of everything that the curve's scores depend on, except code."""
+    rows = [params.models[name] for name in names]
+    inputs = [folder_digest(path) for path in (lead, *(Path(row.weights) for row in rows))]
+    settings = (
+        f"{params.seed} {params.evaluate} {params.judge} {params.runtime} {params.expert.backbone} {rows}"
+    )
+    return hashlib.sha256("\0".join([settings, *inputs]).encode()).hexdigest()[:10]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit("usage: python -m selma.curve")
+    stage.run(main)

@@ -1,0 +1,160 @@
+"""Checks that involve two keys of params.yaml."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from selma.ground.errors import UserError
+from selma.runtime import variants
+from selma.runtime.origins import (
+    EMBEDDED,
+    allow,
+    allow_all,
+    check_backbone,
+    check_benchmark,
+    check_judge,
+)
+from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
+
+if TYPE_CHECKING:
+    from selma.runtime.params import Params
+
+
+def cross_check(params: Params) -> None:
+    """Raise UserError where two keys contradict each other."""
+    _check_prompts(params)
+    _check_pretraining(params)
+    _check_experts(params)
+    _check_merges(params)
+    _check_models(params)
+    _check_benchmarks(params)
+    _check_judges(params)
+    _check_backbones(params)
+
+
+def warn(params: Params) -> None:
+    """Warn on stderr about what is allowed but hardly intended: a skill whose images train nothing."""
+    data = {expert.data for expert in params.experts.values()}
+    for skill in params.skills:
+        if not data & {IMAGES, f"{IMAGES}/{skill}"}:
+            print(
+                f"warning: skills holds {skill}, but no expert trains on its images; `experts` needs a row for it: "
+                f"{skill}: {{data: {IMAGES}/{skill}, objective: denoising}}",
+                file=sys.stderr,
+            )
+
+
+def _check_prompts(params: Params) -> None:
+    if params.filter.keep + params.filter.dev > params.prompts.candidates:
+        raise UserError(
+            f"filter.keep is {params.filter.keep}, filter.dev {params.filter.dev}; "
+            f"together they must be at most prompts.candidates ({params.prompts.candidates})"
+        )
+
+
+def _check_pretraining(params: Params) -> None:
+    for name, corpus in params.pretrain.corpora.items():
+        if corpus.images % 2:
+            raise UserError(
+                f"pretrain.corpora.{name}.images is {corpus.images}; it must be even: images come in pairs"
+            )
+    for number, run in enumerate(params.pretrain.unet):
+        key = f"pretrain.unet[{number}].corpora"
+        allow_all(key, run.corpora, params.pretrain.corpora, "in `pretrain.corpora`")
+
+
+def _check_experts(params: Params) -> None:
+    folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
+    for name, expert in params.experts.items():
+        allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        steps = expert.steps or params.expert.steps
+        if params.expert.checkpoint_every > steps:
+            raise UserError(
+                f"expert.checkpoint_every is {params.expert.checkpoint_every}; "
+                f"it must be at most the {steps} steps of expert {name}"
+            )
+    if params.expert.accumulate > params.expert.batch:
+        raise UserError(
+            f"expert.accumulate is {params.expert.accumulate}; "
+            f"it must be at most expert.batch ({params.expert.batch})"
+        )
+
+
+def _check_merges(params: Params) -> None:
+    for name, merge in params.merges.items():
+        if merge.experts is not None:
+            allow_all(f"merges.{name}.experts", merge.experts, params.experts, "in `experts`")
+            continue
+        for skill in params.skills:
+            if skill not in params.experts:
+                raise UserError(
+                    f"merges.{name}.experts is null (one expert for each skill), but no expert is called {skill}; "
+                    f"add it to `experts`, or list the experts to merge"
+                )
+
+
+def _check_models(params: Params) -> None:
+    weights = {
+        f"{BACKBONES}/{params.expert.backbone}",
+        *(f"{MERGES}/{name}" for name in params.merges),
+        *(f"{EXPERTS}/{name}" for name in params.experts),
+    }
+    for name, model in params.models.items():
+        allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
+    for number, (first, second) in enumerate(params.compare):
+        allow_all(f"compare[{number}]", (first, second), params.models, "in `models`")
+        if first == second:
+            raise UserError(f"compare[{number}] compares {first} with itself")
+    if len(set(params.compare)) < len(params.compare):
+        twice = next(pair for pair in params.compare if params.compare.count(pair) > 1)
+        raise UserError(f"compare names [{', '.join(twice)}] twice")
+
+
+def _check_benchmarks(params: Params) -> None:
+    allow_all("evaluate.benchmarks", params.evaluate.benchmarks, params.benchmarks, "in `benchmarks`")
+    for name, benchmark in params.benchmarks.items():
+        check_benchmark(f"benchmarks.{name}", benchmark)
+    lead = params.evaluate.benchmarks[0]
+    if not variants.constants("benchmarks", params.benchmarks[lead].source).get("QUESTIONS", True):
+        raise UserError(f"evaluate.benchmarks begins with {lead}, which has no questions, so it cannot lead")
+
+
+def _check_judges(params: Params) -> None:
+    for name, source in params.judges.items():
+        check_judge(f"judges.{name}", source)
+    asked = params.judge
+    allow("judge.name", asked.name, params.judges, "in `judges`")
+    if asked.kind != params.judges[asked.name].kind:
+        raise UserError(
+            f"judge.kind is {asked.kind}, but judges.{asked.name}.kind is {params.judges[asked.name].kind}; "
+            "they must be the same"
+        )
+    if not variants.constants("judges", asked.kind)["ANSWERS"]:
+        raise UserError(f"judge.name is {asked.name}, which answers no questions; see `preferences`")
+    allow_all("preferences", params.preferences, params.judges, "in `judges`")
+    for name in params.preferences:
+        kind = params.judges[name].kind
+        if not variants.constants("judges", kind)["SCORES"]:
+            raise UserError(f"preferences holds {name}, which does not score images for their prompts")
+        if kind != name:
+            raise UserError(
+                f"preferences holds {name}, which is of kind {kind}; dvc.yaml finds its file by this name, "
+                f"so call it {kind} in `judges` too"
+            )
+    scored = [f"{judge}-{model}" for judge in params.preferences for model in params.models]
+    for name in scored:
+        if scored.count(name) > 1:
+            raise UserError(f"preferences and models would make two stages prefer@{name}; rename one of them")
+
+
+def _check_backbones(params: Params) -> None:
+    for name, backbone in params.backbones.items():
+        if name == EMBEDDED:
+            raise UserError(f"backbones.{name}: the embedded backbone has this name; choose another")
+        check_backbone(f"backbones.{name}", backbone)
+    for key, name in (
+        ("images.backbone", params.images.backbone),
+        ("expert.backbone", params.expert.backbone),
+    ):
+        allow(key, name, {EMBEDDED, *params.backbones}, "in `backbones`, or the embedded one")

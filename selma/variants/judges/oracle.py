@@ -1,0 +1,17 @@
+"""The shapes world's oracle: it reads the images that the embedded backbone draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selma.shapes.reading.oracle import Oracle
+
+ANSWERS, SCORES = True, False
+NEEDS = ()
+TAKES = ()
+
+
+def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> Oracle:
+    """The judge; it has no weights."""
+    return Oracle()

@@ -1,0 +1,186 @@
+"""Sets of whole runs: what is accepted, what DVC is told, what is not run twice, and how runs are pooled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from selma import experiments
+from selma.ground.errors import UserError
+from selma.ground.files import read_json
+from selma.runtime.params import load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+class Dvc:
+    """In place of dvc and git: keeps the commands, and has an experiment for each that ran."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.gain = 0.0
+
+    def run(self, command: list[str]) -> Dvc:
+        self.commands.append(command)
+        return self
+
+    returncode = 0
+
+    def output(self, command: list[str]) -> str:
+        if "for-each-ref" in command:
+            return "\n".join(f"refs/exps/aa/bb/{self.name(command)}" for command in self.commands)
+        if command[-1].endswith("eval.json"):
+            found = {"mean": 0.5, "low": 0.4, "high": 0.6}
+            keys = {
+                "benchmark": "shapes",
+                "judge": "oracle",
+                "drawing": {},
+                "n_prompts": 2,
+                "images_per_prompt": 1,
+            }
+            return json.dumps({**keys, "models": {"base": found}, "gains": {"merged over base": found}})
+        return "item,skill,base,merged,single\na,s,0.5,0.75,0.75\nb,s,0.25,0.25,0.5\n"
+
+    @staticmethod
+    def name(command: list[str]) -> str:
+        return command[command.index("--name") + 1]
+
+
+@pytest.fixture
+def dvc(tmp_path, monkeypatch) -> Dvc:
+    for file in ("params.yaml", "dvc.yaml", "dvc.lock", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    fake = Dvc()
+    monkeypatch.setattr(experiments.subprocess, "run", fake.run)
+    monkeypatch.setattr(experiments, "_output", fake.output)
+    return fake
+
+
+def scores(*gains: float) -> dict[str, dict[str, float]]:
+    base = {f"item-{i}": 0.2 + 0.01 * i for i in range(len(gains))}
+    merged = {item: score + gain for (item, score), gain in zip(base.items(), gains, strict=True)}
+    return {"base": base, "merged": merged, "single": dict(base)}
+
+
+def test_a_pooled_gain_is_the_mean_over_runs_and_prompts():
+    params = load_params(ROOT / "params.yaml")
+    pooled = experiments.pool({"1": scores(*[0.1] * 20), "2": scores(*[0.1] * 20)}, params)
+    assert pooled["gains"]["merged over base"] == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
+    assert pooled["models"]["base"]["mean"] == pytest.approx(0.295)
+    assert list(pooled["models"]) == ["base", "single", "merged"]
+
+
+def test_runs_that_disagree_widen_the_interval_although_no_prompt_does():
+    """Over prompts alone, two runs of 0.1 and 0.3 on every prompt would have an interval of no width."""
+    params = load_params(ROOT / "params.yaml")
+    gain = experiments.pool({"1": scores(*[0.1] * 20), "2": scores(*[0.3] * 20)}, params)["gains"][
+        "merged over base"
+    ]
+    assert gain == pytest.approx({"mean": 0.2, "low": 0.1, "high": 0.3})
+
+
+def test_a_set_is_run_once_and_written_down(dvc, capsys):
+    assert experiments.main(["seeds"]) == 0
+    assert [Dvc.name(command).rpartition("-")[0] for command in dvc.commands] == [
+        "seeds-42",
+        "seeds-43",
+        "seeds-44",
+    ]
+    found = read_json(Path("metrics/study/seeds.json"))
+    assert list(found["runs"]) == ["42", "43", "44"]
+    assert found["runs"]["43"]["settings"] == {"experts.single.steps": 1500, "seed": 43}
+    assert found["pooled"]["gains"]["merged over base"]["mean"] == 0.125
+    assert found["pooled"]["gains"]["merged over single"]["mean"] == -0.125
+    printed = capsys.readouterr().out
+    assert "pooled" in printed and "metrics/study/seeds.json" in printed
+
+    ran = len(dvc.commands)
+    assert experiments.main(["seeds"]) == 0
+    assert len(dvc.commands) == ran, "what is there is not run again"
+
+
+def test_a_set_that_is_stopped_leaves_what_is_finished(dvc, monkeypatch):
+    def stop_at_the_second(command):
+        if dvc.commands:
+            raise KeyboardInterrupt
+        return dvc.run(command)
+
+    monkeypatch.setattr(experiments.subprocess, "run", stop_at_the_second)
+    assert experiments.main(["seeds"]) == 130
+    found = read_json(Path("metrics/study/seeds.json"))
+    assert list(found["runs"]) == ["42"] and found["unfinished"] == ["43", "44"]
+    monkeypatch.setattr(experiments.subprocess, "run", dvc.run)
+    assert experiments.main(["seeds"]) == 0
+    assert read_json(Path("metrics/study/seeds.json"))["unfinished"] == [] and len(dvc.commands) == 3
+
+
+def test_other_params_make_other_experiments_and_keep_the_old_ones_names(dvc):
+    experiments.main(["filter_off"])
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("  keep: 200 ", "  keep: 100 "), encoding="utf-8")
+    experiments.main(["filter_off"])
+    first, second = map(Dvc.name, dvc.commands)
+    assert (
+        first != second and first.rpartition("-")[0] == second.rpartition("-")[0] == "filter_off-unfiltered"
+    )
+
+
+@pytest.mark.parametrize("name", list(YAML(typ="safe").load(ROOT / "experiments.yaml")))
+def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_path, name):
+    from dvc.utils.hydra import apply_overrides
+
+    assert experiments.main([name]) == 0
+    sets = experiments.load_sets()
+    for command, (_, own) in zip(dvc.commands, sets[name].runs.items(), strict=True):
+        settings = [word for option, word in pairwise(command) if option == "--set-param"]
+        changed = tmp_path / "changed.yaml"
+        shutil.copy(ROOT / "params.yaml", changed)
+        apply_overrides(changed, settings)
+        params = load_params(changed)
+        for key, value in {**sets[name].set, **own}.items():
+            found = params
+            for part in key.split("."):
+                found = found[part] if isinstance(found, dict) else getattr(found, part)
+            assert found == value, key
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: {desc: x, runs: {r: {expert.rnak: 3}}}", "experiments.yaml, a, run r: unknown key expert.rnak"),
+        ("a: {desc: x, runs: {r: {expert.rank: 0}}}", "experiments.yaml, a, run r: expert.rank is 0"),
+        ("a: {desc: x, runs: {r: {experts.singel.steps: 3}}}", "missing key experts.singel.data"),
+        ("a: {desc: x, runs: {}}", "experiments.yaml, a: runs is {}; it must have at least 1 item"),
+        ("a: {desc: x, run: {}}", "experiments.yaml, a: unknown key run; did you mean runs?"),
+        ("a: {desc: x, runs: {'a b': {}}}", "a key of runs is 'a b'; it must be a name"),
+        ("[]", "experiments.yaml: must be a mapping of sets"),
+    ],
+)
+def test_a_set_that_cannot_run_is_one_line_before_anything_does(dvc, capsys, text, says):
+    Path("experiments.yaml").write_text(text)
+    assert experiments.main(["a"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and says in line
+    assert not dvc.commands
+
+
+def test_an_unknown_set_gets_the_list(dvc, capsys):
+    assert experiments.main(["seed"]) == 2
+    assert "unknown set seed; allowed: seeds, guidance" in capsys.readouterr().err
+    assert experiments.main([]) == 0
+    assert "seeds" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named(dvc, monkeypatch):
+    class Failed:
+        returncode = 1
+
+    monkeypatch.setattr(experiments.subprocess, "run", lambda command: Failed())
+    with pytest.raises(UserError, match="seeds, run 42: `dvc exp run` failed"):
+        experiments.run_set("seeds", experiments.load_sets()["seeds"], load_params())
