@@ -107,7 +107,7 @@ def test_a_stage_or_dependency_that_is_not_there_is_named(repository: Path) -> N
     ):
         pass
     (repository / "params.yaml").write_text(PARAMS.replace("backbone: shapes, ", ""))
-    with pytest.raises(UserError, match=r"no key images\.backbone"):
+    with pytest.raises(UserError, match=r"key images\.backbone is missing"):
         work.stage_key("images@count")
 
 

@@ -24,7 +24,7 @@ Commit = Annotated[
     matches(
         r"[0-9a-f]{40}",
         "a commit of 40 hex digits, because a branch can change or vanish: "
-        "`git ls-remote https://huggingface.co/OWNER/NAME HEAD` prints the newest, its history page lists all",
+        "`git ls-remote https://huggingface.co/OWNER/NAME HEAD` prints the newest, the history page lists all",
     ),
 ]
 Inside = Annotated[str, matches(r"(?!.*\.\.)\w[\w./+-]*", "a path inside the repository")]
