@@ -24,7 +24,7 @@ from selma.ground.items import load_split, splits
 from selma.judging.judge import load_judge
 from selma.runtime import stage
 from selma.runtime.params import Params, load_params
-from selma.runtime.places import BACKBONES
+from selma.runtime.places import BACKBONES, JUDGES
 from selma.scoring import exam
 from selma.scoring.bootstrap import bootstrap_mean
 from selma.scoring.scores import item_scores
@@ -86,7 +86,9 @@ def _scores(
 def _version(params: Params, lead: Path, names: list[str]) -> str:
     """Hash of everything that the curve's scores depend on, except code."""
     rows = [params.models[name] for name in names]
-    inputs = [folder_digest(path) for path in (lead, *(Path(row.weights) for row in rows))]
+    backbone, judge = Path(BACKBONES) / params.expert.backbone, JUDGES / params.judge.name
+    folders = (lead, backbone, judge, *(Path(row.weights) for row in rows))
+    inputs = [folder_digest(path) for path in folders]
     settings = (
         f"{params.seed} {params.evaluate} {params.judge} {params.runtime} {params.expert.backbone} {rows}"
     )
@@ -95,5 +97,6 @@ def _version(params: Params, lead: Path, names: list[str]) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        sys.exit("usage: python -m selma.curve")
+        print("usage: python -m selma.curve", file=sys.stderr)
+        sys.exit(2)
     stage.run(main)

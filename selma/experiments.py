@@ -17,6 +17,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.reporting.table import gain_text
 from selma.runtime.params import Params, build_params, load_params
-from selma.runtime.schema import Name, build, load_yaml, overridden, section
+from selma.runtime.schema import NAME, Name, build, load_yaml, overridden, section
+from selma.runtime.tracking import flatten
 from selma.scoring.bootstrap import bootstrap_seeds
 from selma.scoring.summary import interval, over
 
@@ -68,9 +70,13 @@ def main(arguments: list[str]) -> int:
             return 0
         if arguments[0] not in sets:
             raise UserError(f"{FILE}: unknown set {arguments[0]}; allowed: {', '.join(sets)}")
+        check_runs(arguments[0], sets[arguments[0]])
         run_set(arguments[0], sets[arguments[0]], load_params())
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:  # git: no repository, or a file that an experiment lacks
+        print(f"error: `{' '.join(error.cmd)}` failed: {' '.join(error.stderr.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
@@ -79,17 +85,27 @@ def main(arguments: list[str]) -> int:
 
 
 def load_sets(path: Path = FILE) -> dict[str, Set]:
-    """The sets in experiments.yaml; raises UserError unless params.yaml is valid with every run's settings."""
+    """The sets in experiments.yaml; raises UserError for one that is not written as a set."""
     found = load_yaml(path)
     if not isinstance(found, dict) or not found:
         raise UserError(f"{path}: must be a mapping of sets")
-    sets = {str(name): build(Set, value, where=f"{path}, {name}") for name, value in found.items()}
+    for name in found:
+        if not re.fullmatch(NAME, str(name)):
+            raise UserError(f"{path}: set {name!r}; it must be a name of letters, digits and _ . + -")
+    return {str(name): build(Set, value, where=f"{path}, {name}") for name, value in found.items()}
+
+
+def check_runs(name: str, found: Set, path: Path = FILE) -> None:
+    """Raise UserError unless params.yaml is valid with every run's settings: a typo in the last run must not cost
+    the time of the first."""
     params = load_yaml(Path("params.yaml"))
-    for name, found in sets.items():
-        for run, own in found.runs.items():
-            # Before anything runs: a typo in the last run must not cost the time of the first.
-            build_params(overridden(params, {**found.set, **own}), where=f"{path}, {name}, run {run}")
-    return sets
+    for run, own in found.runs.items():
+        where = f"{path}, {name}, run {run}"
+        try:
+            changed = overridden(params, {**found.set, **own})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        build_params(changed, where=where)
 
 
 def run_set(name: str, found: Set, params: Params) -> None:
@@ -154,7 +170,7 @@ def _run(name: str, run: str, settings: Settings) -> str:
     experiment = f"{name}-{run}-{digest}"
     if (there := _reference(experiment)) is None:
         command = ["dvc", "exp", "run", "--temp", "--name", experiment]
-        for key, value in settings.items():
+        for key, value in flatten(settings).items():
             command += ["--set-param", f"++{key}={json.dumps(value)}"]  # ++: also where the key is optional
         print(" ".join(command), file=sys.stderr, flush=True)
         if subprocess.run(command).returncode:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from selma.prompts.skills import load_skill
 from selma.runtime import yamltext
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import EXPERTS, IMAGES
+from selma.runtime.schema import NAME
 
 PARAMS = Path("params.yaml")
 
@@ -41,6 +43,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         params = load_params(PARAMS)
+        if not re.fullmatch(NAME, arguments.name) or not isinstance(
+            YAML(typ="safe").load(arguments.name), str
+        ):
+            raise UserError(
+                f"skill {arguments.name!r}: it must be a name of letters, digits and _ . + -, with a letter"
+            )
         _check_free(arguments.name, params)
         path = Path(params.prompts.skills) / f"{arguments.name}.yaml"
         text = with_rows(PARAMS.read_text(encoding="utf-8"), arguments.name, params)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from selma import experiments
+from selma import experiments, profile
 from selma.ground.errors import UserError
 from selma.ground.files import read_json
 from selma.runtime.params import load_params
@@ -159,6 +159,11 @@ def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_pat
         ("a: {desc: x, runs: {}}", "experiments.yaml, a: runs is {}; it must have at least 1 item"),
         ("a: {desc: x, run: {}}", "experiments.yaml, a: unknown key run; did you mean runs?"),
         ("a: {desc: x, runs: {'a b': {}}}", "a key of runs is 'a b'; it must be a name"),
+        (
+            "a: {desc: x, runs: {r: {seed.foo: 1}}}",
+            "experiments.yaml, a, run r: seed.foo: seed is not a mapping",
+        ),
+        ("'../a': {desc: x, runs: {r: {seed: 1}}}", "experiments.yaml: set '../a'; it must be a name"),
         ("[]", "experiments.yaml: must be a mapping of sets"),
     ],
 )
@@ -168,6 +173,15 @@ def test_a_set_that_cannot_run_is_one_line_before_anything_does(dvc, capsys, tex
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and says in line
     assert not dvc.commands
+
+
+@pytest.mark.parametrize("name", ["sd14", "sd2", "sdxl"])
+def test_seeds_can_be_run_on_every_profile(dvc, name):
+    """A set that does not fit a profile does not keep the others from running."""
+    shutil.copytree(ROOT / "profiles", "profiles")
+    profile.apply(name, Path.cwd())
+    assert experiments.main([]) == 0
+    assert experiments.main(["seeds"]) == 0
 
 
 def test_an_unknown_set_gets_the_list(dvc, capsys):

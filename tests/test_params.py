@@ -106,6 +106,16 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("models.base.weights", "models/backbones/other", "models.base.weights is models/backbones/other"),
         ("models.base.guidance", "none", "models.base.guidance is 'none'; it must be one of: cfg"),
         ("models.merged", del_, "compare[0] holds merged; it must be one in `models`"),
+        (
+            "models.skill",
+            {"weights": "models/experts/count", "guidance": "cfg"},
+            "models.skill: metrics/items.csv has",
+        ),
+        (
+            "merges.count",
+            {"operator": "delta_mean", "experts": None},
+            "merges.count: an expert has that name",
+        ),
         ("compare", [["merged", "merged"]], "compare[0] compares merged with itself"),
         ("compare", [["merged", "base"]] * 2, "compare names [merged, base] twice"),
         ("compare", [["merged"]], "missing key compare[0][1]"),

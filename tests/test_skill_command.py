@@ -105,6 +105,7 @@ def test_a_skill_file_that_is_there_is_used(project, monkeypatch):
         (["single", *OPTIONS], "single is taken: `experts` in params.yaml already has it"),
         (["merged", *OPTIONS], "merged is taken: `models` in params.yaml already has it"),
         (["a/b", *OPTIONS], "it must be a name of letters, digits"),
+        (["123", *OPTIONS], "it must be a name of letters, digits"),
         (["animals"], "skill animals is unknown: data/skills/shapes/animals.yaml does not exist"),
         (["animals", *OPTIONS[:-2]], "seeds holds 2 prompts; it must hold exactly 3"),
         (["animals", *OPTIONS, "--max-words", "3"], "has 6 words; max_words allows 3"),

@@ -83,6 +83,8 @@ def _check_experts(params: Params) -> None:
 
 def _check_merges(params: Params) -> None:
     for name, merge in params.merges.items():
+        if name in params.experts:
+            raise UserError(f"merges.{name}: an expert has that name; choose another")
         if merge.experts is not None:
             allow_all(f"merges.{name}.experts", merge.experts, params.experts, "in `experts`")
             continue
@@ -101,6 +103,8 @@ def _check_models(params: Params) -> None:
         *(f"{EXPERTS}/{name}" for name in params.experts),
     }
     for name, model in params.models.items():
+        if name in ("item", "skill"):
+            raise UserError(f"models.{name}: metrics/items.csv has a column of that name; choose another")
         allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
     for number, (first, second) in enumerate(params.compare):
         allow_all(f"compare[{number}]", (first, second), params.models, "in `models`")

@@ -102,9 +102,10 @@ def overridden(value: Any, settings: Mapping[str, Any]) -> Any:
         *path, last = key.split(".")
         inner = changed
         for part in path:
-            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else {}
-        if isinstance(inner, dict):
-            inner[last] = item
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"{key}: {part} is not a mapping, so nothing in it can be set")
+        inner[last] = item
     return changed
 
 

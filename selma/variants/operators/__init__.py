@@ -1,1 +1,1 @@
-"""How experts are merged: `merge.operator`."""
+"""How experts are merged: `merges.<name>.operator`."""
