@@ -26,9 +26,8 @@ from selma.runtime import stage
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES, JUDGES
 from selma.scoring import exam
-from selma.scoring.bootstrap import bootstrap_mean
 from selma.scoring.scores import item_scores
-from selma.scoring.summary import gains, interval
+from selma.scoring.summary import gains, scores
 
 OUT = Path("metrics/study/guidance.csv")
 KEPT = Path(".work/curve")  # every point's scores by item, so that a second call redraws nothing
@@ -54,11 +53,8 @@ def main() -> None:
 
 def _rows(means: Mapping[str, Mapping[str, float]], params: Params) -> list[dict[str, Any]]:
     bootstrap = {"resamples": params.evaluate.bootstrap, "seed": params.seed}
-    scores = {
-        name: interval(bootstrap_mean(list(found.values()), **bootstrap)) for name, found in means.items()
-    }
-    compared = gains(means, params.compare, **bootstrap)
-    return [{"model": name, **found} for name, found in {**scores, **compared}.items()]
+    found = scores(means, **bootstrap) | gains(means, params.compare, **bootstrap)
+    return [{"model": name, **estimate} for name, estimate in found.items()]
 
 
 def _scores(
@@ -69,17 +65,18 @@ def _scores(
     if not path.exists():
         row, runtime = params.models[model], params.runtime
         backbone = Path(BACKBONES) / params.expert.backbone
-        scores = exam.faithfulness(
+        items = load_split(lead, split)
+        drawn = exam.draw(
             open_model(Path(row.weights), backbone, runtime.device, runtime.dtype),
-            load_judge(params.judge.name, runtime.device, runtime.dtype),
-            load_split(lead, split),
+            items,
             replace(params.evaluate.drawing, guidance=guidance),
             images=1,
             seed=params.seed,
-            where=f"{model}, guidance {guidance:g}",
             method=row.guidance,
         )
-        write_json(path, item_scores(scores))
+        judge = load_judge(params.judge.name, runtime.device, runtime.dtype)
+        answered = exam.faithfulness(judge, items, drawn, where=f"{model}, guidance {guidance:g}")
+        write_json(path, item_scores(answered))
     return read_json(path)
 
 

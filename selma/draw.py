@@ -17,6 +17,7 @@ from selma.backbones.loading import open_model
 from selma.ground.errors import UserError
 from selma.ground.items import Item
 from selma.ground.pairs import write_image
+from selma.runtime import command
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES
 from selma.scoring import exam
@@ -38,22 +39,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="number of images per model (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default: 0)")
     arguments = parser.parse_args()
-    try:
-        if arguments.images < 1:
-            raise UserError(f"--images: {arguments.images}; allowed: 1 or more")
-        params = load_params()
-        names = arguments.models or [*reversed(params.compare[0])]
-        for name in names:
-            if name not in params.models:
-                raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}")
-        item = Item(arguments.prompt, arguments.prompt, "", "", ())
-        columns = {name: _draw(params, name, item, arguments.images, arguments.seed) for name in names}
-        write_image(arguments.out, side_by_side(arguments.prompt, columns))
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    if code := command.run(lambda: _main(arguments)):
+        sys.exit(code)
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    if arguments.images < 1:
+        raise UserError(f"--images: {arguments.images}; allowed: 1 or more")
+    params = load_params()
+    names = arguments.models or [*reversed(params.compare[0])]
+    for name in names:
+        if name not in params.models:
+            raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}")
+    item = Item(arguments.prompt, arguments.prompt, "", "", ())
+    columns = {name: _draw(params, name, item, arguments.images, arguments.seed) for name in names}
+    write_image(arguments.out, side_by_side(arguments.prompt, columns))
     print(arguments.out)
 
 

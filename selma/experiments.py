@@ -18,20 +18,23 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 from tabulate import tabulate
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.reporting.table import gain_text
-from selma.runtime.params import Params, build_params, load_params
-from selma.runtime.schema import NAME, Name, build, load_yaml, overridden, section
+from selma.runtime import command
+from selma.runtime.params import Params, build_params
+from selma.runtime.schema import NAME, NAME_WORDS, Name, build, load_yaml, overridden, section
 from selma.runtime.tracking import flatten
 from selma.scoring.bootstrap import bootstrap_seeds
 from selma.scoring.summary import interval, over
@@ -55,33 +58,23 @@ class Set:
 
 def main(arguments: list[str]) -> int:
     """Run the named set, or list the sets; exit code 2 with one line for bad input."""
-    try:
-        sets = load_sets()
-        if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
-            raise UserError("usage: python -m selma.experiments [SET]")
-        if not arguments:
-            print(
-                tabulate(
-                    [(name, len(found.runs), found.desc) for name, found in sets.items()],
-                    ["set", "runs", "description"],
-                    maxcolwidths=[None, None, 90],
-                )
-            )
-            return 0
-        if arguments[0] not in sets:
-            raise UserError(f"{FILE}: unknown set {arguments[0]}; allowed: {', '.join(sets)}")
-        check_runs(arguments[0], sets[arguments[0]])
-        run_set(arguments[0], sets[arguments[0]], load_params())
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:  # git: no repository, or a file that an experiment lacks
-        print(f"error: `{' '.join(error.cmd)}` failed: {' '.join(error.stderr.split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
-        return 130
-    return 0
+    return command.run(
+        lambda: _main(arguments), interrupted="interrupted: run the same command again to resume"
+    )
+
+
+def _main(arguments: list[str]) -> None:
+    sets = load_sets()
+    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
+        raise UserError("usage: python -m selma.experiments [SET]")
+    if not arguments:
+        rows = [(name, len(found.runs), found.desc) for name, found in sets.items()]
+        print(tabulate(rows, ["set", "runs", "description"], maxcolwidths=[None, None, 90]))
+        return
+    name = arguments[0]
+    if name not in sets:
+        raise UserError(f"{FILE}: unknown set {name}; allowed: {', '.join(sets)}")
+    run_set(name, sets[name], check_runs(name, sets[name]))
 
 
 def load_sets(path: Path = FILE) -> dict[str, Set]:
@@ -91,21 +84,54 @@ def load_sets(path: Path = FILE) -> dict[str, Set]:
         raise UserError(f"{path}: must be a mapping of sets")
     for name in found:
         if not re.fullmatch(NAME, str(name)):
-            raise UserError(f"{path}: set {name!r}; it must be a name of letters, digits and _ . + -")
+            raise UserError(f"{path}: set {name!r}; it must be {NAME_WORDS}")
     return {str(name): build(Set, value, where=f"{path}, {name}") for name, value in found.items()}
 
 
-def check_runs(name: str, found: Set, path: Path = FILE) -> None:
-    """Raise UserError unless params.yaml is valid with every run's settings: a typo in the last run must not cost
-    the time of the first."""
+def check_runs(name: str, found: Set, path: Path = FILE) -> Params:
+    """The first run's params. A typo in the last run must not cost the time of the first.
+
+    Raises UserError unless DVC can set every run's settings, params.yaml is valid with them and, where runs are pooled,
+    all examine the same models on the same prompts.
+    """
     params = load_yaml(Path("params.yaml"))
+    runs: list[Params] = []
     for run, own in found.runs.items():
-        where = f"{path}, {name}, run {run}"
+        where, settings = f"{path}, {name}, run {run}", {**found.set, **own}
         try:
-            changed = overridden(params, {**found.set, **own})
+            overrides(settings)
+            changed = overridden(params, flatten(settings))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        build_params(changed, where=where)
+        runs.append(build_params(changed, where=where))
+        if found.pool and _examined(runs[-1]) != _examined(runs[0]):
+            raise UserError(
+                f"{where}: pooled runs need the same names in models, pairs in compare and leading benchmark"
+            )
+    return runs[0]
+
+
+def _examined(params: Params) -> tuple[Any, ...]:
+    """What a pooled gain needs to be the same in every run."""
+    return list(params.models), params.compare, params.benchmarks[params.evaluate.benchmarks[0]]
+
+
+def overrides(settings: Settings) -> list[str]:
+    """Settings as `dvc exp run --set-param` takes them; ++: also where the key is optional.
+
+    Raises UserError for a value that DVC's grammar would read as something else: it has no escapes, fills in ${...},
+    and can neither empty a mapping nor replace it as a whole.
+    """
+    words = []
+    for key, value in flatten(settings).items():
+        text = json.dumps(value, ensure_ascii=False)
+        if any(sign in text for sign in "\\{}"):
+            raise UserError(
+                f"{key} is {value!r}; a set's values are numbers, true, false, null, text without quotes, backslashes "
+                "and braces, and lists of these"
+            )
+        words.append(f"++{key}={text}")
+    return words
 
 
 def run_set(name: str, found: Set, params: Params) -> None:
@@ -129,35 +155,29 @@ def run_set(name: str, found: Set, params: Params) -> None:
 def pool(scores: Mapping[str, ItemScores], params: Params) -> dict[str, Any]:
     """Means over prompts and runs, and every compared pair's gain with its interval over prompts AND runs."""
     models = [name for name in params.models if all(name in found for found in scores.values())]
-    bootstrap = {"resamples": params.evaluate.bootstrap, "seed": params.seed}
+    items = list(next(iter(scores.values()))[models[0]])
+    found = {
+        name: np.array([[run[name][item] for item in items] for run in scores.values()])  # [runs, items]
+        for name in models
+    }
 
-    def rows(value: Any) -> list[list[float]]:
-        items = list(next(iter(scores.values()))[models[0]])
-        return [[value(found, item) for item in items] for found in scores.values()]
+    def pooled(values: np.ndarray) -> dict[str, float]:
+        return interval(bootstrap_seeds(values, resamples=params.evaluate.bootstrap, seed=params.seed))
 
     return {
-        "models": {
-            name: interval(
-                bootstrap_seeds(rows(lambda found, item, name=name: found[name][item]), **bootstrap)
-            )
-            for name in models
-        },
-        "gains": {
-            over(a, b): interval(
-                bootstrap_seeds(
-                    rows(lambda found, item, a=a, b=b: found[a][item] - found[b][item]), **bootstrap
-                )
-            )
-            for a, b in params.compare
-        },
+        "models": {name: pooled(values) for name, values in found.items()},
+        "gains": {over(a, b): pooled(found[a] - found[b]) for a, b in params.compare},
     }
 
 
 def table(report: Mapping[str, Any]) -> str:
     """Every run's gains, and the pooled ones, for a terminal."""
     found = {**report["runs"], **({"pooled": report["pooled"]} if "pooled" in report else {})}
-    pairs = list(next(iter(found.values()))["gains"])
-    rows = [[run, *(gain_text(result["gains"][pair]) for pair in pairs)] for run, result in found.items()]
+    pairs = list(dict.fromkeys(pair for result in found.values() for pair in result["gains"]))
+    rows = [
+        [run, *(gain_text(result["gains"][pair]) if pair in result["gains"] else "" for pair in pairs)]
+        for run, result in found.items()
+    ]
     return tabulate(rows, ["run", *pairs], disable_numparse=True)
 
 
@@ -169,11 +189,11 @@ def _run(name: str, run: str, settings: Settings) -> str:
     ).hexdigest()[:10]
     experiment = f"{name}-{run}-{digest}"
     if (there := _reference(experiment)) is None:
-        command = ["dvc", "exp", "run", "--temp", "--name", experiment]
-        for key, value in flatten(settings).items():
-            command += ["--set-param", f"++{key}={json.dumps(value)}"]  # ++: also where the key is optional
-        print(" ".join(command), file=sys.stderr, flush=True)
-        if subprocess.run(command).returncode:
+        words = ["dvc", "exp", "run", "--temp", "--name", experiment]
+        for override in overrides(settings):
+            words += ["--set-param", override]
+        print(shlex.join(words), file=sys.stderr, flush=True)
+        if subprocess.run(words).returncode:
             raise UserError(
                 f"{name}, run {run}: `dvc exp run` failed; fix the error above and run the set again"
             )
@@ -205,8 +225,12 @@ def _items(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _output(words: list[str]) -> str:
+    """What git prints; raises UserError where it fails: no repository, or a file that an experiment lacks."""
+    try:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"`{shlex.join(words)}` failed: {error.stderr}") from None
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from selma.lora import kohya
 from selma.lora.files import CARD, WEIGHTS, LoraWeights, load_lora, sort_header
 from selma.net.pipelines import SOURCE
 from selma.reporting import model_card
-from selma.runtime import dvcfile, schema, work
+from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
 
@@ -48,13 +48,10 @@ def main() -> None:
         "--out", type=Path, help="folder to write (default: exports/<profile>-<name>-<format>)"
     )
     arguments = parser.parse_args()
-    try:
-        print(export(arguments.name, arguments.format, arguments.dtype, arguments.out))
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    if code := command.run(
+        lambda: print(export(arguments.name, arguments.format, arguments.dtype, arguments.out))
+    ):
+        sys.exit(code)
 
 
 def export(name: str | None, format: str, dtype: str | None = None, out: Path | None = None) -> Path:

@@ -23,7 +23,6 @@ from selma.judging.judge import load_judge
 from selma.runtime import stage
 from selma.runtime.params import load_params
 from selma.scoring import exam
-from selma.scoring.exam import guidance_scales
 from selma.scoring.scores import QuestionScore, macro
 from selma.scoring.summary import rounded
 
@@ -38,17 +37,10 @@ def main() -> None:
     judge = load_judge("oracle", runtime.device, runtime.dtype)
     pipe = load_pipeline(Path("models/backbones/shapes"), runtime.device, runtime.dtype)
     rows = []
-    scales = guidance_scales(drawing.guidance)
+    scales = exam.guidance_scales(drawing.guidance)
     for guidance in stage.progress(scales, len(scales), "guidance"):
-        scores = exam.faithfulness(
-            pipe,
-            judge,
-            items,
-            replace(drawing, guidance=guidance),
-            images=IMAGES,
-            seed=params.seed,
-            where=f"guidance {guidance:g}",
-        )
+        drawn = exam.draw(pipe, items, replace(drawing, guidance=guidance), images=IMAGES, seed=params.seed)
+        scores = exam.faithfulness(judge, items, drawn, where=f"guidance {guidance:g}")
         rows.append(
             {
                 "guidance": guidance,

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode
+from ruamel.yaml.nodes import MappingNode, ScalarNode
 
 from selma.ground.errors import UserError
-from selma.ground.files import atomic
-from selma.runtime import yamltext
-from selma.runtime.params import Params, load_params
-from selma.runtime.schema import hints, load_yaml, plain
+from selma.ground.files import write_text
+from selma.runtime import command, yamltext
+from selma.runtime.checks import warn
+from selma.runtime.params import Params, build_params
+from selma.runtime.schema import hints, load_yaml, parse_yaml, plain
 
 DEFAULT = "shapes"
 ROWS = ("experts", "merges", "models")
@@ -50,13 +51,9 @@ def apply(name: str, root: Path) -> None:
     for profile in dict.fromkeys((DEFAULT, name)):
         if profile in files:
             text = overlay(text, files[profile])
-    with atomic(params) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        try:
-            load_params(temporary)
-        except UserError as error:
-            problem = str(error).removeprefix(f"{temporary}: ")
-            raise UserError(f"profiles/{name}.yaml on params.yaml: {problem}") from None
+    where = f"profiles/{name}.yaml on params.yaml"
+    warn(build_params(parse_yaml(text, where), where))
+    write_text(params, text)
 
 
 def overlay(text: str, profile: Path) -> str:
@@ -88,7 +85,8 @@ def values(text: str) -> dict[str, Value]:
 def _values(node: MappingNode, kind: Any, prefix: str, text: str) -> Iterator[tuple[str, Value]]:
     fields = hints(kind) if is_dataclass(kind) else {}
     for key, value in node.value:
-        name, inner = f"{prefix}{key.value}", plain(fields.get(key.value))
+        label = key.value if isinstance(key, ScalarNode) else text[key.start_mark.index : key.end_mark.index]
+        name, inner = f"{prefix}{label}", plain(fields.get(label))
         if isinstance(value, MappingNode) and is_dataclass(inner):
             yield from _values(value, inner, f"{name}.", text)
             continue
@@ -109,15 +107,14 @@ def _values(node: MappingNode, kind: Any, prefix: str, text: str) -> Iterator[tu
 
 def main(arguments: list[str]) -> int:
     """Overlay the named profile; exit code 2 with one line if that fails."""
-    try:
-        if len(arguments) != 1:
-            raise UserError("usage: python -m selma.profile NAME")
-        apply(arguments[0], Path.cwd())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _main(arguments))
+
+
+def _main(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        raise UserError("usage: python -m selma.profile NAME")
+    apply(arguments[0], Path.cwd())
     print(f"params.yaml now holds profile {arguments[0]}; `dvc params diff` shows what changed")
-    return 0
 
 
 if __name__ == "__main__":

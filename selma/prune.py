@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from selma.ground.errors import UserError
+from selma.runtime import command
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -47,14 +48,14 @@ def strangers(root: Path) -> list[Path]:
 
 def main() -> int:
     """Remove them, and print which."""
+    return command.run(_main)
+
+
+def _main() -> None:
     root = Path.cwd()
-    try:
-        if sys.argv[1:]:  # someone who types an option may expect something other than removal
-            raise UserError("usage: python -m selma.prune")
-        found = strangers(root)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if sys.argv[1:]:  # someone who types an option may expect something other than removal
+        raise UserError("usage: python -m selma.prune")
+    found = strangers(root)
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -63,7 +64,6 @@ def main() -> int:
         print(f"removed {path.relative_to(root)}")
     if not found:
         print("nothing to remove: params.yaml names everything under data/ and models/")
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.ground.items import load_split
 from selma.judging import choices
+from selma.runtime import command
 from selma.scoring import paper_tables as tables
 from selma.scoring.saved import Saved, read_answers, read_scores
 from selma.variants.benchmarks import dsg, tifa
@@ -33,18 +34,16 @@ FOLDER = Path("data/benchmarks")
 
 def main() -> None:
     arguments = _parser().parse_args()
-    try:
-        if arguments.resamples < 1:
-            raise UserError(f"--resamples: {arguments.resamples}; allowed: 1 or more")
-        if arguments.seed < 0:
-            raise UserError(f"--seed: {arguments.seed}; allowed: 0 or more")
-        result = arguments.score(arguments)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+    if code := command.run(lambda: _main(arguments)):
+        sys.exit(code)
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    if arguments.resamples < 1:
+        raise UserError(f"--resamples: {arguments.resamples}; allowed: 1 or more")
+    if arguments.seed < 0:
+        raise UserError(f"--seed: {arguments.seed}; allowed: 0 or more")
+    print(json.dumps(arguments.score(arguments), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _parser() -> argparse.ArgumentParser:

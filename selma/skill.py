@@ -22,12 +22,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from selma.ground.errors import UserError
-from selma.ground.files import atomic, write_text
+from selma.ground.files import write_text
 from selma.prompts.skills import load_skill
-from selma.runtime import yamltext
-from selma.runtime.params import Params, load_params
+from selma.runtime import command, yamltext
+from selma.runtime.params import Params, build_params, load_params
 from selma.runtime.places import EXPERTS, IMAGES
-from selma.runtime.schema import NAME
+from selma.runtime.schema import ROW, ROW_WORDS, parse_yaml
 
 PARAMS = Path("params.yaml")
 
@@ -41,33 +41,28 @@ def main() -> int:
     parser.add_argument("--max-words", type=int, default=30, help="word limit of a prompt (default: 30)")
     parser.add_argument("--seed", action="append", default=[], help="a seed prompt; three are needed")
     arguments = parser.parse_args()
+    return command.run(lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    name, params = arguments.name, load_params(PARAMS)
+    if not re.fullmatch(ROW, name) or not isinstance(YAML(typ="safe").load(name), str):
+        raise UserError(f"skill {name!r}: it must be {ROW_WORDS}, with a letter")
+    _check_free(name, params)
+    text = with_rows(PARAMS.read_text(encoding="utf-8"), name, params)
+    build_params(parse_yaml(text, str(PARAMS)), str(PARAMS))
+    path = Path(params.prompts.skills) / f"{name}.yaml"
+    if arguments.description:
+        _write_file(path, arguments)
     try:
-        params = load_params(PARAMS)
-        if not re.fullmatch(NAME, arguments.name) or not isinstance(
-            YAML(typ="safe").load(arguments.name), str
-        ):
-            raise UserError(
-                f"skill {arguments.name!r}: it must be a name of letters, digits and _ . + -, with a letter"
-            )
-        _check_free(arguments.name, params)
-        path = Path(params.prompts.skills) / f"{arguments.name}.yaml"
-        text = with_rows(PARAMS.read_text(encoding="utf-8"), arguments.name, params)
-        written = _write_file(path, arguments) if arguments.description else None
-        try:
-            load_skill(params.prompts.skills, arguments.name)
-            with atomic(PARAMS) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
-                load_params(temporary)
-        except UserError:
-            if written:
-                written.unlink()
-            raise
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{path} and {PARAMS} now hold skill {arguments.name}; `dvc repro` runs what is new")
-    _remind(arguments.name, path, params)
-    return 0
+        load_skill(params.prompts.skills, name)
+        write_text(PARAMS, text)
+    except (UserError, OSError):
+        if arguments.description:
+            path.unlink()
+        raise
+    print(f"{path} and {PARAMS} now hold skill {name}; `dvc repro` trains it")
+    _remind(name, path, params)
 
 
 def with_rows(text: str, name: str, params: Params) -> str:
@@ -75,13 +70,25 @@ def with_rows(text: str, name: str, params: Params) -> str:
     root = YAML().compose(text)
     sections = {key.value: value for key, value in root.value}
     last = params.skills[-1]
-    expert, model = _row(sections["experts"], last), _row(sections["models"], last)
     objective = next(iter(params.experts.values())).objective
     guidance = next(iter(params.models.values())).guidance
+    for section in ("experts", "models"):
+        if not yamltext.is_block(sections[section]):
+            raise UserError(
+                f"{PARAMS}: `{section}` is written in braces; write each of its rows on a line of its own"
+            )
     edits = [
         _after_item(text, sections["skills"], name),
-        _after_row(text, expert, f"{name}: {{data: {IMAGES}/{name}, objective: {objective}}}"),
-        _after_row(text, model, f"{name}: {{weights: {EXPERTS}/{name}, guidance: {guidance}}}"),
+        _after_row(
+            text,
+            _row(sections["experts"], last),
+            f"{name}: {{data: {IMAGES}/{name}, objective: {objective}}}",
+        ),
+        _after_row(
+            text,
+            _row(sections["models"], last),
+            f"{name}: {{weights: {EXPERTS}/{name}, guidance: {guidance}}}",
+        ),
     ]
     for place, addition in sorted(edits, reverse=True):  # from the end: places stay valid
         text = text[:place] + addition + text[place:]
@@ -113,7 +120,7 @@ def _check_free(name: str, params: Params) -> None:
             raise UserError(f"{name} is taken: `{section}` in {PARAMS} already has it; choose another name")
 
 
-def _write_file(path: Path, arguments: argparse.Namespace) -> Path:
+def _write_file(path: Path, arguments: argparse.Namespace) -> None:
     """Write the skill file that the options describe; load_skill then checks it."""
     if path.exists():
         raise UserError(f"{path} exists; leave out --description to use it, or choose another name")
@@ -126,7 +133,6 @@ def _write_file(path: Path, arguments: argparse.Namespace) -> Path:
     }
     YAML().dump(contents, buffer)
     write_text(path, buffer.getvalue())
-    return path
 
 
 def _remind(name: str, path: Path, params: Params) -> None:

@@ -20,6 +20,7 @@ from selma.net import hub
 from selma.net.pipelines import SOURCE, fetch_pipeline
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES
 
 
 def main(name: str) -> None:
@@ -49,7 +50,7 @@ def main(name: str) -> None:
             "files": files,
         }
         write_json(out / SOURCE, came)
-        work.publish(out, Path("models/backbones") / name)
+        work.publish(out, Path(BACKBONES) / name)
 
 
 if __name__ == "__main__":

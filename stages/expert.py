@@ -22,7 +22,7 @@ from selma.ground.pairs import read_image, read_pairs
 from selma.lora.adapter import add_lora
 from selma.runtime import stage, tracking, variants, work
 from selma.runtime.params import load_params
-from selma.runtime.places import IMAGES
+from selma.runtime.places import BACKBONES, IMAGES
 
 
 def main(name: str) -> None:
@@ -32,7 +32,7 @@ def main(name: str) -> None:
     expert = params.experts[name]
     data = Path(expert.data)
     pairs = read_pairs(data, params.skills if data == Path(IMAGES) else None)
-    backbone = Path("models/backbones") / params.expert.backbone
+    backbone = Path(BACKBONES) / params.expert.backbone
     settings = replace(params.expert, steps=expert.steps or params.expert.steps)
     provenance = {
         "name": name,

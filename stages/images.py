@@ -17,6 +17,7 @@ from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images import sampler
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES, IMAGES
 
 SHEET = 8  # images in the sample that MLflow shows
 
@@ -36,9 +37,7 @@ def main(skill: str) -> None:
         for prompt in prompts
     ]
     pipe = load_pipeline(
-        Path("models/backbones") / params.images.backbone,
-        params.runtime.device,
-        params.runtime.dtype,
+        Path(BACKBONES) / params.images.backbone, params.runtime.device, params.runtime.dtype
     )
 
     with work.folder(stage.name()) as folder:
@@ -55,7 +54,7 @@ def main(skill: str) -> None:
             sheet, sampler.contact_sheet([read_image(out / row["file_name"]) for row in rows[:SHEET]])
         )
         tracking.log_image(sheet, "sample.png")
-        work.publish(out, Path("data/images") / skill)
+        work.publish(out, Path(IMAGES) / skill)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Download a judge's pinned files; a published pickle is converted to safetensors, once.
 
-    python -m stages.judge hps
+    python -m stages.judge hpsv2
 
 reads   the hub repositories that judges.<name> names; HF_TOKEN or a login where their owners require one
 writes  models/judges/<name>/   the files, and judge.json {kind, weights, tokenizer, matcher, endpoint}

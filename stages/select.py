@@ -70,15 +70,15 @@ def _scorer(params: Params) -> Callable[[Path], float]:
     backbone = Path(BACKBONES) / params.expert.backbone
     device, dtype = params.runtime.device, params.runtime.dtype
     judge = load_judge(params.judge.name, device, dtype)
-    exam_as = {"images": params.select.images_per_prompt, "seed": params.seed}
 
     def score(checkpoint: Path) -> float:
         # Loaded again each time, as in the sample stage: cheap compared to drawing, and identical to the bit.
         pipe = load_pipeline(backbone, device, dtype, lora=checkpoint)
+        images, seed = params.select.images_per_prompt, params.seed
+        drawn = exam.draw(pipe, items, params.evaluate.drawing, images=images, seed=seed)
         if params.filter.dev:
-            return exam.vqa_score(pipe, judge, items, params.evaluate.drawing, **exam_as)
-        where = str(checkpoint)
-        return macro(exam.faithfulness(pipe, judge, items, params.evaluate.drawing, where=where, **exam_as))
+            return exam.vqa_score(judge, drawn)
+        return macro(exam.faithfulness(judge, items, drawn, where=str(checkpoint)))
 
     return score
 

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from selma import experiments, profile
 from selma.ground.errors import UserError
 from selma.ground.files import read_json
+from selma.runtime import schema, tracking
 from selma.runtime.params import load_params
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +166,15 @@ def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_pat
         ),
         ("'../a': {desc: x, runs: {r: {seed: 1}}}", "experiments.yaml: set '../a'; it must be a name"),
         ("[]", "experiments.yaml: must be a mapping of sets"),
+        (
+            "a: {desc: x, runs: {r: {merges: {}}}}",
+            "experiments.yaml, a, run r: merges is {}; a set's values are",
+        ),
+        ("a: {desc: x, runs: {r: {llm.model: 'x${y}'}}}", "run r: llm.model is 'x${y}'; a set's values are"),
+        (
+            "a: {desc: x, pool: true, runs: {r: {}, s: {compare: [[merged, base]]}}}",
+            "experiments.yaml, a, run s: pooled runs need the same names in models",
+        ),
     ],
 )
 def test_a_set_that_cannot_run_is_one_line_before_anything_does(dvc, capsys, text, says):
@@ -173,6 +183,34 @@ def test_a_set_that_cannot_run_is_one_line_before_anything_does(dvc, capsys, tex
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and says in line
     assert not dvc.commands
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"llm.model": "Zürich, größer"},
+        {"llm": {"model": "ü", "temperature": 0.5}},
+        {"experts": {"single": {"steps": 7}}},  # a mapping adds to what is there, here and for DVC
+        {"skills": ["é", "b c"], "llm.key_env": None, "filter.rouge_l": 1e-5},
+        {"compare": [["merged", "base"]]},
+    ],
+)
+def test_dvc_reads_a_setting_as_it_is_written(tmp_path, settings):
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    before = schema.load_yaml(path)
+    apply_overrides(path, experiments.overrides(settings))
+    assert schema.load_yaml(path) == schema.overridden(before, tracking.flatten(settings))
+
+
+def test_runs_of_different_pairs_are_listed_side_by_side():
+    gain = {"mean": 0.01, "low": 0.0, "high": 0.02}
+    report = {"runs": {"r": {"gains": {"a over b": gain}}, "s": {"gains": {"c over b": gain}}}}
+    header, _, first, second = experiments.table(report).splitlines()
+    assert header.split() == ["run", "a", "over", "b", "c", "over", "b"]
+    assert first.count("+1.00") == second.count("+1.00") == 1
 
 
 @pytest.mark.parametrize("name", ["sd14", "sd2", "sdxl"])

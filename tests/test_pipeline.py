@@ -166,13 +166,24 @@ def test_a_new_row_is_one_more_stage_of_each_kind(clone):
         models={**clone.params()["models"], "delta": {"weights": "models/merges/delta", "guidance": "cfg"}},
         compare=[["merged", "base"], ["delta", "merged"]],
     )
-    printed = clone.run("dvc", "repro")
+    tracked = ("env", "-u", "SELMA_TRACKING", "-u", "MLFLOW_TRACKING_URI")
+    printed = clone.run(*tracked, "dvc", "repro")
     ran = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
     assert ran == {"merge@delta", "sample@delta", "answer@delta", "evaluate", "report"}
     metrics = clone.metrics()
     assert {"mean", "low", "high"} <= metrics["models"]["delta"].keys()
     assert {"mean", "low", "high"} == metrics["gains"]["delta over merged"].keys()
     assert "delta over merged" in clone.run("python", "-m", "selma.table")
+
+    clone.run(*tracked, "python", "-m", "selma.runtime.recorder")  # returns when MLflow has everything
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone.folder / 'mlflow.db'}")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    shown = next(run for run in client.search_runs(experiments) if "dvc.exp" in run.data.tags).data.metrics
+    for section, name in (("models", "delta"), ("gains", "delta over merged")):
+        for part in ("mean", "low", "high"):
+            assert shown[f"eval/{section}.{name}.{part}"] == metrics[section][name][part]
     clone.run("git", "checkout", "--quiet", ".")
     clone.run("dvc", "checkout")
 

@@ -117,6 +117,7 @@ def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
         ("profile: shapes\nseed: 3\n", "must say `profile: other`"),
         ("profile: other\nskills:\n  - count\n", "skills must be written as params.yaml writes it"),
         ("profile: [\n", "is not valid YAML"),
+        ("profile: other\n? [a, b]\n: 3\n", "key [a, b] is not in params.yaml"),
         ("", "must say `profile: other`"),
     ],
 )

@@ -297,6 +297,19 @@ def test_without_a_run_the_table_is_one_line_and_exit_code_2(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
+    "contents", [[], {"faithfulness": {"base": 0.5}}, {"models": {"base": 0.5}, "gains": {}}]
+)
+def test_a_table_of_another_file_is_one_line_and_exit_code_2(contents, tmp_path, monkeypatch, capsys):
+    write_json(tmp_path / "metrics/eval.json", contents)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["table"])
+    with pytest.raises(SystemExit) as stopped:
+        table_command.main()
+    assert stopped.value.code == 2
+    assert re.fullmatch(r"error: metrics/eval\.json: not from a finished run .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("low", "high", "said"),
     [(0.01, 0.02, "gain"), (0, 0.02, "none"), (-0.01, 0, "none"), (-0.02, -0.01, "loss")],
 )

@@ -105,6 +105,7 @@ def test_a_skill_file_that_is_there_is_used(project, monkeypatch):
         (["single", *OPTIONS], "single is taken: `experts` in params.yaml already has it"),
         (["merged", *OPTIONS], "merged is taken: `models` in params.yaml already has it"),
         (["a/b", *OPTIONS], "it must be a name of letters, digits"),
+        (["a.b", *OPTIONS], "it must be a name of letters, digits"),  # DVC would read a step of a dotted key
         (["123", *OPTIONS], "it must be a name of letters, digits"),
         (["animals"], "skill animals is unknown: data/skills/shapes/animals.yaml does not exist"),
         (["animals", *OPTIONS[:-2]], "seeds holds 2 prompts; it must hold exactly 3"),
@@ -119,3 +120,18 @@ def test_what_cannot_be_is_one_line_and_changes_nothing(project, monkeypatch, ca
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and says in line
     assert {path: path.read_bytes() for path in project.rglob("*.yaml")} == before
+
+
+def test_rows_in_braces_are_refused_in_one_line(project, monkeypatch, capsys):
+    path = project / "params.yaml"
+    section = path.read_text().split("merges:")[0].split("experts:\n")[1].split("#")[0]
+    path.write_text(
+        path.read_text().replace(
+            f"experts:\n{section}",
+            "experts: {" + ",".join(line.strip() for line in section.splitlines() if line.strip()) + "}\n",
+        )
+    )
+    before = path.read_bytes()
+    assert run(monkeypatch, "animals", *OPTIONS) == 2
+    assert "`experts` is written in braces" in capsys.readouterr().err
+    assert path.read_bytes() == before and not Path("data/skills/shapes/animals.yaml").exists()

@@ -1,4 +1,4 @@
-"""Files as the stages exchange them: atomic writes, JSON lines, images, and the ids and seeds of pairs.
+"""Files as the stages exchange them: atomic writes, JSON, JSON lines and CSV, and their hashes.
 
 Every writer goes through `atomic`, so a file is either complete or absent. Reading something missing,
 truncated or malformed raises a UserError naming the file.
@@ -14,15 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selma.ground.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
-# Ids and seeds ---------------------------------------------------------------------------------
+# Hashes ----------------------------------------------------------------------------------------
 
 
 def sha256_file(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from selma.ground.errors import UserError
-from selma.runtime.schema import NAME, Count, build, load_yaml, once, section
+from selma.runtime.schema import ROW, ROW_WORDS, Count, build, load_yaml, once, section
 
 SEEDS = 3  # seed prompts a skill starts from (paper: 3)
 
@@ -37,8 +37,8 @@ def load_skill(folder: Path | str, name: str) -> Skill:
     an unknown or missing key, a wrong type, an empty text, other than three seeds, or a seed above the limit.
     """
     folder = Path(folder)
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"skill {name!r}: it must be a name of letters, digits and _ . + -")
+    if not re.fullmatch(ROW, name):
+        raise UserError(f"skill {name!r}: it must be {ROW_WORDS}")
     # Not by opening <name>.yaml: a disk that ignores case would open Count.yaml for "count".
     files = sorted(p for p in folder.glob("*") if p.suffix in (".yaml", ".yml"))
     found = [path for path in files if path.stem.casefold() == name.casefold()]

@@ -16,7 +16,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_csv, read_json
 from selma.ground.pairs import read_image
 from selma.reporting import charts, lineage, other_tables
-from selma.reporting.table import percent, span, verdict
+from selma.reporting.table import gain_cells, percent, span, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -112,10 +112,9 @@ def _tiles(summary: Mapping[str, Any], pair: Sequence[str]) -> list[dict[str, st
         for name in shown
     ]
     for name, gain in summary["gains"].items():
-        kind = verdict(gain)
-        value = "none" if kind == "none" else f"{100 * gain['mean']:+.2f}"
-        note = f"points, 95% {span(gain, sign='+')}"
-        tiles.append({"kind": kind, "label": f"gain, {name}", "value": value, "note": note})
+        value, interval = gain_cells(gain)
+        note = f"points, 95% {interval}"
+        tiles.append({"kind": verdict(gain), "label": f"gain, {name}", "value": value, "note": note})
     return tiles
 
 

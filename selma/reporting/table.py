@@ -65,7 +65,7 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
         for name, found in summary["models"].items()
     ]
     gains = [
-        bold((f"{name}, points", *_split(gain)), name == lead) for name, gain in summary["gains"].items()
+        bold((f"{name}, points", *gain_cells(gain)), name == lead) for name, gain in summary["gains"].items()
     ]
     table = tabulate(
         models + gains, ["model", "faithfulness, %", "95% interval"], tablefmt="github", disable_numparse=True
@@ -73,7 +73,8 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     return f"{table}\n\n{footnote(summary)}"
 
 
-def _split(gain: Mapping[str, float]) -> tuple[str, str]:
+def gain_cells(gain: Mapping[str, float]) -> tuple[str, str]:
+    """A gain in points and its interval, as two cells; one whose interval includes 0 is "none"."""
     mean = "none" if verdict(gain) == "none" else f"{100 * gain['mean']:+.2f}"
     return mean, span(gain, sign="+")
 

@@ -23,8 +23,10 @@ from selma.runtime.schema import (
     Name,
     Names,
     Positive,
+    RowName,
     build,
     load_yaml,
+    once,
     one_of,
     section,
 )
@@ -97,7 +99,7 @@ class Pretrain:
 
     seed: Seed
     rare: Fraction
-    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    corpora: Annotated[dict[RowName, Corpus], Field(min_length=1)]
     vae_steps: Count
     clip_steps: Count
     unet: tuple[UnetRun, ...]
@@ -217,13 +219,13 @@ class Params:
 
     profile: Name
     seed: Seed
-    skills: Names
-    experts: Annotated[dict[Name, Expert], Field(min_length=1)]
-    merges: dict[Name, Merge]
-    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    skills: Annotated[tuple[RowName, ...], Field(min_length=1), once]
+    experts: Annotated[dict[RowName, Expert], Field(min_length=1)]
+    merges: dict[RowName, Merge]
+    models: Annotated[dict[RowName, Model], Field(min_length=1)]
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
-    backbones: dict[Name, Backbone]
-    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
+    backbones: dict[RowName, Backbone]
+    benchmarks: Annotated[dict[RowName, Benchmark], Field(min_length=1)]
     store: Store
     pretrain: Pretrain
     llm: Llm
@@ -233,7 +235,7 @@ class Params:
     expert: Training
     select: Select
     evaluate: Evaluate
-    judges: Annotated[dict[Name, JudgeSource], Field(min_length=1)]
+    judges: Annotated[dict[RowName, JudgeSource], Field(min_length=1)]
     judge: Judge
     preferences: AnyNames
     runtime: Runtime

@@ -63,8 +63,11 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 once = AfterValidator(_once)  # a list that names nothing twice
 # A name becomes a file name and a DVC stage name, so no slash, space or template in it.
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
-Name = Annotated[str, matches(NAME, "a name of letters, digits and _ . + -")]
+NAME, NAME_WORDS = r"[A-Za-z0-9][A-Za-z0-9_.+-]*", "a name of letters, digits and _ . + -"
+Name = Annotated[str, matches(NAME, NAME_WORDS)]
+# A row's name is a step of a dotted key, too, for DVC (`params:`) and for `dvc exp run -S`.
+ROW, ROW_WORDS = r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits and _ -"
+RowName = Annotated[str, matches(ROW, ROW_WORDS)]
 AnyNames = Annotated[tuple[Name, ...], once]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), once]
 
@@ -75,18 +78,25 @@ def load_yaml(path: Path) -> Any:
     Equal files share one result: do not modify it.
     """
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
+    return parse_yaml(text, where=str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The same of a text; `where` opens every error."""
+    try:
+        return _parse(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or error).split("\n")[0]
-        raise UserError(f"{path}{line}: is not valid YAML ({problem})") from None
+        raise UserError(f"{where}{line}: is not valid YAML ({problem})") from None
     except (ValueError, RecursionError) as error:  # e.g. an impossible date
-        raise UserError(f"{path}: is not valid YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{where}: is not valid YAML ({str(error).splitlines()[0]})") from None
 
 
 @cache
@@ -133,16 +143,14 @@ def _line(cls: type, problem: Mapping[str, Any]) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         return f"unknown key {_dotted(loc)}; {_suggest(str(loc[-1]), fields_at(cls, loc[:-1]))}"
     if problem["type"] == "missing":
-        return f"missing key {_dotted(loc)}; {_dotted(loc[:-1])} needs {', '.join(fields_at(cls, loc[:-1]))}"
+        needs = ", ".join(fields_at(cls, loc[:-1])) or "one more"  # a list of fixed length has no names
+        return f"missing key {_dotted(loc)}; {_dotted(loc[:-1])} needs {needs}"
     if problem["type"] == "dataclass_type":
         wanted = f"it must be a mapping of {', '.join(fields_at(cls, loc))}"
     else:
-        wanted = problem["msg"].removeprefix("Value error, ").replace("Input should", "it must")
-        wanted = (
-            re.sub(r"^\w+ should ", "it must ", wanted)
-            .replace("valid array", "list")
-            .replace("an object", "a mapping")
-        )
+        wanted = re.sub(r"^\w+ should ", "it must ", problem["msg"].removeprefix("Value error, "))
+        for theirs, ours in (("valid array", "list"), ("an object", "a mapping"), (" after validation", "")):
+            wanted = wanted.replace(theirs, ours)
     return f"{_dotted(loc)} is {_show(value)}; {wanted}"
 
 

@@ -210,8 +210,8 @@ def _start_recorder() -> None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    if not isinstance(value, Mapping):
+    """Nested mappings as one, with dotted keys; an empty one is a value."""
+    if not isinstance(value, Mapping) or (prefix and not value):
         return {prefix: value}
     return {
         k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}".lstrip(".")).items()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from selma.ground.items import Item
     from selma.runtime.params import Drawing
 
+    Drawn = Iterator[tuple[Item, int, Image]]
 
 _SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -34,8 +35,8 @@ def guidance_scales(own: float) -> list[float]:
 
 def draw(
     pipe: Pipeline, items: Sequence[Item], drawing: Drawing, *, images: int, seed: int, method: str = "cfg"
-) -> Iterator[tuple[Item, int, Image]]:
-    """(item, k, RGB image) for `images` images of every item, in order."""
+) -> Drawn:
+    """(item, k, RGB image) for `images` images of every item, in order, each drawn when it is asked for."""
     from selma.images import sampler  # torch: only where something is drawn
 
     shots = [(item, k) for item in items for k in range(images)]
@@ -50,38 +51,17 @@ def draw(
         yield *shots[i], image
 
 
-def faithfulness(
-    pipe: Pipeline,
-    judge: Judge,
-    items: Sequence[Item],
-    drawing: Drawing,
-    *,
-    images: int,
-    seed: int,
-    where: str,
-    method: str = "cfg",
-) -> list[QuestionScore]:
-    """DSG scores of what the model draws, 0 to 1 for each question (scores.py); `where` opens every error."""
-    drawn = draw(pipe, items, drawing, images=images, seed=seed, method=method)
+def faithfulness(judge: Judge, items: Sequence[Item], drawn: Drawn, *, where: str) -> list[QuestionScore]:
+    """DSG scores of what `draw` draws of `items`, 0 to 1 for each question (scores.py); `where` opens every error."""
     answers = [row for item, k, image in drawn for row in ask(judge, item, image, k)]
     return score_answers(items, answers, where=where)
 
 
-def vqa_score(
-    pipe: Pipeline,
-    judge: Judge,
-    items: Sequence[Item],
-    drawing: Drawing,
-    *,
-    images: int,
-    seed: int,
-    method: str = "cfg",
-) -> float:
-    """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of what the model draws.
+def vqa_score(judge: Judge, drawn: Drawn) -> float:
+    """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of what `draw` draws.
 
-    Raises UserError for a judge that does not give it.
+    Raises UserError, before anything is drawn, for a judge that does not give it.
     """
     if not hasattr(judge, "score"):
         raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
-    drawn = draw(pipe, items, drawing, images=images, seed=seed, method=method)
     return fmean(judge.score(image, item.prompt) for item, _, image in drawn)

@@ -36,11 +36,11 @@ def summarise(models: Scores, compare: Pairs, *, resamples: int, seed: int) -> d
         "images_per_prompt": n_images,
         "models": {
             name: {
-                **interval(bootstrap_mean(list(means[name].values()), resamples=resamples, seed=seed)),
-                "micro": rounded(micro(found)),
-                "no_dependencies": rounded(macro(found, dependencies=False)),
+                **score,
+                "micro": rounded(micro(models[name])),
+                "no_dependencies": rounded(macro(models[name], dependencies=False)),
             }
-            for name, found in models.items()
+            for name, score in scores(means, resamples=resamples, seed=seed).items()
         },
         "gains": gains(means, compare, resamples=resamples, seed=seed),
     }
@@ -58,11 +58,18 @@ def summarise_preferences(
     for item in items:
         groups.setdefault(item.skill, []).append(item.id)
     summary: dict[str, Any] = {"n_prompts": len(items), "models": {}}
-    for name, means in models.items():
-        estimate = bootstrap_mean(list(means.values()), resamples=resamples, seed=seed)
-        parts = {skill: rounded(fmean(means[item] for item in ids)) for skill, ids in groups.items()}
-        summary["models"][name] = interval(estimate) | ({"skill": parts} if len(parts) > 1 else {})
+    for name, score in scores(models, resamples=resamples, seed=seed).items():
+        parts = {skill: rounded(fmean(models[name][item] for item in ids)) for skill, ids in groups.items()}
+        summary["models"][name] = score | ({"skill": parts} if len(parts) > 1 else {})
     return summary | {"gains": gains(models, compare, resamples=resamples, seed=seed)}
+
+
+def scores(models: Means, *, resamples: int, seed: int) -> dict[str, dict[str, float]]:
+    """Each model's mean over items, with its interval."""
+    return {
+        name: interval(bootstrap_mean(list(found.values()), resamples=resamples, seed=seed))
+        for name, found in models.items()
+    }
 
 
 def gains(models: Means, compare: Pairs, *, resamples: int, seed: int) -> dict[str, dict[str, float]]:

@@ -20,10 +20,9 @@ TAKES = ("matcher",)
 
 
 class BlipVqa:
-    """BLIP (Li et al. 2022, arXiv 2201.12086) fine-tuned on VQA.
+    """Calls the model's parts one by one, so that it sees the image once, and asks questions one by one.
 
-    Its parts are called one by one, so that it sees the image once, and questions one by one: transformers' own
-    decoder attends to the padding of a shorter question, so its answer would depend on the other questions.
+    transformers' own decoder attends to the padding of a shorter question, so its answer would depend on the others.
     """
 
     def __init__(self, model: BlipForQuestionAnswering, processor: BlipProcessor, folder: Path) -> None:

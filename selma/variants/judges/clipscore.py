@@ -14,5 +14,5 @@ TAKES = ("tokenizer",)
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ClipScorer:
-    """CLIPScore (Hessel et al. 2021, arXiv 2104.08718): 2.5 x max(cosine, 0), of "A photo depicts <prompt>"."""
+    """The score: 2.5 x max(cosine, 0), of "A photo depicts <prompt>"."""
     return load_clip(folder, device, cut_square, lambda cosine, _: 2.5 * max(cosine, 0.0), "A photo depicts ")
