@@ -42,6 +42,10 @@ def folder(stage: str) -> Iterator[Path]:
     with lock:
         path = stage_home / key
         path.mkdir(exist_ok=True)
+        for half_written in list(
+            path.rglob(".tmp-*")
+        ):  # by a killed run; its outs hold what it wrote and no more
+            _remove(half_written)
         yield path
         _remove(path)
     _prune(stage_home)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed
-from selma.judging.judge import Judge, ask
+from selma.judging.judge import Judge, ask, rate
 from selma.scoring.scores import QuestionScore, score_answers
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ def vqa_score(judge: Judge, drawn: Drawn) -> float:
     """
     if not hasattr(judge, "score"):
         raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
-    return fmean(judge.score(image, item.prompt) for item, _, image in drawn)
+    return fmean(rate(judge, image, item.prompt) for item, _, image in drawn)
