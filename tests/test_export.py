@@ -24,6 +24,7 @@ from selma.lora.files import WEIGHTS, save_lora
 from selma.runtime.schema import load_yaml
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+CONVOLUTIONS = ["to_q", "proj_in", "conv1", "conv_shortcut", "time_emb_proj"]
 ROOT = Path(__file__).parents[1]
 SUMMARY = {
     "benchmark": "shapes",
@@ -66,8 +67,10 @@ def random_lora(backbone: Path, folder: Path, **about: Any) -> None:
     state = {}
     for name, layer in unet.named_modules():
         if name.endswith(tuple(about.get("targets", TARGETS))):
-            state[f"{name}.lora_A.weight"] = torch.randn(4, layer.in_features, generator=generator)
-            state[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.01
+            rows, *columns = layer.weight.shape  # a convolution's columns are [in, h, w]
+            a = torch.randn(4, *columns, generator=generator)
+            b = torch.randn(rows, 4, *([1] * (len(columns) - 1)), generator=generator) * 0.01
+            state |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     own = {"backbone": fingerprint(backbone), "rank": 4, "alpha": 6.0, "targets": TARGETS}
     save_lora(folder, state, {**own, **about})
 
@@ -128,10 +131,12 @@ def front_matter(folder: Path) -> dict[str, Any]:
     return ModelCard.load(folder / "README.md").data.to_dict()
 
 
+@pytest.mark.parametrize("targets", [TARGETS, CONVOLUTIONS], ids=["attention", "convolutions"])
 @pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_xl"])
-def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, make_run, request) -> None:
+def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, targets, make_run, request) -> None:
     backbone = request.getfixturevalue(kind)
-    make_run(backbone)
+    run = make_run(backbone)
+    random_lora(backbone, run / "models/merges/merged", targets=targets)
     ours = draw(backbone, weights_of(export.export("merged", "diffusers")))
     kohya = draw(backbone, weights_of(export.export("merged", "kohya", "float32")))
     assert np.abs(ours - draw(backbone)).max() > 8, "the LoRA changes nothing, so this proves nothing"
@@ -270,7 +275,7 @@ def test_what_is_no_export_is_never_overwritten(run) -> None:
 def test_a_failed_export_leaves_the_one_before_it(run, tiny_backbone) -> None:
     folder = export.export("merged", "kohya")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    random_lora(tiny_backbone, run / "models/merges/merged", targets=["time_emb_proj"])
+    random_lora(tiny_backbone, run / "models/merges/merged", targets=["conv_in"])
     with pytest.raises(UserError, match="--format diffusers"):
         export.export("merged", "kohya")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -34,6 +34,12 @@ KINDS: dict[str, dict] = {
     },
     "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
 }
+# Parts that are loaded, and must be there.
+_SD = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
+PARTS = {
+    "StableDiffusionPipeline": _SD,
+    "StableDiffusionXLPipeline": (*_SD, "text_encoder_2", "tokenizer_2"),
+}
 LARGEST = 16383  # pixels of a side
 
 
@@ -58,6 +64,7 @@ def load_pipeline(
     when the LoRA is broken or was trained on a different backbone.
     """
     kind = read_kind(folder)
+    _check_files(folder, kind)
     adapter = _read_lora(folder, lora) if lora else None
     _silence_loading()
     import diffusers
@@ -128,16 +135,30 @@ def _check_whole(pipe: Pipeline) -> None:
             )
 
 
+def _check_files(folder: Path, kind: str) -> None:
+    """Raise UserError, naming it, for a part that is missing, or whose JSON is no mapping of settings.
+
+    Of those the libraries complain in many ways, or they fill in defaults that no backbone was trained with.
+    """
+    for part in PARTS[kind]:
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder}: has no folder {part}; a backbone holds {', '.join(PARTS[kind])}")
+        for file in sorted((folder / part).glob("*.json")):
+            if not isinstance(read_json(file), dict):
+                raise UserError(f"{file}: must be a JSON mapping")
+    schedule = folder / "scheduler/scheduler_config.json"
+    if not {"beta_schedule", "trained_betas"} & read_json(schedule).keys():
+        raise UserError(
+            f"{schedule}: states no betas (beta_schedule); a schedule of discrete steps is needed"
+        )
+
+
 def _check_parts(pipe: Pipeline) -> None:
     """Raise ValueError unless the parts fit each other and are what drawing and training here know how to run.
 
     diffusers opens any combination; it fails at the first image, or draws another one than its own pipeline would.
     """
-    wanted = ["unet", "vae", "scheduler", "text_encoder", "tokenizer"]
     xl = "text_encoder_2" in pipe.components
-    for name in wanted + (["text_encoder_2", "tokenizer_2"] if xl else []):
-        if pipe.components.get(name) is None:
-            raise ValueError(f"model_index.json: {name} is null, and is needed")
     check_schedule(pipe.scheduler)
     unet, vae = pipe.unet.config, pipe.vae.config
     channels = vae.latent_channels
@@ -220,6 +241,12 @@ def read_kind(folder: Path) -> str:
         raise UserError(f"{index}: not a diffusers pipeline index (it must be a mapping with a _class_name)")
     if kind not in KINDS:
         raise UserError(f"{folder}: a {kind} cannot be used as a backbone; allowed: {', '.join(KINDS)}")
+    for part in PARTS[kind]:
+        named = found.get(part)
+        if not (isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)):
+            raise UserError(f"{index}: {part} is {named!r}; it must be [library, class]")
+        if named[0] not in ("diffusers", "transformers"):  # diffusers would import any
+            raise UserError(f"{index}: {part} is of {named[0]!r}; allowed: diffusers, transformers")
     return kind
 
 

@@ -79,14 +79,14 @@ def training_schedule(pipe: Pipeline) -> DDPMScheduler:
 def check_schedule(scheduler: SchedulerMixin) -> None:
     """Raise ValueError unless a backbone's own scheduler states the noise it was trained on, in terms known here.
 
-    Schedulers of other families (flow matching, EDM) state none: built on their config, every sampler would take
-    its own default betas.
+    Schedulers of other families (flow matching, EDM) know no betas: built on their config, every sampler would take
+    its own defaults.
     """
     config = scheduler.config
-    if "beta_schedule" not in config:
+    if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
             f"scheduler/scheduler_config.json: a {type(scheduler).__name__} has no betas; "
-            "a backbone of discrete noise steps is needed"
+            "a schedule of discrete steps is needed"
         )
     if config.prediction_type not in PREDICTIONS:
         raise ValueError(

@@ -89,7 +89,8 @@ def read_card(file: Path) -> tuple[Card, dict[str, Any]]:
         return TypeAdapter(Card).validate_json(json.dumps(provenance)), provenance
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
+        if not (key := ".".join(str(part) for part in problem["loc"])):
+            raise UserError(f"{file}: is not valid JSON ({problem['msg']})") from None
         if problem["type"] == "missing":
             raise UserError(f"{file}: has no {key}; rank, alpha, targets and backbone are needed") from None
         wanted = problem["msg"].replace("Input should be", "it must be")
