@@ -87,6 +87,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     unet = _mapping(folder / "unet/config.json")
     scheduler = _mapping(folder / "scheduler/scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")  # diffusers' default
+    data = _data(name, weights, params)
     title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else "float32")
@@ -120,7 +121,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
                 model=_row(params, source),
                 base_model=_row(params, folder),
             ),
-            data=_data(name, weights, params),
+            data=data,
             dtype=params.runtime.dtype,
             summary=read_json(EVAL) if EVAL.is_file() else None,
         )

@@ -299,6 +299,49 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, run, monkeypatc
     assert not (run / "exports").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("models/backbones/shapes/unet/config.json", [], "unet/config.json: must be a JSON mapping"),
+        (
+            "models/backbones/shapes/scheduler/scheduler_config.json",
+            [1],
+            "scheduler_config.json: must be a JSON",
+        ),
+        ("models/backbones/shapes/source.json", "x", "source.json: must be a JSON mapping"),
+        ("models/experts/count/lora.json", [], "lora.json: must be a mapping"),
+        ("models/experts/count/lora.json", {"images": "many"}, "lora.json"),
+        ("models/merges/merged/lora.json", {"rank": 4, "alpha": 6, "experts": 3}, "lora.json"),
+    ],
+)
+def test_a_file_of_another_shape_is_named(run, file, content, named) -> None:
+    write_json(run / file, content)
+    with pytest.raises(UserError) as caught:
+        export.export("merged", "kohya")
+    assert named in str(caught.value)
+    assert not (run / "exports").exists()
+
+
+def test_an_interrupted_export_is_one_line_and_leaves_nothing(run, monkeypatch, capsys) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write", interrupt)
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "kohya"])
+    with pytest.raises(SystemExit) as left:
+        export.main()
+    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert not list((run / "exports").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(run, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "kohya", "--out", "/proc/export"])
+    with pytest.raises(SystemExit) as left:
+        export.main()
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and "/proc" in error and error.count("\n") == 1
+
+
 def test_a_lora_of_another_backbone_is_refused(run, tiny_backbone_epsilon) -> None:
     random_lora(tiny_backbone_epsilon, run / "models/merges/merged")
     with pytest.raises(UserError, match="a different backbone"):
