@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_jsonl
 
 if TYPE_CHECKING:
@@ -45,16 +45,36 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def read_image(path: Path) -> Image:
-    """A PIL image in RGB, fully decoded; raises UserError, naming it, if it is missing, truncated or not an image."""
+    """A PIL image in RGB as a viewer shows it, fully decoded.
+
+    It is turned as its EXIF says, 16 bits are scaled to 8, and what is transparent lies on white.
+    Raises UserError, naming it, if it is missing, truncated or not an image.
+    """
     from PIL import Image as pil  # stages that touch no image do not pay for PIL
 
     try:
         with pil.open(path) as image:
-            return image.convert("RGB")
+            return _as_seen(image)
     except FileNotFoundError:
         raise UserError(f"{path}: image not found") from None
-    except (OSError, SyntaxError, ValueError, EOFError, pil.DecompressionBombError) as error:
-        raise UserError(f"{path}: is not a complete image ({' '.join(str(error).split())})") from None
+    except Exception as error:  # each of Pillow's decoders raises its own kinds
+        raise UserError(f"{path}: is not a complete image ({first_line(error)})") from None
+
+
+def _as_seen(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey: `convert` would cut them off at 255
+        return pil.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range nothing states")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
