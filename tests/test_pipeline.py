@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 
 import pytest
@@ -162,10 +164,31 @@ def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
 def test_metrics_of_branches_are_compared(clone):
     clone.run("dvc", "exp", "branch", "delta", "delta-branch")
     assert "metrics/merge/merged.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
+
+
+def test_the_plots_page_draws_what_the_files_hold(clone):
+    """Every chart that says a column is a number has numbers there, and scores and parts are told apart."""
+    clone.run("dvc", "plots", "show", "--out", "page")
+    page = (clone.folder / "page/index.html").read_text()
+    specs = [
+        json.JSONDecoder().raw_decode(page, found.end())[0] for found in re.finditer("var spec = ", page)
+    ]
+    titles = {json.dumps(spec["title"]): spec for spec in specs}
     assert (
-        "static/plots" in clone.run("dvc", "plots", "show")
-        or (clone.folder / "dvc_plots/index.html").exists()
-    )
+        len(specs) == len(SKILLS) + 1 + 4 and "<DVC_METRIC" not in page
+    )  # losses, pretrain, skill, category, items
+    for title, spec in titles.items():
+        rows = spec["data"]["values"]
+        assert rows, title
+        for field in re.findall(r'"field": "(\w+)", "type": "quantitative"', json.dumps(spec)):
+            assert all(float(row[field]) == float(row[field]) for row in rows), (title, field)
+    for column in ("skill", "category"):
+        (spec,) = (spec for title, spec in titles.items() if f"by_{column}" in title)
+        assert spec["encoding"]["y"]["field"] == column and spec["encoding"]["color"]["field"] == "model"
+        assert {row["model"] for row in spec["data"]["values"]} == set(clone.metrics()["models"])
+    (spec,) = (spec for title, spec in titles.items() if "pretrain" in title)
+    assert spec["encoding"]["column"]["field"] == "part"
+    shutil.rmtree(clone.folder / "page")
 
 
 def test_draw_writes_base_beside_merged(clone):
