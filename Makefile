@@ -39,7 +39,7 @@ test: setup ## lint and all tests, the end-to-end one included
 	ruff format --check .
 	python -m pytest
 
-study: setup ## three training seeds and the guidance curve, for the README's claim (resumable)
+study: setup ## six training seeds and the guidance curve, for the README's claim (resumable)
 	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
 	python -m selma.experiments seeds
 	python -m selma.curve

@@ -37,7 +37,7 @@ from selma.runtime import command
 from selma.runtime.params import Params, build_params
 from selma.runtime.schema import NAME, NAME_WORDS, Name, build, load_yaml, overridden, section
 from selma.runtime.tracking import flatten
-from selma.scoring.bootstrap import bootstrap_seeds
+from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval, over
 
 FILE, FOLDER = Path("experiments.yaml"), Path("metrics/study")
@@ -151,7 +151,7 @@ def run_set(name: str, found: Set, params: Params, folder: Path | None = None) -
         report["runs"][run] = {"settings": settings, **{key: summary[key] for key in kept}}
         scores[run] = _items(read("metrics/items.csv"))
         report["unfinished"] = [other for other in found.runs if other not in scores]
-        if found.pool:
+        if found.pool and len(scores) > 1:
             report["pooled"] = pool(scores, params)
         write_json(FOLDER / f"{name}.json", report)
     print(table(report))
@@ -168,7 +168,7 @@ def pool(scores: Mapping[str, ItemScores], params: Params) -> dict[str, Any]:
     }
 
     def pooled(values: np.ndarray) -> dict[str, float]:
-        return interval(bootstrap_seeds(values, resamples=params.evaluate.bootstrap, seed=params.seed))
+        return interval(over_seeds(values))
 
     return {
         "models": {name: pooled(values) for name, values in found.items()},

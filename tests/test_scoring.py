@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selma.ground.errors import UserError
 from selma.ground.items import Item, Question
 from selma.scoring import bootstrap
-from selma.scoring.bootstrap import bootstrap_gain, bootstrap_mean, bootstrap_seeds
+from selma.scoring.bootstrap import bootstrap_gain, bootstrap_mean
 from selma.scoring.scores import by_category, by_skill, clusters, item_scores, macro, micro, score_answers
 from selma.scoring.summary import category_rows, skill_rows, summarise
 
@@ -262,35 +262,6 @@ def test_sums_without_their_counts_are_refused(sums, counts):
 
 
 # Over training seeds, too
-
-
-@quick
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=20), st.integers(1, 4), SEEDS)
-def test_seeds_that_agree_leave_the_interval_over_items(gains, n_seeds, seed):
-    mean, low, high = bootstrap_seeds([gains] * n_seeds, resamples=300, seed=seed)
-    assert mean == pytest.approx(fmean(gains), abs=1e-12)
-    assert min(gains) - 1e-12 <= low <= high <= max(gains) + 1e-12
-
-
-def test_over_items_alone_it_is_the_plain_bootstrap():
-    gains = np.random.default_rng(0).normal(0.02, 0.1, 300)
-    both = bootstrap_seeds([gains], resamples=4000, seed=0)
-    assert both == pytest.approx(bootstrap_mean(gains, resamples=4000, seed=1), abs=0.001)
-
-
-def test_the_variance_over_seeds_and_items_adds_up():
-    """Crossed: the variance of the mean is that over items plus that over seeds (both with their n, not n - 1)."""
-    rng = np.random.default_rng(0)
-    seeds, items = rng.normal(0, 0.05, 30), rng.normal(0, 0.5, 400)
-    mean, low, high = bootstrap_seeds(seeds[:, None] + items[None, :], resamples=4000, seed=1)
-    half = 1.96 * np.sqrt(np.var(seeds) / 30 + np.var(items) / 400)
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
-
-
-@pytest.mark.parametrize(("gains", "resamples"), [([], 9), ([[]], 9), ([[0.1]], 0)])
-def test_gains_of_no_seed_or_item_are_refused(gains, resamples):
-    with pytest.raises(ValueError, match=r"need a gain for every seed and item|resamples is 0"):
-        bootstrap_seeds(gains, resamples=resamples, seed=0)
 
 
 # Summaries -------------------------------------------------------------------------------------
