@@ -191,6 +191,14 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
     shutil.rmtree(clone.folder / "page")
 
 
+def test_the_stages_run_side_by_side_without_dvc(clone):
+    """bench.stages: the same images and the same scores as `dvc repro` made."""
+    clone.run("python", "-m", "bench.stages", "copy", "--jobs", "2", "--set", "seed=42")
+    for name in ("metrics/eval.json", "metrics/items.csv", "data/images/count/metadata.jsonl"):
+        assert (clone.folder / "copy" / name).read_bytes() == (clone.folder / name).read_bytes()
+    shutil.rmtree(clone.folder / "copy")
+
+
 def test_draw_writes_base_beside_merged(clone):
     clone.run("python", "-m", "selma.draw", "two red circles on a black background", "--out", "drawn.png")
     assert (clone.folder / "drawn.png").read_bytes().startswith(b"\x89PNG")
