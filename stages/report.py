@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from selma.ground.files import read_json, write_text
+from selma.ground.files import write_text
 from selma.reporting import report, table
+from selma.reporting.metrics import read_summary
 from selma.runtime import stage
 from selma.runtime.params import load_params
 
@@ -44,7 +45,7 @@ def main() -> None:
         },
     )
     write_text(OUT, page)
-    print(table.text_table(read_json(table.EVAL)))
+    print(table.text_table(read_summary()))
     print(f"\nreport: {OUT}")
 
 
