@@ -6,6 +6,8 @@ selma/ground/schema.py checks plain data; here is what only settings have: YAML,
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.constructor import ConstructorError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
+from ruamel.yaml.nodes import Node, ScalarNode
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_text
@@ -68,7 +71,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(
             f"{where}{line}: is not valid YAML ({str(problem).split(chr(10))[0][:200]})"
         ) from None
-    except (ValueError, RecursionError) as error:  # e.g. a number of thousands of digits
+    except RecursionError:
+        raise UserError(f"{where}: is not valid YAML (more than {DEEPEST} levels inside each other)") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # !!bool x, !!int x, ...
         raise UserError(f"{where}: is not valid YAML ({first_line(error)[:200]})") from None
 
 
@@ -76,7 +81,9 @@ def parse_yaml(text: str, where: str) -> Any:
 def _parse(text: str) -> Any:
     # pure: the same error messages with and without ruamel.yaml.clib.
     yaml = YAML(typ="safe", pure=True)
-    node = yaml.compose(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReusedAnchorWarning)  # many lines about what YAML allows
+        node = yaml.compose(text)
     if node is None:
         return None
     _check_node(node, {})
@@ -86,31 +93,34 @@ def _parse(text: str) -> Any:
 def _check_node(node: Node, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
     """(values, levels) of a node with its aliases written out, before anything is built from it.
 
-    A few lines of aliases of aliases are gigabytes as JSON or in an error message. Raises ValueError for more than
+    A few lines of aliases of aliases are gigabytes as JSON or in an error message. Raises YAMLError for more than
     MOST values or DEEPEST levels, a node that holds itself, and for what is not plain data.
     """
-    line = f"line {node.start_mark.line + 1}: "
     if id(node) in sizes:
         if (known := sizes[id(node)]) is None:
-            raise ValueError(f"{line}a value that holds itself")
+            raise _refusal(node, "a value that holds itself")
         return known
     if node.tag == f"{_TAG}timestamp":
         node.tag = f"{_TAG}str"
     if node.tag not in _PLAIN:
-        raise ValueError(f"{line}{node.tag.removeprefix(_TAG)[:40]} is no text, number, list or mapping")
+        raise _refusal(node, f"{node.tag.removeprefix(_TAG)[:40]} is no text, number, list or mapping")
+    if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(node.value) > 300:
+        raise _refusal(node, f"a number of {len(node.value)} digits")
+    if isinstance(node, ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+        raise _refusal(node, "half a character, a lone surrogate")
     size, levels, sizes[id(node)] = 1, 0, None
-    if isinstance(node, ScalarNode):
-        node.value.encode()  # half an emoji is a ValueError
     for part in () if isinstance(node, ScalarNode) else node.value:
-        if isinstance(node, MappingNode) and not isinstance(part[0], ScalarNode):
-            raise ValueError(f"{line}a key that is a list or a mapping")
         for inner in part if isinstance(part, tuple) else (part,):
             n, depth = _check_node(inner, sizes)
             size, levels = size + n, max(levels, depth + 1)
         if size > MOST or levels > DEEPEST:
-            raise ValueError(f"{line}more than {MOST} values or {DEEPEST} levels, with aliases written out")
+            raise _refusal(node, f"more than {MOST} values or {DEEPEST} levels, with aliases written out")
     sizes[id(node)] = size, levels
     return size, levels
+
+
+def _refusal(node: Node, problem: str) -> YAMLError:
+    return ConstructorError(None, None, problem, node.start_mark)
 
 
 def overridden(value: Any, settings: Mapping[str, Any]) -> Any:
