@@ -195,7 +195,8 @@ def _check_target(out: Path) -> None:
 def _replaced(out: Path) -> Iterator[Path]:
     """Yield an empty folder next to `out` that replaces it if the body succeeds, and is removed otherwise."""
     out = Path(os.path.abspath(out))
-    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    temporary = out.with_name(f".new-{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -67,12 +67,22 @@ def main(name: str) -> None:
         if dev:
             write_jsonl(folder / "out" / "dev.jsonl", [kept[i] for i in sorted(held)])
         write_jsonl(folder / "out" / "dropped.jsonl", dropped)
-        work.publish(folder / "out", Path("data/filtered") / name)
-    unused = len(candidates) - len(kept) - len(dropped)
-    metrics = {"candidates": len(candidates), "kept": len(trained_on), "dropped": reasons, "unused": unused}
-    if dev:
-        metrics["dev"] = dev
-    write_json(Path("metrics/filter") / f"{name}.json", metrics)
+        unused = len(candidates) - len(kept) - len(dropped)
+        metrics = {
+            "candidates": len(candidates),
+            "kept": len(trained_on),
+            "dropped": reasons,
+            "unused": unused,
+        }
+        if dev:
+            metrics["dev"] = dev
+        write_json(folder / "metrics.json", metrics)
+        work.publish_all(
+            {
+                folder / "metrics.json": Path("metrics/filter") / f"{name}.json",
+                folder / "out": Path("data/filtered") / name,
+            }
+        )
 
 
 def read_exam(benchmark: Path) -> list[str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from selma.ground.files import write_text
 from selma.reporting import report, table
 from selma.reporting.metrics import read_summary
-from selma.runtime import stage
+from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
-OUT = Path("data/report/index.html")
+OUT = Path("data/report")
 
 
 def main() -> None:
@@ -44,9 +44,11 @@ def main() -> None:
             "judge": asdict(params.judge),
         },
     )
-    write_text(OUT, page)
+    with work.folder(stage.name()) as folder:
+        write_text(folder / "report" / "index.html", page)
+        work.publish(folder / "report", OUT)
     print(table.text_table(read_summary()))
-    print(f"\nreport: {OUT}")
+    print(f"\nreport: {OUT / 'index.html'}")
 
 
 if __name__ == "__main__":

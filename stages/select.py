@@ -43,8 +43,13 @@ def main(name: str) -> None:
         shutil.copytree(found[chosen], out)
         rounded = {str(step): round(score, 4) for step, score in scores.items()}
         metrics = {"policy": params.select.policy, "chosen": chosen, "scores": rounded}
-        write_json(Path("metrics/select") / f"{name}.json", metrics)
-        work.publish(out, Path("models/experts") / name)
+        write_json(folder / "metrics.json", metrics)
+        work.publish_all(
+            {
+                folder / "metrics.json": Path("metrics/select") / f"{name}.json",
+                out: Path("models/experts") / name,
+            }
+        )
 
 
 def _score(

@@ -23,6 +23,8 @@ from pydantic_core import from_json
 from selma.ground.errors import UserError, first_line
 from selma.ground.schema import check
 
+TEMPORARY = ".tmp-"  # how the names begin of what is being written
+
 # Hashes ----------------------------------------------------------------------------------------
 
 
@@ -44,7 +46,7 @@ def folder_digest(path: Path) -> str:
         raise UserError(f"{path}: file or folder not found")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and not is_temporary(file) and "__pycache__" not in file.parts:
+        if file.is_file() and not file.name.startswith(TEMPORARY) and "__pycache__" not in file.parts:
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
@@ -73,12 +75,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def temporary_of(path: Path) -> Path:
     """Where `path` is written before it is renamed; the suffix stays last, as writers such as PIL choose by it."""
-    return path.with_name(f".tmp-{path.name}")
-
-
-def is_temporary(file: Path) -> bool:
-    """Whether a file is one that a write was about to rename, or did not come to."""
-    return file.name.startswith(".tmp-")
+    return path.with_name(f"{TEMPORARY}{path.name}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -72,8 +72,16 @@ def parse_yaml(text: str, where: str) -> Any:
             f"{where}{line}: is not valid YAML ({str(problem).split(chr(10))[0][:200]})"
         ) from None
     except RecursionError:
-        raise UserError(f"{where}: is not valid YAML (more than {DEEPEST} levels inside each other)") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # !!bool x, !!int x, ...
+        raise UserError(
+            f"{where}: is not valid YAML (more than {DEEPEST} levels inside each other)"
+        ) from None
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # !!bool x, !!int x, ...
         raise UserError(f"{where}: is not valid YAML ({first_line(error)[:200]})") from None
 
 
