@@ -301,6 +301,22 @@ def test_a_file_that_is_another_than_the_pinned_one_leaves_what_was_there(stage,
     assert (folder / "test.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("by", ["path", "url"])
+def test_what_is_wrong_in_a_users_file_is_named_by_its_own_name(stage, tmp_path, by):
+    """Not by that of the copy in the work folder, on which the stage works."""
+    source = tmp_path / "mine.csv"
+    source.write_text(HEADER + "a_1,t,k,one,0,entity,whole,t,q\n")
+    given = source.as_uri() if by == "url" else str(source)
+    with pytest.raises(UserError) as error:
+        stage("dsg", {"source": "dsg", by: given})
+    assert str(error.value).startswith(f"{given}, line 2: proposition_id is 'one'")
+    source.write_text(HEADER + "a/1,t,k,1,0,entity,whole,t,q\n")
+    with pytest.raises(UserError) as error:
+        stage("dsg", {"source": "dsg", by: given})
+    assert str(error.value).startswith(f"{given}, item 1: id is 'a/1'")
+    assert ".work" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("section", "named"),
     [

@@ -55,6 +55,18 @@ def folder(stage: str) -> Iterator[Path]:
     _prune(stage_home)
 
 
+@contextmanager
+def called(names: Mapping[Path, str]) -> Iterator[None]:
+    """Call paths in work folders by the names that a user knows them by, in any UserError of the body."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for path, name in names.items():
+            message = message.replace(str(path), name)
+        raise UserError(message) from None
+
+
 def home() -> Path:
     """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
