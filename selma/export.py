@@ -25,6 +25,7 @@ from selma.lora import kohya
 from selma.lora.files import CARD, WEIGHTS, LoraWeights, load_lora, sort_header
 from selma.net.pipelines import SOURCE
 from selma.reporting import model_card
+from selma.reporting.metrics import EVAL, read_summary
 from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 MARK, README = "export.json", "README.md"
-EVAL, CITATION = Path("metrics/eval.json"), Path("CITATION.cff")
+CITATION = Path("CITATION.cff")
 FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
 
@@ -118,7 +119,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
             ),
             data=_data(name, weights, params),
             dtype=params.runtime.dtype,
-            summary=read_json(EVAL) if EVAL.is_file() else None,
+            summary=read_summary(EVAL) if EVAL.is_file() else None,
         )
         write_text(temporary / README, card)
         contents = {file: digest, README: sha256_file(temporary / README)}
@@ -194,7 +195,8 @@ def _check_target(out: Path) -> None:
 def _replaced(out: Path) -> Iterator[Path]:
     """Yield an empty folder next to `out` that replaces it if the body succeeds, and is removed otherwise."""
     out = Path(os.path.abspath(out))
-    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    temporary = out.with_name(f".new-{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -51,8 +51,13 @@ def main(name: str) -> None:
             "scores": {str(step): round(fmean(found.values()), PLACES) for step, found in scores.items()},
             "noise": {str(step): round(noise, PLACES) for step, noise in noises.items()},
         }
-        write_json(Path("metrics/select") / f"{name}.json", metrics)
-        work.publish(out, Path("models/experts") / name)
+        write_json(folder / "metrics.json", metrics)
+        work.publish_all(
+            {
+                folder / "metrics.json": Path("metrics/select") / f"{name}.json",
+                out: Path("models/experts") / name,
+            }
+        )
 
 
 def _score(

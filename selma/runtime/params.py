@@ -15,7 +15,7 @@ from pydantic import Field
 from selma.ground.errors import UserError
 from selma.runtime import variants
 from selma.runtime.checks import cross_check, warn
-from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, Seed
+from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
 from selma.runtime.schema import (
     AnyNames,
     Count,
@@ -24,6 +24,7 @@ from selma.runtime.schema import (
     Names,
     Positive,
     RowName,
+    Seed,
     build,
     load_yaml,
     once,

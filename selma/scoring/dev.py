@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from selma.ground.files import read_jsonl
 from selma.ground.items import Item
+from selma.ground.pairs import read_prompts
 
 
 def held_out(folder: Path, skills: Sequence[str]) -> list[Item]:
@@ -20,7 +20,7 @@ def held_out(folder: Path, skills: Sequence[str]) -> list[Item]:
     return [
         Item(row["id"], row["text"], skill, "filter", ())
         for skill in skills
-        for row in read_jsonl(folder / skill / "dev.jsonl")
+        for row in read_prompts(folder / skill / "dev.jsonl")
     ]
 
 
