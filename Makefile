@@ -28,7 +28,7 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 repro: setup ## run the pipeline, and print the table
-	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
+	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
 	dvc repro
 	@python -m selma.table
 	@echo "report: data/report/index.html"
@@ -39,8 +39,8 @@ test: setup ## lint and all tests, the end-to-end one included
 	ruff format --check .
 	python -m pytest
 
-study: setup ## three training seeds and the guidance curve, for the README's claim (resumable)
-	@[ -f $(BACKBONE)/model_index.json ] || dvc pull pretrain
+study: setup ## six training seeds and the guidance curve, for the README's claim (resumable)
+	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
 	python -m selma.experiments seeds
 	python -m selma.curve
 
@@ -50,7 +50,7 @@ pretrain: setup ## pretrain the embedded backbone again (hours on two cores; res
 	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
 	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \
-	    dvc repro --single-item pretrain
+	    dvc repro --single-item pretrain@shapes
 
 prune: setup ## remove folders under data/ and models/ that params.yaml does not name
 	python -m selma.prune

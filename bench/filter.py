@@ -16,8 +16,9 @@ from random import Random
 from rouge_score.rouge_scorer import RougeScorer
 
 from selma.prompts.diversity import DiversityFilter
-from selma.shapes.world.language import KINDS, STYLES, describe
+from selma.shapes.world.language import STYLES, describe
 from selma.shapes.world.scene import sample_scene
+from selma.shapes.world.writer import KINDS
 
 THRESHOLD = 0.8
 
@@ -28,7 +29,7 @@ def main() -> None:
     peer_kept, peer_seconds = timed(peer, prompts)
 
     print(f"{len(prompts)} prompts, ROUGE-L F > {THRESHOLD} dropped")
-    print(f"selma.diversity  kept {len(kept):4d}  {seconds:8.3f} s")
+    print(f"DiversityFilter  kept {len(kept):4d}  {seconds:8.3f} s")
     print(f"rouge_score      kept {len(peer_kept):4d}  {peer_seconds:8.3f} s")
     print(f"ratio {peer_seconds / seconds:.0f}, kept sets {'the same' if kept == peer_kept else 'DIFFER'}")
     sys.exit(kept != peer_kept)

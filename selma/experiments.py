@@ -2,6 +2,7 @@
 
     python -m selma.experiments            list the sets
     python -m selma.experiments seeds      run one; resumable: finished runs are not repeated
+    python -m selma.experiments seeds --from FOLDER    read runs made elsewhere: FOLDER/<run>/params.yaml, metrics/
 
 Each run is a DVC experiment of its own, `<set>-<run>-<digest>`; the digest covers params.yaml, dvc.yaml, dvc.lock and
 the run's settings, so changing any of them makes new experiments, and old ones keep their names. Results that runs
@@ -21,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ from selma.runtime import command
 from selma.runtime.params import Params, build_params
 from selma.runtime.schema import NAME, NAME_WORDS, Name, build, load_yaml, overridden, section
 from selma.runtime.tracking import flatten
-from selma.scoring.bootstrap import bootstrap_seeds
+from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval, over
 
 FILE, FOLDER = Path("experiments.yaml"), Path("metrics/study")
@@ -65,8 +66,9 @@ def main(arguments: list[str]) -> int:
 
 def _main(arguments: list[str]) -> None:
     sets = load_sets()
-    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
-        raise UserError("usage: python -m selma.experiments [SET]")
+    folder = Path(arguments[2]) if len(arguments) == 3 and arguments[1] == "--from" else None
+    if (len(arguments) > 1 and folder is None) or (arguments and arguments[0].startswith("-")):
+        raise UserError("usage: python -m selma.experiments [SET [--from FOLDER]]")
     if not arguments:
         rows = [(name, len(found.runs), found.desc) for name, found in sets.items()]
         print(tabulate(rows, ["set", "runs", "description"], maxcolwidths=[None, None, 90]))
@@ -74,7 +76,7 @@ def _main(arguments: list[str]) -> None:
     name = arguments[0]
     if name not in sets:
         raise UserError(f"{FILE}: unknown set {name}; allowed: {', '.join(sets)}")
-    run_set(name, sets[name], check_runs(name, sets[name]))
+    run_set(name, sets[name], check_runs(name, sets[name]), folder)
 
 
 def load_sets(path: Path = FILE) -> dict[str, Set]:
@@ -134,18 +136,22 @@ def overrides(settings: Settings) -> list[str]:
     return words
 
 
-def run_set(name: str, found: Set, params: Params) -> None:
-    """Run what is missing; metrics/study/<name>.json is written after every run, with what is still to come."""
+def run_set(name: str, found: Set, params: Params, folder: Path | None = None) -> None:
+    """Run what is missing; metrics/study/<name>.json is written after every run, with what is still to come.
+
+    With `folder`, nothing runs: every run is read from folder/<run>, which must have been made with its settings.
+    """
     kept = ("benchmark", "judge", "drawing", "n_prompts", "images_per_prompt", "models", "gains")
     report: dict[str, Any] = {"desc": found.desc, "runs": {}}
     scores: dict[str, ItemScores] = {}
     for run, own in found.runs.items():
-        reference = _run(name, run, {**found.set, **own})
-        summary = json.loads(_show(reference, "metrics/eval.json"))
-        report["runs"][run] = {"settings": {**found.set, **own}, **{key: summary[key] for key in kept}}
-        scores[run] = _items(_show(reference, "metrics/items.csv"))
+        settings = {**found.set, **own}
+        read = _experiment(name, run, settings) if folder is None else _elsewhere(folder / run, settings)
+        summary = json.loads(read("metrics/eval.json"))
+        report["runs"][run] = {"settings": settings, **{key: summary[key] for key in kept}}
+        scores[run] = _items(read("metrics/items.csv"))
         report["unfinished"] = [other for other in found.runs if other not in scores]
-        if found.pool:
+        if found.pool and len(scores) > 1:
             report["pooled"] = pool(scores, params)
         write_json(FOLDER / f"{name}.json", report)
     print(table(report))
@@ -162,7 +168,7 @@ def pool(scores: Mapping[str, ItemScores], params: Params) -> dict[str, Any]:
     }
 
     def pooled(values: np.ndarray) -> dict[str, float]:
-        return interval(bootstrap_seeds(values, resamples=params.evaluate.bootstrap, seed=params.seed))
+        return interval(over_seeds(values))
 
     return {
         "models": {name: pooled(values) for name, values in found.items()},
@@ -181,8 +187,27 @@ def table(report: Mapping[str, Any]) -> str:
     return tabulate(rows, ["run", *pairs], disable_numparse=True)
 
 
-def _run(name: str, run: str, settings: Settings) -> str:
-    """The git reference of a run's experiment, which is run first if it does not exist."""
+def _elsewhere(folder: Path, settings: Settings) -> Callable[[str], str]:
+    """A reader of a run's files in a folder; raises UserError unless its params are these with `settings`."""
+    wanted = flatten(overridden(load_yaml(Path("params.yaml")), flatten(settings)))
+    found = flatten(load_yaml(folder / "params.yaml"))
+    for key in [*wanted, *found]:
+        if wanted.get(key) != found.get(key):
+            raise UserError(
+                f"{folder}/params.yaml: {key} is {found.get(key)!r}; this run needs {wanted.get(key)!r}"
+            )
+
+    def read(path: str) -> str:
+        try:
+            return (folder / path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{folder / path}: cannot be read ({error.strerror})") from None
+
+    return read
+
+
+def _experiment(name: str, run: str, settings: Settings) -> Callable[[str], str]:
+    """A reader of the files that a run's experiment left in git; it is run first if it does not exist."""
     pipeline = [Path(file).read_text(encoding="utf-8") for file in PIPELINE]
     digest = hashlib.sha256(
         "\0".join([*pipeline, json.dumps(settings, sort_keys=True)]).encode()
@@ -202,18 +227,13 @@ def _run(name: str, run: str, settings: Settings) -> str:
         raise UserError(
             f"{name}, run {run}: `dvc exp run` produced no experiment {experiment}; is the repository clean?"
         )
-    return there
+    return lambda path: _output(["git", "show", f"{there}:{path}"])
 
 
 def _reference(experiment: str) -> str | None:
     """The git reference of a DVC experiment of this name, the newest one; None if it does not exist."""
     names = _output(["git", "for-each-ref", "--format=%(refname)", "--sort=-committerdate", "refs/exps"])
     return next((ref for ref in names.split() if ref.endswith(f"/{experiment}")), None)
-
-
-def _show(reference: str, path: str) -> str:
-    """A file as an experiment left it."""
-    return _output(["git", "show", f"{reference}:{path}"])
 
 
 def _items(text: str) -> dict[str, dict[str, float]]:

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.ground.adapters import CARD, WEIGHTS, read_card
+from selma.ground.adapters import CARD, WEIGHTS, Card
 from selma.ground.errors import UserError
-from selma.ground.files import atomic, read_json, sha256_file, write_json, write_text
+from selma.ground.files import atomic, read_json, read_record, sha256_file, write_json, write_text
 from selma.net.pipelines import SOURCE
 from selma.reporting import model_card
+from selma.reporting.metrics import EVAL, read_summary
 from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from selma.lora.files import LoraWeights
 
 MARK, README = "export.json", "README.md"
-EVAL, CITATION = Path("metrics/eval.json"), Path("CITATION.cff")
+CITATION = Path("CITATION.cff")
 FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
 
@@ -84,8 +85,8 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
             f"{source}: this LoRA was trained on a different backbone than {folder}; run `dvc repro`"
         )
 
-    unet = _mapping(folder / "unet/config.json")
-    scheduler = _mapping(folder / "scheduler/scheduler_config.json")
+    unet = read_record(folder / "unet/config.json", dict)
+    scheduler = read_record(folder / "scheduler/scheduler_config.json", dict)
     prediction = scheduler.get("prediction_type", "epsilon")  # diffusers' default
     data = _data(name, weights, params)
     title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
@@ -123,21 +124,13 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
             ),
             data=data,
             dtype=params.runtime.dtype,
-            summary=read_json(EVAL) if EVAL.is_file() else None,
+            summary=read_summary(EVAL) if EVAL.is_file() else None,
         )
         write_text(temporary / README, card)
         contents = {file: digest, README: sha256_file(temporary / README)}
         about = {"name": name, "profile": params.profile, "format": format, "dtype": dtype}
         write_json(temporary / MARK, {**about, "files": contents, "lora": weights.provenance})
     return out
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a mapping; raises UserError for any other."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: must be a JSON mapping")
-    return found
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -161,7 +154,7 @@ def _base(folder: Path) -> model_card.Base:
 
     kind = read_kind(folder)
     if (folder / SOURCE).is_file():
-        came = _mapping(folder / SOURCE)
+        came = read_record(folder / SOURCE, dict)
         id, revision, licence = (came.get(key) for key in ("id", "revision", "licence"))
         vae = came.get("vae")
         return model_card.Base(
@@ -170,7 +163,7 @@ def _base(folder: Path) -> model_card.Base:
     for stage in dvcfile.load_stages(Path.cwd()).values():
         if folder.as_posix() in stage.outs:  # trained here, so under this repository's licence
             licence = schema.load_yaml(CITATION)["license"].lower()
-            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
+            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name.partition("@")[0])
     return model_card.Base(folder.name, kind)
 
 
@@ -178,7 +171,7 @@ def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
     """What the LoRA, or the experts merged into it, were trained on."""
     experts = weights.provenance.get("experts", [name])
     cards = [Path(EXPERTS) / expert / CARD for expert in experts]
-    counts = [read_card(card)[0].images if card.is_file() else None for card in cards]
+    counts = [read_record(card, Card).get("images") if card.is_file() else None for card in cards]
     skills: dict[str, None] = {}
     for expert in experts:
         data = params.experts[expert].data if expert in params.experts else expert
@@ -215,7 +208,8 @@ def _check_target(out: Path) -> None:
 def _replaced(out: Path) -> Iterator[Path]:
     """Yield an empty folder next to `out` that replaces it if the body succeeds, and is removed otherwise."""
     out = Path(os.path.abspath(out))
-    temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    temporary = out.with_name(f".new-{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -27,33 +27,43 @@ def main(name: str) -> None:
     settings = params.benchmarks[name]
     source = variants.load("benchmarks", settings.source, f"benchmarks.{name}.source")
     with work.folder(stage.name()) as folder:
-        out = folder / "out"
+        out, names = folder / "out", {}
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
         if hasattr(source, "make"):
             splits = source.make(**{key: getattr(settings, key) for key in source.NEEDS})
         else:
-            files = _fetch(name, settings, source.FILES, folder / "files")
-            splits = {"test": source.read(files)}
+            files, names = _fetch(name, settings, source.FILES, folder / "files")
+            with work.called(names):
+                splits = {"test": source.read(files)}
             shutil.copytree(folder / "files", out)
         for split, items in splits.items():
-            write_split(out, split, items)
+            with work.called({out / f"{split}.jsonl": ", ".join(names.values()) or f"benchmark {name}"}):
+                write_split(out, split, items)
         work.publish(out, Path("data/benchmarks") / name)
 
 
-def _fetch(name: str, settings: Benchmark, names: dict[str, str], folder: Path) -> dict[str, Path]:
-    """A benchmark's files by part, in `folder` under `names`; where it is one file, the section itself says which."""
+def _fetch(
+    name: str, settings: Benchmark, names: dict[str, str], folder: Path
+) -> tuple[dict[str, Path], dict[Path, str]]:
+    """A benchmark's files by part, in `folder` under `names`, and where each came from, as messages name it.
+
+    Where it is one file, the section itself says which.
+    """
     found: dict[str, Path] = {}
+    origins: dict[Path, str] = {}
     for part, file in (settings.files or dict.fromkeys(names, settings)).items():
+        origin = file.url or file.path
         found[part] = folder / names[part]
+        origins[found[part]] = download.shown(origin)
         key = f"benchmarks.{name}.files.{part}" if settings.files else f"benchmarks.{name}"
         download.fetch(
-            file.url or file.path,
+            origin,
             found[part],
             sha256=file.sha256,
             pin=f"{key}.sha256",
             progress=lambda chunks, total, label=names[part]: stage.progress(chunks, total, label),
         )
-    return found
+    return found, origins
 
 
 if __name__ == "__main__":

@@ -57,15 +57,18 @@ def main() -> None:
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
         after, before = params.compare[0]
         _write_grid(out, lead, {name: scores[name] for name in (before, after)}, params.seed)
-        write_json(METRICS / "eval.json", summary)
-        write_json(METRICS / "benchmarks.json", others)
-        write_json(METRICS / "preferences.json", preferred)
-        write_csv(METRICS / "by_skill.csv", skill_rows(scores), ["model", "skill", "score"])
-        write_csv(METRICS / "by_category.csv", category_rows(scores), ["model", "category", "score"])
+        metrics = folder / "metrics"
+        write_json(metrics / "eval.json", summary)
+        write_json(metrics / "benchmarks.json", others)
+        write_json(metrics / "preferences.json", preferred)
+        write_csv(metrics / "by_skill.csv", skill_rows(scores), ["model", "skill", "score"])
+        write_csv(metrics / "by_category.csv", category_rows(scores), ["model", "category", "score"])
         rows = item_rows(scores)
-        write_csv(METRICS / "items.csv", rows, list(rows[0]))
+        write_csv(metrics / "items.csv", rows, list(rows[0]))
         tracking.log_image(out / "before_after.png", "before_after")
-        work.publish(out, DATA / "grid")
+        work.publish_all(
+            {file: METRICS / file.name for file in sorted(metrics.iterdir())} | {out: DATA / "grid"}
+        )
 
 
 def _write_grid(out: Path, benchmark: str, models: Scores, seed: int) -> None:

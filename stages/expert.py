@@ -74,12 +74,14 @@ def main(name: str) -> None:
             on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
             progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
         )
-        write_csv(
-            Path("metrics/loss") / f"{name}.csv",
-            [{"step": step, "loss": loss} for step, loss in curve],
-            ["step", "loss"],
+        rows = [{"step": step, "loss": loss} for step, loss in curve]
+        write_csv(folder / "loss.csv", rows, ["step", "loss"])
+        work.publish_all(
+            {
+                folder / "loss.csv": Path("metrics/loss") / f"{name}.csv",
+                out: Path("models/checkpoints") / name,
+            }
         )
-        work.publish(out, Path("models/checkpoints") / name)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl, write_json, write_jsonl
+from selma.ground.files import write_json, write_jsonl
 from selma.ground.items import load_split, splits
+from selma.ground.pairs import read_prompts
 from selma.prompts.diversity import DiversityFilter, Reason
 from selma.prompts.skills import load_skill
 from selma.runtime import stage, work
@@ -66,27 +67,28 @@ def main(name: str) -> None:
         if dev:
             write_jsonl(folder / "out" / "dev.jsonl", [kept[i] for i in sorted(held)])
         write_jsonl(folder / "out" / "dropped.jsonl", dropped)
-        work.publish(folder / "out", Path("data/filtered") / name)
-    unused = len(candidates) - len(kept) - len(dropped)
-    metrics = {"candidates": len(candidates), "kept": len(trained_on), "dropped": reasons, "unused": unused}
-    if dev:
-        metrics["dev"] = dev
-    write_json(Path("metrics/filter") / f"{name}.json", metrics)
+        unused = len(candidates) - len(kept) - len(dropped)
+        metrics = {
+            "candidates": len(candidates),
+            "kept": len(trained_on),
+            "dropped": reasons,
+            "unused": unused,
+        }
+        if dev:
+            metrics["dev"] = dev
+        write_json(folder / "metrics.json", metrics)
+        work.publish_all(
+            {
+                folder / "metrics.json": Path("metrics/filter") / f"{name}.json",
+                folder / "out": Path("data/filtered") / name,
+            }
+        )
 
 
 def read_exam(benchmark: Path) -> list[str]:
     """The prompts of every split of a benchmark; raises UserError if the test split is missing."""
     found = dict.fromkeys((*splits(benchmark), "test"))
     return [item.prompt for split in found for item in load_split(benchmark, split)]
-
-
-def read_prompts(path: Path) -> list[dict[str, str]]:
-    """The id and text of each row of a prompts.jsonl; raises UserError, naming the row, for one without them."""
-    rows = read_jsonl(path)
-    for number, row in enumerate(rows, start=1):
-        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("id", "text")):
-            raise UserError(f"{path}, row {number}: needs id and text, both non-empty strings")
-    return [{"id": row["id"], "text": row["text"]} for row in rows]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl
-from selma.ground.pairs import image_seed, read_image, write_image
+from selma.ground.pairs import image_seed, read_image, read_prompts, write_image
 from selma.images import sampler
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
@@ -24,7 +23,7 @@ SHEET = 8  # images in the sample that MLflow shows
 
 def main(skill: str) -> None:
     params = load_params()
-    prompts = read_jsonl(Path("data/filtered") / skill / "prompts.jsonl")
+    prompts = read_prompts(Path("data/filtered") / skill / "prompts.jsonl")
     if not prompts:
         raise UserError(f"data/filtered/{skill}/prompts.jsonl: no prompts; raise prompts.candidates")
     rows = [

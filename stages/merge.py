@@ -41,7 +41,7 @@ def main(name: str) -> None:
     with work.folder(stage.name()) as folder:
         save_lora(folder / "merged", merged.state(), merged.provenance)
         write_json(
-            Path("metrics/merge") / f"{name}.json",
+            folder / "metrics.json",
             {
                 "operator": operator,
                 "experts": list(experts),
@@ -50,7 +50,12 @@ def main(name: str) -> None:
                 "norm": {label: round(value, 4) for label, value in norms.items()},
             },
         )
-        work.publish(folder / "merged", Path(MERGES) / name)
+        work.publish_all(
+            {
+                folder / "metrics.json": Path("metrics/merge") / f"{name}.json",
+                folder / "merged": Path(MERGES) / name,
+            }
+        )
 
 
 if __name__ == "__main__":

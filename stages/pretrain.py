@@ -49,9 +49,13 @@ def main() -> None:
         pipeline.to(torch.float16).save_pretrained(folder / "backbone", safe_serialization=True)
         clip.half().save_pretrained(folder / "clip_model")
         write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
-        work.publish(folder / "backbone", Path("models/backbones/shapes"))
-        work.publish(folder / "clip_model", Path("models/clip/shapes"))
-        work.publish(folder / "pretrain.csv", Path("metrics/pretrain.csv"))
+        work.publish_all(
+            {
+                folder / "pretrain.csv": Path("metrics/pretrain.csv"),
+                folder / "backbone": Path("models/backbones/shapes"),
+                folder / "clip_model": Path("models/clip/shapes"),
+            }
+        )
 
 
 if __name__ == "__main__":

@@ -47,8 +47,13 @@ def main(name: str) -> None:
         write_jsonl(folder / "out" / "prompts.jsonl", rows)
         write_jsonl(folder / "out" / "raw.jsonl", recorded.rows)
         took = cost(recorded.rows, params.llm.input_price, params.llm.output_price)
-        work.publish(folder / "out", Path("data/prompts") / name)
-        write_json(Path(f"metrics/prompts/{name}.json"), took | {"candidates": len(rows)})
+        write_json(folder / "metrics.json", took | {"candidates": len(rows)})
+        work.publish_all(
+            {
+                folder / "metrics.json": Path(f"metrics/prompts/{name}.json"),
+                folder / "out": Path("data/prompts") / name,
+            }
+        )
     if recorded.reused:
         print(f"{recorded.reused} of {took['requests']} replies were reused from an earlier run")
 

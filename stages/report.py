@@ -13,12 +13,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from selma.ground.files import read_json, write_text
+from selma.ground.files import write_text
 from selma.reporting import report, table
-from selma.runtime import stage
+from selma.reporting.metrics import read_summary
+from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
-OUT = Path("data/report/index.html")
+OUT = Path("data/report")
 
 
 def main() -> None:
@@ -43,9 +44,11 @@ def main() -> None:
             "judge": asdict(params.judge),
         },
     )
-    write_text(OUT, page)
-    print(table.text_table(read_json(table.EVAL)))
-    print(f"\nreport: {OUT}")
+    with work.folder(stage.name()) as folder:
+        write_text(folder / "report" / "index.html", page)
+        work.publish(folder / "report", OUT)
+    print(table.text_table(read_summary()))
+    print(f"\nreport: {OUT / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -44,11 +44,15 @@ def test_what_is_written_is_read_back_in_order(tmp_path):
     [
         ({"prompt": "  "}, "prompt"),
         ({"prompt": 3}, "prompt"),
-        ({"prompt": None}, "'prompt' is missing"),
+        ({"prompt": None}, "missing key prompt; the row needs id, prompt"),
         ({"id": "../up"}, "'../up'"),
         ({"id": "good"}, "'good' appears twice"),
-        ({"extra": 1}, "'extra' is unknown"),
-        ({"questions": "none"}, "questions of item 'count-1' is 'none'; it must be a list"),
+        ({"id": "GOOD"}, "'GOOD' appears twice"),  # one file on a disk that ignores case
+        ({"id": "a" * 200}, "at most 160"),
+        ({"q_answer": 1}, "answer is 1; it must be a valid string"),
+        ({"q_answer": ["yes"]}, "answer is ['yes']; it must be a valid string"),
+        ({"extra": 1}, "unknown key extra; it must be one of: id"),
+        ({"questions": "none"}, "questions is 'none'; it must be a list"),
         ({"absent": ["1"]}, "absent lists 1, which the item has"),
         ({"absent": "9"}, "absent is '9'"),
         ({"q_id": "2"}, "'2' appears twice"),

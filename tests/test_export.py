@@ -32,7 +32,10 @@ SUMMARY = {
     "drawing": {"scheduler": "ddim", "steps": 12, "guidance": 1.35, "resolution": 64},
     "n_prompts": 150,
     "images_per_prompt": 2,
-    "models": {"base": {"mean": 0.3787}, "count": {"mean": 0.3947}, "merged": {"mean": 0.417}},
+    "models": {
+        name: {"mean": mean, "low": mean - 0.02, "high": mean + 0.02}
+        for name, mean in (("base", 0.3787), ("count", 0.3947), ("merged", 0.417))
+    },
     "gains": {"merged over base": {"mean": 0.0383, "low": 0.0186, "high": 0.0579}},
 }
 
@@ -302,14 +305,18 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, run, monkeypatc
 @pytest.mark.parametrize(
     ("file", "content", "named"),
     [
-        ("models/backbones/shapes/unet/config.json", [], "unet/config.json: must be a JSON mapping"),
+        (
+            "models/backbones/shapes/unet/config.json",
+            [],
+            "unet/config.json: the file is []; it must be a mapping",
+        ),
         (
             "models/backbones/shapes/scheduler/scheduler_config.json",
             [1],
-            "scheduler_config.json: must be a JSON",
+            "scheduler_config.json: the file is [1]; it must be",
         ),
-        ("models/backbones/shapes/source.json", "x", "source.json: must be a JSON mapping"),
-        ("models/experts/count/lora.json", [], "lora.json: must be a mapping"),
+        ("models/backbones/shapes/source.json", "x", "source.json: the file is 'x'; it must be a mapping"),
+        ("models/experts/count/lora.json", [], "lora.json: the file is []; it must be a mapping of rank"),
         ("models/experts/count/lora.json", {"images": "many"}, "lora.json"),
         ("models/merges/merged/lora.json", {"rank": 4, "alpha": 6, "experts": 3}, "lora.json"),
     ],

@@ -3,87 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
+from tests.clones import Clone, copy_tree
+
 pytestmark = pytest.mark.e2e
 SKILLS = ["objects", "count"]
 DRAWING = {"scheduler": "ddim", "steps": 4, "batch": 50, "resolution": 64}
-
-
-class Clone:
-    """A clone of this working tree, in which commands run as a user types them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, *command: str, code: int = 0) -> str:
-        """stdout and stderr of a command whose exit code must be `code`."""
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "SELMA_TRACKING": "off",
-        }
-        for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "PYTHONPATH"):
-            environment.pop(name, None)
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == code, f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-4000:]}"
-        return done.stdout
-
-    def change(self, **values: object) -> None:
-        """Set params: change(filter={"keep": 6})."""
-        path, yaml = self.folder / "params.yaml", YAML()
-        params = yaml.load(path)
-        for section, value in values.items():
-            if isinstance(value, dict) and section not in ("experts", "models"):
-                params[section].update(value)
-            else:
-                params[section] = value
-        yaml.dump(params, path)
-
-    def params(self) -> dict:
-        return YAML(typ="safe").load(self.folder / "params.yaml")
-
-    def metrics(self) -> dict:
-        return json.loads((self.folder / "metrics/eval.json").read_text())
-
-
-def _copy_tree(target: Path) -> None:
-    """This working tree's files as git has them, uncommitted changes included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A commit of this tree with small settings, after one `dvc repro`."""
     folder = tmp_path_factory.mktemp("clone")
-    _copy_tree(folder)
+    copy_tree(folder)
     clone = Clone(folder)
     data = {**{name: f"data/images/{name}" for name in SKILLS}, "single": "data/images"}
     weights = {
@@ -107,7 +44,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone.run("git", "config", "user.name", "test")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "small settings")
-    clone.run("dvc", "pull", "pretrain")
+    clone.run("dvc", "pull", "-r", "starter", "pretrain")
     clone.run("dvc", "repro")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "a run")
@@ -227,24 +164,39 @@ def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
 def test_metrics_of_branches_are_compared(clone):
     clone.run("dvc", "exp", "branch", "delta", "delta-branch")
     assert "metrics/merge/merged.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
+
+
+def test_the_plots_page_draws_what_the_files_hold(clone):
+    """Every chart that says a column is a number has numbers there, and scores and parts are told apart."""
+    clone.run("dvc", "plots", "show", "--out", "page")
+    page = (clone.folder / "page/index.html").read_text()
+    specs = [
+        json.JSONDecoder().raw_decode(page, found.end())[0] for found in re.finditer("var spec = ", page)
+    ]
+    titles = {json.dumps(spec["title"]): spec for spec in specs}
     assert (
-        "static/plots" in clone.run("dvc", "plots", "show")
-        or (clone.folder / "dvc_plots/index.html").exists()
-    )
+        len(specs) == len(SKILLS) + 1 + 4 and "<DVC_METRIC" not in page
+    )  # losses, pretrain, skill, category, items
+    for title, spec in titles.items():
+        rows = spec["data"]["values"]
+        assert rows, title
+        for field in re.findall(r'"field": "(\w+)", "type": "quantitative"', json.dumps(spec)):
+            assert all(float(row[field]) == float(row[field]) for row in rows), (title, field)
+    for column in ("skill", "category"):
+        (spec,) = (spec for title, spec in titles.items() if f"by_{column}" in title)
+        assert spec["encoding"]["y"]["field"] == column and spec["encoding"]["color"]["field"] == "model"
+        assert {row["model"] for row in spec["data"]["values"]} == set(clone.metrics()["models"])
+    (spec,) = (spec for title, spec in titles.items() if "pretrain" in title)
+    assert spec["encoding"]["column"]["field"] == "part"
+    shutil.rmtree(clone.folder / "page")
 
 
-def test_a_team_remote_serves_another_clone(clone, tmp_path):
-    """As the README says: name the remote, point store.remote at it, push; a colleague pulls."""
-    remote, other = tmp_path / "remote", Clone(tmp_path / "other")
-    clone.run("dvc", "remote", "add", "team", str(remote))
-    clone.change(store={"remote": "team"})
-    assert "up to date" in clone.run("dvc", "status", "merge@merged")
-    clone.run("dvc", "push", "images@count", "merge@merged")
-    clone.run("git", "commit", "--quiet", "--all", "--message", "a team's remote")
-    subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(other.folder)], check=True)
-    other.run("dvc", "pull", "images@count", "merge@merged")
-    for name in ("data/images/count/metadata.jsonl", "models/merges/merged/pytorch_lora_weights.safetensors"):
-        assert (other.folder / name).read_bytes() == (clone.folder / name).read_bytes()
+def test_the_stages_run_side_by_side_without_dvc(clone):
+    """bench.stages: the same images and the same scores as `dvc repro` made."""
+    clone.run("python", "-m", "bench.stages", "copy", "--jobs", "2", "--set", "seed=42")
+    for name in ("metrics/eval.json", "metrics/items.csv", "data/images/count/metadata.jsonl"):
+        assert (clone.folder / "copy" / name).read_bytes() == (clone.folder / name).read_bytes()
+    shutil.rmtree(clone.folder / "copy")
 
 
 def test_draw_writes_base_beside_merged(clone):
@@ -261,13 +213,3 @@ def test_what_is_wrong_is_said_in_one_line_by_a_stage(clone):
     ]
     assert len(lines) == 1 and "expert.rank" in lines[0] and "0" in lines[0]
     clone.run("git", "checkout", "--quiet", "params.yaml")
-
-
-def test_this_repository_pulls_everything_of_its_committed_run(tmp_path):
-    """A bare `dvc pull` in a fresh clone exits 0 and brings what the README's table was made from."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "fresh")], check=True)
-    fresh = Clone(tmp_path / "fresh")
-    fresh.run("dvc", "pull")
-    for name in ("models/merges/merged/pytorch_lora_weights.safetensors", "data/answers/merged/shapes.jsonl"):
-        assert (fresh.folder / name).is_file()
-    assert "up to date" in fresh.run("dvc", "status")

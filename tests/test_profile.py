@@ -9,6 +9,7 @@ import pytest
 
 from selma import profile
 from selma.ground.errors import UserError
+from selma.runtime import overlay
 from selma.runtime.params import load_params
 from selma.shapes.world.render import CANVAS
 
@@ -54,7 +55,7 @@ def test_every_profile_is_undone_to_the_byte(name: str, copy: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_holds_whatever_a_profile_changes(name: str) -> None:
     def keys(profile_name: str) -> set[str]:
-        return set(profile.values((ROOT / "profiles" / f"{profile_name}.yaml").read_text(encoding="utf-8")))
+        return set(overlay.values((ROOT / "profiles" / f"{profile_name}.yaml").read_text(encoding="utf-8")))
 
     assert keys(name) <= keys("shapes")
 
@@ -98,7 +99,61 @@ def test_rows_are_overlaid_key_by_key_and_a_users_own_row_stays(copy: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "shapes"])
+@pytest.mark.parametrize("block", [True, False])
+def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy: Path) -> None:
+    """Written in braces or over lines, first or last, applied once or twice, and back."""
+    path = copy / "params.yaml"
+    benchmark = "  mine: {source: dsg, path: mine.csv}    # my own\n"
+    backbone = (
+        "backbones:\n  mine:\n    source: local\n    path: /models/mine  # here\n"
+        if block
+        else "backbones: {mine: {source: local, path: /models/mine}}\n"
+    )
+    path.write_text(
+        text(copy)
+        .replace("backbones: {}\n", backbone)
+        .replace("benchmarks:\n", f"benchmarks:\n{benchmark}" if block else "benchmarks:\n")
+        .replace("test_per_skill: 30}\n", "test_per_skill: 30}\n" + ("" if block else benchmark))
+    )
+    before = load_params(path)
+    for _ in range(2):
+        profile.apply(name, copy)
+        params = load_params(path)
+        assert params.backbones["mine"] == before.backbones["mine"] and name in params.backbones
+        assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
+        assert "# my own\n" in text(copy)
+    once = path.read_bytes()
+    profile.apply(name, copy)
+    assert path.read_bytes() == once
+    profile.apply("shapes", copy)
+    assert load_params(path) == before
+
+
+def test_what_a_user_changed_and_loses_is_said(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy)
+    profile.main(["sd2"])
+    assert "yours" not in capsys.readouterr().out
+    path = copy / "params.yaml"
+    changed = text(copy).replace("  rank: 128\n", "  rank: 16\n").replace("seed: 42 ", "seed: 43 ")
+    path.write_text(changed)
+    assert profile.main(["sd2", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        said
+        == "yours would not stay: expert.rank: 16 becomes 128\nprofile sd2 would change 1 values of params.yaml\n"
+    )
+    assert text(copy) == changed
+    assert profile.main(["sd2"]) == 0
+    assert "yours did not stay: expert.rank: 16 becomes 128\n" in capsys.readouterr().out
+    assert load_params(path).expert.rank == 128 and load_params(path).seed == 43  # no profile names the seed
+    assert profile.main(["sd2"]) == 0
+    assert "0 values changed" in capsys.readouterr().out
+
+
+def test_a_profiles_origins_replace_those_of_the_default(copy: Path) -> None:
     (copy / "profiles" / "other.yaml").write_text(
         "profile: other\nbenchmarks:\n  shapes: {source: shapes, seed: 1, dev_per_skill: 1, test_per_skill: 2}\n"
         "  more: {source: shapes, seed: 2, dev_per_skill: 3, test_per_skill: 4}\n"
@@ -115,7 +170,6 @@ def test_a_mapping_by_name_is_replaced_as_a_whole(copy: Path) -> None:
         ("profile: other\nexpert: {rank: 0}\n", "profiles/other.yaml on params.yaml: expert.rank is 0"),
         ("profile: other\nmodels:\n  mine: {weights: x}\n", "key models.mine.weights is not in params.yaml"),
         ("profile: shapes\nseed: 3\n", "must say `profile: other`"),
-        ("profile: other\nskills:\n  - count\n", "skills must be written as params.yaml writes it"),
         ("profile: [\n", "is not valid YAML"),
         ("profile: other\n? [a, b]\n: 3\n", "key [a, b] is not in params.yaml"),
         ("", "must say `profile: other`"),
@@ -136,4 +190,5 @@ def test_an_unknown_profile_gets_the_list(
     monkeypatch.chdir(copy)
     assert profile.main(["sd3"]) == 2
     assert capsys.readouterr().err == f"error: unknown profile sd3; allowed: {', '.join(NAMES)}\n"
-    assert profile.main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        profile.main([])

@@ -299,7 +299,7 @@ def test_too_few_says_by_how_many_and_what_to_raise(repo, monkeypatch):
     ("content", "message"),
     [
         (None, "cannot be read"),
-        ('{"id": "count-1"}\n', "row 1: needs id and text"),
+        ('{"id": "count-1"}\n', "line 1: missing key text"),
         ("{", "line 1: is not valid JSON"),
     ],
 )

@@ -154,11 +154,11 @@ def test_pairs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"count-1\.png: image not found"):
         read_pairs(folder)
     (folder / "metadata.jsonl").write_text('{"file_name": "count-0.png", "text": 3}\n')
-    with pytest.raises(UserError, match=r"row 1: needs text, a str"):
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1: text is 3; it must be a valid string"):
         read_pairs(folder)
     row = json.dumps({"file_name": "count-0.png", "text": "t", "id": "count-0", "seed": 1})
     (folder / "metadata.jsonl").write_text(f"{row}\n{row}\n")
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match=r"line 2: file_name 'count-0\.png' is in line 1 already"):
         read_pairs(folder)
     (folder / "metadata.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no images"):

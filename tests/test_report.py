@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -194,6 +195,29 @@ def test_the_page_leads_with_whatever_pair_params_compare_first(run, pair):
     ("file", "content"),
     [
         ("metrics/eval.json", "[]"),
+        ("metrics/eval.json", json.dumps(summary()).replace("0.621", "NaN")),
+        ("metrics/eval.json", json.dumps(summary()).replace("0.621", "1e999")),
+        ("metrics/eval.json", json.dumps(summary()).replace("0.621", "1e300")),
+        ("metrics/eval.json", json.dumps(summary()).replace("0.621", "null")),
+        ("metrics/eval.json", json.dumps(summary(n_prompts=True))),
+        ("metrics/eval.json", json.dumps(summary(gains={"gone over base": GAIN}))),
+        ("metrics/eval.json", "[" * 5000),
+        (
+            "metrics/filter/count.json",
+            '{"candidates": 1, "kept": 1, "dropped": ' + '{"a":' * 900 + "1" + "}" * 901,
+        ),
+        ("metrics/select/count.json", '{"policy": "last", "chosen": 300, "scores": {"one": 1}}'),
+        (
+            "metrics/merge/merged.json",
+            '{"operator": "x", "experts": ["a", "b"], "rank": 1, "cosine": {"a|b": NaN}}',
+        ),
+        ("metrics/by_skill.csv", "model,skill,score\n"),
+        ("metrics/by_category.csv", ""),
+        ("metrics/by_skill.csv", "model,skill,score\nbase,,0.5\n"),
+        ("metrics/by_skill.csv", "model,skill,score\nbase,count,0.5\n"),
+        ("metrics/by_skill.csv", "model,skill,score\nbase,count,nan\n"),
+        ("metrics/loss/count.csv", "step,loss\n1,inf\n"),
+        ("metrics/loss/count.csv", "step,loss\n1,1e308\n2,-1e308\n"),
         ("metrics/benchmarks.json", '{"tifa": {}}'),
         ("metrics/merge/merged.json", "{}"),
         ("metrics/by_skill.csv", "model,skill,score\nbase,count,x\n"),
@@ -205,6 +229,14 @@ def test_a_malformed_file_is_one_line(run, file, content):
     with pytest.raises(UserError) as error:
         page(run)
     assert "\n" not in str(error.value) and "metrics" in str(error.value)
+
+
+def test_a_picture_outside_the_grid_is_refused(run):
+    """data/grid is pulled from a remote."""
+    file = run[1] / "examples.json"
+    file.write_text(file.read_text().replace("base/a.png", "../../secret.png"))
+    with pytest.raises(UserError, match=r"images\.base is '\.\./\.\./secret\.png'; it must be a path inside"):
+        page(run)
 
 
 def test_a_truncated_picture_is_named(run):
@@ -306,7 +338,7 @@ def test_a_table_of_another_file_is_one_line_and_exit_code_2(contents, tmp_path,
     with pytest.raises(SystemExit) as stopped:
         table_command.main()
     assert stopped.value.code == 2
-    assert re.fullmatch(r"error: metrics/eval\.json: not from a finished run .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: metrics/eval\.json: .*(must|needs).*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

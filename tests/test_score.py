@@ -135,9 +135,50 @@ def test_yes_counts_however_it_is_written_unless_asked_otherwise(dsg):
 
 def test_what_is_neither_yes_nor_no_scores_0_with_a_warning(dsg):
     expected = dsg(table())
-    for other in ("no bus", "", "yes it is", "nan"):
+    for other in ("a bus", "", "nothing", "nan", "11"):
         assert dsg(table([(i, q, a if a == "yes" else other) for i, q, a in ANSWERS])) == expected
         assert f"2 answers are neither yes nor no (first: {other!r})" in dsg.warnings
+
+
+@pytest.mark.parametrize("file", ["bool.csv", "sentence.csv"])
+def test_an_answer_is_read_as_the_judges_read_theirs(run, tmp_path, file):
+    """Each of the items has all questions but one answered with yes, in other words."""
+    rows = {
+        "bool.csv": "a_1,1,True\na_1,2,1\na_1,3,0\na_2,1,true\n",
+        "sentence.csv": 'a_1,1,"Yes, there are two."\na_1,2,"yes, there is"\na_1,3,"No"\na_2,1,**Yes** it is\n',
+    }
+    header = "item_id,text,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
+    lines = [
+        f"a_{item},t{item},{q},{int(q > 1)},entity,whole,t,q" for item, q in ((1, 1), (1, 2), (1, 3), (2, 1))
+    ]
+    (tmp_path / "anns.csv").write_text("\n".join([header, *lines]))
+    (tmp_path / file).write_text("item_id,question_id,answer\n" + rows[file])
+    found = run("dsg", file, "--annotations", "anns.csv")
+    assert means(found, "official_macro", "official_micro") == [83.33, 75.0]
+    exact = run("dsg", file, "--annotations", "anns.csv", "--exact")
+    assert means(exact, "official_macro") == [0.0]
+
+
+def test_tifa_reads_yes_and_no_likewise(run, tmp_path):
+    write(tmp_path / "q.json", [tifa_question(), tifa_question(question="is it blue?", answer="no")])
+    (tmp_path / "a.csv").write_text('item_id,question_id,answer\ncoco_1,1,"Yes, a dog."\ncoco_1,2,False\n')
+    assert means(run("tifa", "a.csv", "--annotations", "q.json"), "macro") == [100.0]
+
+
+@pytest.mark.parametrize("answer", ["1", "true", '["yes"]', '{"yes": 1}', "NaN"])
+def test_an_answer_of_another_type_is_one_line(dsg, run, tmp_path, answer):
+    dsg(table())
+    (tmp_path / "a.jsonl").write_text(f'{{"item": "a_1", "k": 0, "question": "1", "answer": {answer}}}\n')
+    code, line = run("dsg", "a.jsonl", "--annotations", "anns.csv")
+    assert code == 2 and line.startswith("error: a.jsonl, line 1: ")
+
+
+@pytest.mark.parametrize("k", ["1e999", "null", "-1", "true", "0.5", "1" * 5000, '"0"'])
+def test_the_number_of_an_image_is_one(run, tmp_path, k):
+    row = f'{{"item": "a_1", "k": {k}, "question": "1", "answer": "yes"}}\n'
+    (tmp_path / "a.jsonl").write_text("\n" + row)  # blank lines count
+    code, line = run("dsg", "a.jsonl")
+    assert code == 2 and line.startswith("error: a.jsonl, line 2: ") and len(line) < 200
 
 
 def test_one_model_is_picked_of_several(dsg):
@@ -348,9 +389,10 @@ def test_tifa_needs_an_answer_and_a_choice_for_every_question(run, tmp_path, row
 @pytest.mark.parametrize(
     ("result", "named"),
     [
-        ([], "no question_details"),
-        ({"question_details": {}}, "question_details is empty"),
-        ({"question_details": {"coco_1": {"q": {}}}}, "key 'id' is missing"),
+        ([], "the file is []; it must be a mapping of question_details"),
+        ({"question_details": {}}, "question_details is {}; it must have at least 1 item"),
+        ({"question_details": {"coco_1": {"q": {}}}}, "missing key question_details.coco_1.q.id"),
+        ({"question_details": {"coco_1": {}}}, "question_details of 'coco_1' is empty"),
         (official_result("a", "b", "c", key="other"), "has no answer (multiple_choice_vqa or free_form_vqa)"),
     ],
 )
@@ -358,6 +400,19 @@ def test_a_broken_official_result_is_named(run, tmp_path, result, named):
     write(tmp_path / "r.json", result)
     code, line = run("tifa", "r.json")
     assert code == 2 and named in line
+
+
+def test_a_question_whose_answer_is_none_of_its_choices_is_refused(run, tmp_path):
+    write(tmp_path / "q.json", [tifa_question(choices=["cat", "cow"], answer="dog")])
+    (tmp_path / "a.csv").write_text("item_id,question_id,answer\ncoco_1,1,cat\n")
+    code, line = run("tifa", "a.csv", "--annotations", "q.json")
+    assert code == 2 and "answer 'dog' is not among its choices; allowed: cat, cow" in line
+    result = official_result("cat", "cat", "cat")
+    for row in result["question_details"]["coco_1"].values():
+        row["answer"] = "dodo"
+    write(tmp_path / "r.json", result)
+    code, line = run("tifa", "r.json")
+    assert code == 2 and "answer 'dodo' is not among its choices" in line
 
 
 def test_an_official_result_must_cover_the_annotations(run, tmp_path):
@@ -405,7 +460,7 @@ def test_one_judges_scores_of_several_images_are_averaged(run, styles, tmp_path)
     ("text", "named"),
     [
         ("anime-00000,1\n", "item 'anime-00001' has no score"),
-        ("anime-00000,high\n", "line 2: item, k and score are"),
+        ("anime-00000,high\n", "line 2: score is 'high'; it must be a finite number"),
         ("anime-00000,nan\n", "score is 'nan'"),
         ("anime-00000,1\nanime-00000,1\n", "already has a score"),
         ("oil-00000,1\n", "are not in the benchmark"),

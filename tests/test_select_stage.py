@@ -56,7 +56,7 @@ def project(tmp_path, monkeypatch):
 
 
 class World:
-    """What is drawn, in place of a diffusion model: `bright` prompts of each step; calls are kept."""
+    """What is drawn, in place of a diffusion model: `bright` prompts of each step, or those numbers; calls are kept."""
 
     def __init__(self, monkeypatch):
         self.bright = {100: 1, 200: 3, 1000: 2}
@@ -73,7 +73,8 @@ class World:
         if isinstance(bright, BaseException):
             raise bright
         for i, text in enumerate(texts):
-            yield i, Image.new("RGB", (8, 8), "white" if int(text[-1]) < bright else "black")
+            lit = int(text.split()[-1]) in (range(bright) if isinstance(bright, int) else bright)
+            yield i, Image.new("RGB", (8, 8), "white" if lit else "black")
 
 
 def chosen() -> tuple[int, dict]:
@@ -87,10 +88,12 @@ def chosen() -> tuple[int, dict]:
 
 def test_the_best_checkpoint_on_the_dev_split_is_kept(project):
     write_text(Path("models/experts/count/stale.txt"), "")
+    project.bright = {100: 0, 200: 4, 1000: 1}
     select.main("count")
     step, metrics = chosen()
     assert step == 200
-    assert metrics == {"policy": "best", "chosen": 200, "scores": {"100": 0.25, "200": 0.75, "1000": 0.5}}
+    assert metrics["policy"] == "best" and metrics["scores"] == {"100": 0.0, "200": 1.0, "1000": 0.25}
+    assert metrics["noise"] == {"100": 0.0, "200": 0.0, "1000": 0.25}
     assert not Path("models/experts/count/stale.txt").exists()
     assert not list(Path(".work").glob("*/*"))
 
@@ -129,8 +132,23 @@ def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypa
     assert seeds[0] == image_seed(params.seed, f"{params.skills[0]}-0", 0)
 
 
-def test_of_equal_checkpoints_the_earlier_is_kept(project):
+def test_of_equal_checkpoints_the_later_is_kept(project):
     project.bright = {100: 1, 200: 3, 1000: 3}
+    select.main("count")
+    assert chosen()[0] == 1000
+
+
+def test_a_better_score_within_its_noise_does_not_stop_training_early(project):
+    """One prompt of 30 better, and three apart: .033 with a standard error of .058. Three better are .1 with .056."""
+    folder = Path("data/benchmarks") / load_params().evaluate.benchmarks[0]
+    items = [Item(f"dev-{i}", f"dev prompt {i}", "count", "t", (QUESTION,)) for i in range(30)]
+    write_split(folder, "dev", items)
+    project.bright = {100: 0, 200: range(21), 1000: range(2, 22)}
+    select.main("count")
+    step, metrics = chosen()
+    assert step == 1000 and metrics["scores"]["200"] > metrics["scores"]["1000"]
+    assert metrics["noise"]["1000"] == pytest.approx(0.0578, abs=1e-3) and metrics["noise"]["200"] == 0
+    project.bright = {100: 0, 200: 23, 1000: 20}
     select.main("count")
     assert chosen()[0] == 200
 

@@ -138,6 +138,11 @@ def test_bytes_of_another_system_and_rows_apart_make_no_difference(tmp_path):
         (HEADER, "holds no rows"),
         (HEADER + "a_1,t,k,1\n", "line 2: has 4 cells, the header has 9"),
         (HEADER + "a_1,t,k,one,0,entity,whole,t,q\n", "line 2: proposition_id is 'one'"),
+        (HEADER + f"a_1,t,k,{'1' * 5000},0,entity,whole,t,q\n", "line 2: proposition_id is '1111"),
+        (
+            HEADER + "a_1,t,k,1,0,entity,whole,t,q\na_1,t,k,01,0,entity,whole,t,q\n",
+            "line 3: item 'a_1' has a prop",
+        ),
         (HEADER + "a_1,t,k,1,,entity,whole,t,q\n", "line 2: dependency is empty"),
         (HEADER + "a_1,t,k,1,0,entity,whole,t,q\na_1,u,k,2,0,entity,whole,t,q\n", "line 3: item 'a_1'"),
         (HEADER + 'a_1,"t,k,1,0', "is not valid CSV"),
@@ -204,11 +209,15 @@ def test_tifa_text_inputs_are_prompts_without_questions(tmp_path):
     [
         ({}, "not a list"),
         ([], "not a list"),
-        (["a"], "entry 1: is not an object"),
-        ([tifa_question(), {"id": "coco_2", "caption": "A"}], "entry 2: key 'question' is missing"),
+        (["a"], "entry 1: the entry is 'a'; it must be a mapping of id, caption"),
+        ([tifa_question(), {"id": "coco_2", "caption": "A"}], "entry 2: missing key question"),
         ([{"id": "coco_2", "caption": "A"}, tifa_question()], "entry 2: has a question"),
         ([{"id": "coco_2", "caption": "A"}] * 2, "'coco_2' appears twice"),
         ([tifa_question(choices=[])], "entry 1: choices is []"),
+        ([tifa_question(answer=1)], "entry 1: answer is 1; it must be a valid string"),
+        ([tifa_question(answer=["yes"])], "entry 1: answer is ['yes']"),
+        ([tifa_question(answer="maybe")], "answer 'maybe' is not among its choices; allowed: yes, no"),
+        ([tifa_question(caption=None)], "entry 1: caption is None"),
     ],
 )
 def test_a_broken_tifa_file_is_named_by_entry(tmp_path, rows, named):
@@ -290,6 +299,22 @@ def test_a_file_that_is_another_than_the_pinned_one_leaves_what_was_there(stage,
     with pytest.raises(UserError, match="not a list of questions"):
         stage("tifa", {"source": "tifa", "path": str(source)})
     assert (folder / "test.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("by", ["path", "url"])
+def test_what_is_wrong_in_a_users_file_is_named_by_its_own_name(stage, tmp_path, by):
+    """Not by that of the copy in the work folder, on which the stage works."""
+    source = tmp_path / "mine.csv"
+    source.write_text(HEADER + "a_1,t,k,one,0,entity,whole,t,q\n")
+    given = source.as_uri() if by == "url" else str(source)
+    with pytest.raises(UserError) as error:
+        stage("dsg", {"source": "dsg", by: given})
+    assert str(error.value).startswith(f"{given}, line 2: proposition_id is 'one'")
+    source.write_text(HEADER + "a/1,t,k,1,0,entity,whole,t,q\n")
+    with pytest.raises(UserError) as error:
+        stage("dsg", {"source": "dsg", by: given})
+    assert str(error.value).startswith(f"{given}, item 1: id is 'a/1'")
+    assert ".work" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def start(tmp_path: Path):
 
 def test_a_stage_knows_its_name(start) -> None:
     assert start("pass", "count").communicate()[0] == "stage toy@count\n"
-    assert start("pass", "count", DVC_STAGE="toy@other").communicate()[0] == "stage toy@other\n"
+    for given in ("toy@other", "dvc.yaml:toy@other", "../dvc.yaml:toy@other", "../a:b/dvc.yaml:toy@other"):
+        assert start("pass", "count", DVC_STAGE=given).communicate()[0] == "stage toy@other\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b")])
@@ -67,6 +68,28 @@ def test_wrong_arguments_get_the_usage(start, arguments: tuple[str, ...]) -> Non
         ("raise UserError('expert.rank is 0;\\n  it must be 1')", "error: expert.rank is 0; it must be 1", 2),
         ("raise OSError(28, 'No space left on device')", "error: no space left on the disk; free some", 2),
         ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "error: no space left", 2),
+        ("raise UserError('')", "error: ", 2),
+        ("open('gone')", "error: gone: No such file or directory", 2),
+        ("raise OSError(30, 'Read-only file system', 'data/x')", "error: data/x: Read-only file system", 2),
+        ("raise PermissionError(13, '', 'a\\nb')", "error: a b: Permission denied", 2),
+        ("Path('x' * 300).stat()", "error: xxxx", 2),
+        (
+            "raise RuntimeError('I/O error: Permission denied (os error 13)')",
+            "error: I/O error: Permission",
+            2,
+        ),
+        ("raise MemoryError", "error: not enough memory (MemoryError); lower the batch", 2),
+        ("b'x' * 2**62", "error: not enough memory", 2),
+        (
+            "raise RuntimeError('CUDA out of memory. Tried\\nmore')",
+            "error: not enough memory (CUDA out of",
+            2,
+        ),
+        (
+            "raise RuntimeError('can\\'t allocate memory: 1 byte')",
+            "error: not enough memory (can't allocate",
+            2,
+        ),
         ("raise KeyboardInterrupt", "interrupted: run the same command again to resume", 130),
     ],
 )
@@ -77,10 +100,18 @@ def test_what_a_user_causes_is_one_line(start, body: str, line: str, code: int) 
     assert process.returncode == code
 
 
-def test_a_bug_keeps_its_traceback(start) -> None:
-    process = start("1 / 0", "count")
-    assert "ZeroDivisionError" in process.communicate()[1]
+@pytest.mark.parametrize(
+    ("body", "bug"), [("1 / 0", "ZeroDivisionError"), ("raise OSError('odd')", "OSError: odd")]
+)
+def test_a_bug_keeps_its_traceback(start, body: str, bug: str) -> None:
+    process = start(body, "count")
+    assert bug in process.communicate()[1]
     assert process.returncode == 1
+
+
+def test_a_terminal_without_umlauts_is_no_reason_to_fail(start) -> None:
+    process = start("print('\\u00e9')", "count", PYTHONIOENCODING="ascii")
+    assert process.communicate() == ("stage toy@count\n?\n", "")
 
 
 def test_ctrl_c_at_work_is_one_line(start) -> None:

@@ -160,6 +160,73 @@ def test_what_the_recorder_could_not_do_is_said_once(
     assert capsys.readouterr().err == ""
 
 
+def test_junk_in_a_spool_blocks_neither_its_own_events_nor_others(repository: Path) -> None:
+    run_merge(repository)
+    (spool,) = tracking.spools(repository).glob("*.jsonl")
+    first, *others = spool.read_bytes().splitlines()
+    junk = [
+        b"{",
+        b"\xff\x00",
+        b"[" * 5000,
+        b"3",
+        b"null",
+        b'{"event": "gone"}',
+        b'{"event": ["metric"]}',
+        b'{"event": "metric", "name": 1, "value": "x", "time": 0, "step": 0}',
+        b'{"event": "metric", "name": "loss", "value": 1, "time": 0, "step": ' + b"9" * 400 + b"}",
+        b'{"event": "image", "file": "../../params.yaml"}',
+        b'{"event": "end", "status": "ODD", "time": 1}',
+    ]
+    spool.write_bytes(b"\n".join([junk[0], first, *junk, *others, b""]))
+    (spool.parent / "0-0.jsonl").write_bytes(
+        b"\n".join([*junk, b""])
+    )  # nothing but junk, and before all others
+    store = recorder.record(repository, linger=0)
+    (child,) = store.client.search_runs([store.experiment], "tags.`dvc.stage` = 'merge'")
+    assert child.data.metrics == {"loss": 0.25, "cosine.a_b": 0.125} and child.info.status == "FINISHED"
+    assert not list(spool.parent.glob("*.jsonl"))
+
+
+def test_a_spool_that_mlflow_refuses_is_set_aside_and_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_merge(repository)
+    (bad,) = tracking.spools(repository).glob("*.jsonl")
+    run_merge(repository)
+    advance = recorder.Stage.advance
+
+    def refuse(self: recorder.Stage) -> bool:
+        if self.path == bad:
+            raise ValueError("odd\nvalue")
+        return advance(self)
+
+    monkeypatch.setattr(recorder.Stage, "advance", refuse)
+    store = recorder.record(repository, linger=0)
+    assert len(store.client.search_runs([store.experiment], "tags.`dvc.stage` = 'merge'")) == 1
+    assert not list(bad.parent.glob("*.jsonl")) and bad.with_suffix(".refused").is_file()
+    capsys.readouterr()
+    run_merge(repository)
+    assert f"MLflow tracking: {bad.name} was set aside: odd; the stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["ftp:/x", "http://[::1", "\udcff:", "odd://me:word@host"])
+def test_no_address_of_a_store_fails_a_stage(
+    repository: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ))
+    run_merge(repository)
+    assert recorder.main(["--linger"]) == 0
+    assert len(events(repository)) > 3, "the spool waits for a better address"
+    run_merge(repository)
+
+
+def test_a_machine_without_git_tracks_too(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    run_merge(repository)
+    assert [event["event"] for event in events(repository)][-1] == "end"
+
+
 def test_stages_of_one_pipeline_share_a_run_and_other_params_make_another(repository: Path) -> None:
     run_merge(repository)
     run_merge(repository)

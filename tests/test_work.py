@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,7 +157,8 @@ def test_publish_moves_folders_and_files_over_what_is_there(tmp_path: Path) -> N
         (src / contents).write_text(contents)
         work.publish(src, dst)
         assert [path.name for path in dst.iterdir()] == [contents]
-        assert list(dst.parent.iterdir()) == [dst] and not src.exists()
+        assert list(dst.parent.iterdir()) == [dst]
+        shutil.rmtree(src)
     file = tmp_path / "work" / "a.jsonl"
     for contents in ("first", "second"):
         file.write_text(contents)
@@ -179,17 +181,129 @@ def test_publish_copies_where_a_rename_cannot_go(tmp_path: Path, monkeypatch: py
     for folder, contents in ((src, "new"), (dst, "old")):
         folder.mkdir(parents=True)
         (folder / contents).write_text(contents)
-    rename = os.replace
 
-    def replace(a: Path, b: Path) -> None:
-        if Path(a).parent != Path(b).parent:
-            raise OSError(18, "Invalid cross-device link")
-        rename(a, b)
+    def refuse(a: Path, b: Path, **_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "link", refuse)
     work.publish(src, dst)
     assert [path.name for path in dst.iterdir()] == ["new"]
     assert list(dst.parent.iterdir()) == [dst]
+
+
+def test_failed_tries_leave_nothing_beside_an_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that ran out of space on another disk, nor one that was killed, of today or of before."""
+    src, dst = tmp_path / "work" / "out", tmp_path / "data" / "count"
+    src.mkdir(parents=True)
+    (src / "a").write_text("new")
+
+    def refuse(a: Path, b: Path, **_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(os, "link", refuse)
+            patch.setattr(shutil, "copy2", refuse)
+            work.publish(src, dst)
+        assert list(dst.parent.iterdir()) == []
+    for left in (".tmp-count", ".tmp-123-count", ".old-count", ".tmp-other-count"):
+        (dst.parent / left).mkdir()
+    work.publish(src, dst)
+    assert sorted(path.name for path in dst.parent.iterdir()) == [".tmp-other-count", "count"]
+
+
+def test_a_killed_writers_file_is_never_published(tmp_path: Path) -> None:
+    src = tmp_path / "work" / "out"
+    (src / "deep").mkdir(parents=True)
+    for name in ("a", ".tmp-77-a", "deep/.tmp-b", "deep/b"):
+        (src / name).write_text(name)
+    work.publish(src, tmp_path / "out")
+    published = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert published == {"a", "deep", "deep/b"}
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from selma.runtime import work
+
+at = int(sys.argv[1])
+def count(name):
+    real = getattr(os, name)
+    def call(*arguments, **options):
+        global at
+        at -= 1
+        if at == 0:
+            os._exit(9)
+        return real(*arguments, **options)
+    setattr(os, name, call)
+for name in ("replace", "link", "unlink", "mkdir", "rmdir", "rename"):
+    count(name)
+with work.folder("both") as folder:
+    for name, text in (("m.json", "new"), ("out/a", "new"), ("out/b", "new")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+            print("made", name)
+    work.publish_all({folder / "m.json": Path("metrics/m.json"), folder / "out": Path("data/out")})
+"""
+
+
+@pytest.mark.parametrize("again", ["by hand", "by DVC"])
+def test_a_stage_killed_at_any_step_of_publishing_ends_in_the_same_outs(repository: Path, again: str) -> None:
+    """Killed at every call that changes the disk; DVC removes the outs before it starts a stage again."""
+    (repository / "dvc.yaml").write_text(
+        "stages: {both: {cmd: x, deps: [code.py], outs: [data/out], metrics: [metrics/m.json: {cache: false}]}}"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, str(at)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    for at in range(1, 100):
+        (repository / "data/out").mkdir(parents=True)
+        (repository / "data/out/old").write_text("old")
+        (repository / "metrics").mkdir()
+        (repository / "metrics/m.json").write_text("old")
+        killed = run(at)
+        if killed.returncode == 0:
+            break
+        assert killed.returncode == 9, killed.stderr
+        if again == "by DVC":
+            shutil.rmtree(repository / "data/out", ignore_errors=True)
+            (repository / "metrics/m.json").unlink(missing_ok=True)
+        whole = bool(list(repository.glob(".work/both/[!.]*/out/b")))
+        done = run(0)
+        assert ("made" in done.stdout) is not whole, "what was finished is not made again"
+        assert done.returncode == 0, done.stderr
+        found = {
+            p.relative_to(repository).as_posix()
+            for top in ("data", "metrics")
+            for p in (repository / top).rglob("*")
+        }
+        assert found == {"data/out", "data/out/a", "data/out/b", "metrics/m.json"}, at
+        assert (repository / "metrics/m.json").read_text() == "new"
+        assert not (repository / ".work/both").exists()
+        shutil.rmtree(repository / "data")
+        shutil.rmtree(repository / "metrics")
+    assert 8 < at < 99
+
+
+def test_an_out_that_cannot_be_written_is_named_before_the_work_begins(repository: Path) -> None:
+    (repository / "out").write_text("a file where the folder should be")
+    with (
+        pytest.raises(UserError, match=r"out/count: .*out is a file; it must be a folder"),
+        work.folder("images@count"),
+    ):
+        raise AssertionError("begun")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_forbidden_folder_is_named_before_the_work_begins(repository: Path) -> None:
+    (repository / "out").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="cannot be written to"), work.folder("images@count"):
+        raise AssertionError("begun")
 
 
 def test_keys_are_quick(repository: Path) -> None:

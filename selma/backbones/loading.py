@@ -15,7 +15,7 @@ from selma.backbones.latents import check_scaling
 from selma.backbones.schedulers import check_schedule
 from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import read_json, sha256_file
+from selma.ground.files import read_record, sha256_file
 from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
 if TYPE_CHECKING:
@@ -144,10 +144,9 @@ def _check_files(folder: Path, kind: str) -> None:
         if not (folder / part).is_dir():
             raise UserError(f"{folder}: has no folder {part}; a backbone holds {', '.join(PARTS[kind])}")
         for file in sorted((folder / part).glob("*.json")):
-            if not isinstance(read_json(file), dict):
-                raise UserError(f"{file}: must be a JSON mapping")
+            read_record(file, dict)
     schedule = folder / "scheduler/scheduler_config.json"
-    if not {"beta_schedule", "trained_betas"} & read_json(schedule).keys():
+    if not {"beta_schedule", "trained_betas"} & read_record(schedule, dict).keys():
         raise UserError(
             f"{schedule}: states no betas (beta_schedule); a schedule of discrete steps is needed"
         )
@@ -235,11 +234,9 @@ def read_kind(folder: Path) -> str:
         raise UserError(
             f"{folder}: no backbone here (no model_index.json); `dvc pull` downloads it, `dvc repro` produces it"
         )
-    found = read_json(index)
-    kind = found.get("_class_name") if isinstance(found, dict) else None
-    if not isinstance(kind, str):
-        raise UserError(f"{index}: not a diffusers pipeline index (it must be a mapping with a _class_name)")
-    if kind not in KINDS:
+    found = read_record(index, dict)
+    kind = found.get("_class_name")
+    if kind not in tuple(KINDS):
         raise UserError(f"{folder}: a {kind} cannot be used as a backbone; allowed: {', '.join(KINDS)}")
     for part in PARTS[kind]:
         named = found.get(part)
@@ -253,7 +250,7 @@ def read_kind(folder: Path) -> str:
 def _read_lora(folder: Path, lora: Path) -> Adapter:
     """A LoRA folder, checked for belonging to the backbone in `folder`."""
     adapter = read_adapter(lora)
-    if adapter.card.backbone != fingerprint(folder):
+    if adapter.card["backbone"] != fingerprint(folder):
         raise UserError(
             f"{lora}: this LoRA was trained on a different backbone than {folder}; train it again on this one"
         )

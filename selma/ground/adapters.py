@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import read_json
+from selma.ground.files import read_record
+from selma.ground.schema import Count, Id, Positive, Texts, record
 
 if TYPE_CHECKING:
     import torch
@@ -29,26 +30,26 @@ METADATA = "lora_adapter_metadata"  # in the file's header: what diffusers takes
 _KEY = re.compile(r"unet\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight")
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="ignore", allow_inf_nan=False))
-class Card:
+@record
+class Card(TypedDict):
     """What lora.json must say, and what it may say that is read again; the rest (data, steps, seed) is for people."""
 
-    rank: Annotated[int, Field(ge=1)]
-    alpha: Annotated[float, Field(gt=0)]
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    rank: Count
+    alpha: Positive
+    targets: Annotated[Texts, Field(min_length=1)]
     backbone: str
-    operator: str | None = None
-    experts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")], ...] = ()
-    images: Annotated[int, Field(ge=0)] | None = None
+    name: NotRequired[str]
+    operator: NotRequired[str]
+    experts: NotRequired[list[Id]]
+    images: NotRequired[Count]
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Adapter:
-    """A folder's contents: layer -> (A, B) in fp32, the checked part of lora.json, and all of it."""
+    """A folder's contents: layer -> (A, B) in fp32, and lora.json."""
 
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
     card: Card
-    provenance: dict[str, Any]
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -61,7 +62,7 @@ def read_adapter(folder: Path) -> Adapter:
     for file in (weights, card):
         if not file.is_file():
             raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
-    said, provenance = read_card(card)
+    said: Card = read_record(card, Card)
     state, metadata = _open(weights)
     _check_metadata(metadata, said, weights)
     parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -76,25 +77,7 @@ def read_adapter(folder: Path) -> Adapter:
     if not parts:
         raise UserError(f"{weights}: no LoRA factors in this file")
     factors = {layer: _factors(layer, found, said, weights) for layer, found in parts.items()}
-    return Adapter(factors, said, provenance)
-
-
-def read_card(file: Path) -> tuple[Card, dict[str, Any]]:
-    """The checked part of a lora.json, and all of it; raises UserError, naming the key, for one that does not fit."""
-    provenance = read_json(file)
-    if not isinstance(provenance, dict):
-        raise UserError(f"{file}: must be a mapping of what the LoRA was trained on")
-    try:
-        # As JSON, because strict pydantic takes a list for a tuple only there.
-        return TypeAdapter(Card).validate_json(json.dumps(provenance)), provenance
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if not (key := ".".join(str(part) for part in problem["loc"])):
-            raise UserError(f"{file}: is not valid JSON ({problem['msg']})") from None
-        if problem["type"] == "missing":
-            raise UserError(f"{file}: has no {key}; rank, alpha, targets and backbone are needed") from None
-        wanted = problem["msg"].replace("Input should be", "it must be")
-        raise UserError(f"{file}: {key} is {repr(problem['input'])[:80]}; {wanted}") from None
+    return Adapter(factors, said)
 
 
 def _open(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
@@ -110,10 +93,10 @@ def _open(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
 def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None:
     """Raise UserError where diffusers, which reads the file's own metadata, would open another LoRA than we do."""
     if METADATA not in metadata:
-        if said.alpha != said.rank:
+        if said["alpha"] != said["rank"]:
             raise UserError(
-                f"{file}: has no {METADATA}, so its alpha is its rank ({said.rank}) for other loaders, "
-                f"and {said.alpha} in {CARD}; they must be the same"
+                f"{file}: has no {METADATA}, so its alpha is its rank ({said['rank']}) for other loaders, "
+                f"and {said['alpha']} in {CARD}; they must be the same"
             )
         return
     try:
@@ -122,7 +105,11 @@ def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{file}: its {METADATA} is not a JSON mapping")
-    wanted = {"unet.r": said.rank, "unet.lora_alpha": said.alpha, "unet.target_modules": sorted(said.targets)}
+    wanted = {
+        "unet.r": said["rank"],
+        "unet.lora_alpha": said["alpha"],
+        "unet.target_modules": sorted(said["targets"]),
+    }
     for key, value in found.items():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = sorted(value)
@@ -151,10 +138,10 @@ def _factors(
             f"{file}: {layer} has factors of the shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: "
             "(rank, in) and (out, rank), or (rank, in, h, w) and (out, rank, 1, 1)"
         )
-    if a.shape[0] != said.rank or b.shape[1] != said.rank:
-        raise UserError(f"{file}: {layer} does not hold two factors of rank {said.rank}, as {CARD} says")
+    if a.shape[0] != said["rank"] or b.shape[1] != said["rank"]:
+        raise UserError(f"{file}: {layer} does not hold two factors of rank {said['rank']}, as {CARD} says")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise UserError(f"{file}: {layer} holds values that are not finite; train this expert again")
-    if not any(f".{layer}".endswith(f".{target}") for target in said.targets):
+    if not any(f".{layer}".endswith(f".{target}") for target in said["targets"]):
         raise UserError(f"{file}: {layer} is named by none of the targets in {CARD}")
     return a.float(), b.float()

@@ -1,22 +1,29 @@
 """Files as the stages exchange them: atomic writes, JSON, JSON lines and CSV, and their hashes.
 
 Every writer goes through `atomic`, so a file is either complete or absent. Reading something missing,
-truncated or malformed raises a UserError naming the file.
+truncated or malformed raises a UserError naming the file and, where there is one, the line.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
+from pydantic_core import from_json
+
+from selma.ground.errors import UserError, first_line
+from selma.ground.schema import check
+
+TEMPORARY = ".tmp-"  # how the names begin of what is being written
 
 # Hashes ----------------------------------------------------------------------------------------
 
@@ -39,7 +46,7 @@ def folder_digest(path: Path) -> str:
         raise UserError(f"{path}: file or folder not found")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and not _is_temporary(file) and "__pycache__" not in file.parts:
+        if file.is_file() and not file.name.startswith(TEMPORARY) and "__pycache__" not in file.parts:
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
@@ -51,12 +58,12 @@ def folder_digest(path: Path) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success it is flushed to disk and renamed to `path`.
 
-    On an error the temporary file is removed and `path` is unchanged. Parent folders are created.
+    On an error the temporary file is removed and `path` is unchanged. Parent folders are created. A target has one
+    temporary name, so that the next write replaces what a killed one left.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as PIL choose the format by it.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = temporary_of(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -66,8 +73,9 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _is_temporary(file: Path) -> bool:
-    return file.name.startswith(".tmp-")
+def temporary_of(path: Path) -> Path:
+    """Where `path` is written before it is renamed; the suffix stays last, as writers such as PIL choose by it."""
+    return path.with_name(f"{TEMPORARY}{path.name}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,36 +107,88 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[st
 
 def read_json(path: Path) -> Any:
     """The contents of a JSON file; raises UserError, naming the line, if it is missing or malformed."""
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg})") from None
+    return _parse(read_text(path), path)
+
+
+def read_record(path: Path, schema: Any) -> Any:
+    """The same, checked against a schema (schema.py): a record of metrics, say."""
+    return check(schema, read_json(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """One dict per non-blank line; raises UserError, naming the line, for one that is malformed or not an object."""
-    rows = []
-    # Not splitlines: it also splits at U+2028 and friends, which JSON strings may hold.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: is not valid JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: is not a JSON object")
-        rows.append(row)
+    return [row for _, row in lines(path)]
+
+
+def read_rows(path: Path, schema: Any, *, once: Sequence[str] = ()) -> list[Any]:
+    """The rows of a JSON Lines file, each checked once against a schema; no two may agree in all fields of `once`.
+
+    Raises UserError naming the file, the line and what is allowed.
+    """
+    rows: list[Any] = []
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in lines(path):
+        rows.append(check(schema, row, f"{path}, line {number}", "the row"))
+        if once and (first := seen.setdefault(tuple(row.get(name) for name in once), number)) != number:
+            same = ", ".join(f"{name} {row.get(name)!r}" for name in once)
+            raise UserError(
+                f"{path}, line {number}: {same} is in line {first} already; it must be there once"
+            )
     return rows
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, newline: str | None = None) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; raises UserError if it cannot be read.
+
+    `newline` as `open` takes it: "" leaves line ends as they are.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
+
+
+def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Not splitlines: it also splits at U+2028 and friends, which JSON strings may hold.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parse(line, path, number)
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: is not a JSON object")
+        yield number, row
+
+
+def _parse(text: str, path: Path, line: int | None = None) -> Any:
+    """JSON as its standard has it: no NaN, no number beyond float, half an emoji or key twice, and 200 levels at most.
+
+    `line` is the one that `text` is of the file, None if it is the whole.
+    """
+    try:
+        from_json(text, allow_inf_nan=False)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite)
+    except ValueError as error:
+        problem, at, place = first_line(error).rpartition(" at line ")
+        number = line or (int(place.partition(" ")[0]) if at else None)
+        where = f"{path}, line {number}" if number else f"{path}"
+        raise UserError(f"{where}: is not valid JSON ({problem or place})") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)[:40]!r} twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"number {text[:40]} out of range")
+    return value
 
 
 @dataclass(frozen=True)
@@ -146,28 +206,33 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
     the columns, without rows, or with a row of a different length than the header.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header, columns)
-            rows = []
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}"
-                    )
-                rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
+        reader = csv.reader(io.StringIO(read_text(path, newline=""), newline=""), strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header, columns)
+        rows = []
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}"
+                )
+            rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise UserError(f"{path}: is not valid CSV ({error})") from None
     if not rows:
         raise UserError(f"{path}: holds no rows; a header and at least one row are needed")
     return rows
+
+
+def number(path: Path, row: Row, column: str) -> float:
+    """A cell as a finite number; raises UserError, naming file and line, otherwise."""
+    with suppress(ValueError):
+        if math.isfinite(value := float(row.cells[column])):
+            return value
+    raise UserError(
+        f"{path}, line {row.line}: {column} is {row.cells[column][:40]!r}; it must be a finite number"
+    )
 
 
 def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None:

@@ -14,21 +14,16 @@ nobody can answer it. An item without questions is drawn for preference scores o
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl, write_jsonl
+from selma.ground.files import lines, write_jsonl
+from selma.ground.schema import Id, Text, Texts, build, section
 
 SPLITS = ("dev", "test")
-
-_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # ids name image files
-_ITEM_KEYS = ("id", "prompt", "skill", "source", "questions")
-_QUESTION_KEYS = ("id", "question", "choices", "answer", "parents", "category")
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,25 @@ class Item:
     source: str
     questions: tuple[Question, ...]
     absent: tuple[str, ...] = ()
+
+
+def ancestors(parents: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """All that each question depends on at any remove, nearest first, of the questions that there are.
+
+    In a circle a question is its own ancestor, which is harmless.
+    """
+
+    def above(id: str) -> list[str]:
+        seen: dict[str, None] = {}  # in order of discovery; circles end here
+        todo = list(parents[id])
+        while todo:
+            parent = todo.pop(0)
+            if parent in parents and parent not in seen:
+                seen[parent] = None
+                todo += parents[parent]
+        return list(seen)
+
+    return {id: above(id) for id in parents}
 
 
 # Files -----------------------------------------------------------------------------------------
@@ -98,8 +112,7 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def _read(path: Path) -> list[Item]:
-    rows = read_jsonl(path)
-    return _parse(((f"{path}, line {i}", row) for i, row in enumerate(rows, start=1)), path)
+    return _parse(((f"{path}, line {number}", row) for number, row in lines(path)), path)
 
 
 def _parse(rows: Iterable[tuple[str, Any]], path: Path) -> list[Item]:
@@ -107,9 +120,11 @@ def _parse(rows: Iterable[tuple[str, Any]], path: Path) -> list[Item]:
     seen: set[str] = set()
     for where, row in rows:
         item = _item(row, where)
-        if item.id in seen:
-            raise UserError(f"{where}: item id {item.id!r} appears twice; ids must be unique in a split")
-        seen.add(item.id)
+        if item.id.casefold() in seen:  # some disks take a.webp for A.webp
+            raise UserError(
+                f"{where}: item id {item.id!r} appears twice; ids must be unique in a split, in any case"
+            )
+        seen.add(item.id.casefold())
         items.append(item)
     if not items:
         raise UserError(f"{path}: has no items; a split needs at least one")
@@ -140,6 +155,28 @@ def _normal(prompt: str) -> str:
 # Rows ------------------------------------------------------------------------------------------
 
 
+@section
+class _QuestionRow:
+    id: Text
+    question: Text
+    choices: Texts
+    answer: Text
+    parents: Texts
+    category: Text
+
+
+@section
+class _ItemRow:
+    """An item as a line of a split."""
+
+    id: Id
+    prompt: Text
+    skill: Text
+    source: Text
+    questions: list[_QuestionRow]
+    absent: Texts = ()
+
+
 def _to_row(item: Item) -> dict[str, Any]:
     questions = [
         {
@@ -163,61 +200,31 @@ def _to_row(item: Item) -> dict[str, Any]:
 
 
 def _item(row: Any, where: str) -> Item:
-    _check_keys(row, _ITEM_KEYS, where, optional=("absent",))
-    id, prompt, skill, source = (_text(row, key, where) for key in ("id", "prompt", "skill", "source"))
-    if not _SAFE_ID.fullmatch(id):
-        raise UserError(f"{where}: id {id!r} must be letters, digits, '.', '_' or '-': it names image files")
-    if not isinstance(row["questions"], list):
-        raise UserError(f"{where}: questions of item {id!r} is {row['questions']!r}; it must be a list")
-    questions = tuple(_question(question, f"{where}, item {id!r}") for question in row["questions"])
-    known = [question.id for question in questions]
-    absent = _texts(row, "absent", f"{where}, item {id!r}") if "absent" in row else ()
-    if there := set(absent) & set(known):
-        raise UserError(f"{where}, item {id!r}: absent lists {', '.join(sorted(there))}, which the item has")
-    for question in questions:
-        if known.count(question.id) > 1:
-            raise UserError(f"{where}, item {id!r}: question id {question.id!r} appears twice")
-        for parent in question.parents:
-            if parent not in known and parent not in absent:
-                raise UserError(
-                    f"{where}, item {id!r}: question {question.id!r} has the unknown parent {parent!r}; "
-                    f"allowed: {', '.join(known)}"
-                )
-    return Item(id, prompt, skill, source, questions, absent)
+    found = build(_ItemRow, row, where, "the row")
+    questions = tuple(
+        Question(q.id, q.question, tuple(q.choices), q.answer, tuple(q.parents), q.category)
+        for q in found.questions
+    )
+    item = Item(found.id, found.prompt, found.skill, found.source, questions, tuple(found.absent))
+    check_item(item, where)
+    return item
 
 
-def _question(row: Any, where: str) -> Question:
-    _check_keys(row, _QUESTION_KEYS, where)
-    id, text, answer, category = (_text(row, key, where) for key in ("id", "question", "answer", "category"))
-    choices, parents = (_texts(row, key, f"{where}, question {id!r}") for key in ("choices", "parents"))
-    if answer not in choices:
+def check_item(item: Item, where: str) -> None:
+    """Raise UserError, opened by `where`, unless an item's questions fit each other and their own choices."""
+    known = [question.id for question in item.questions]
+    if there := set(item.absent) & set(known):
         raise UserError(
-            f"{where}, question {id!r}: answer {answer!r} is not among its choices; "
-            f"allowed: {', '.join(choices) or 'none given'}"
+            f"{where}, item {item.id!r}: absent lists {', '.join(sorted(there))}, which the item has"
         )
-    return Question(id, text, choices, answer, parents, category)
-
-
-def _check_keys(row: Any, keys: Sequence[str], where: str, optional: Sequence[str] = ()) -> None:
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: {json.dumps(row)[:40]} is not an object with the keys {', '.join(keys)}")
-    for key in (*keys, *(key for key in row if key not in optional)):
-        if (key in row) != (key in keys):
-            problem = "is missing" if key in keys else "is unknown"
-            raise UserError(f"{where}: key {key!r} {problem}; allowed: {', '.join(keys)}")
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row[key]
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key} is {value!r}; it must be a non-empty string")
-    return value
-
-
-def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    values = row[key]
-    if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise UserError(f"{where}: {key} is {values!r}; it must be a list of non-empty strings")
-    if len(set(values)) < len(values):
-        raise UserError(f"{where}: {key} {values!r} holds the same string twice")
-    return tuple(values)
+    for question in item.questions:
+        here = f"{where}, item {item.id!r}, question {question.id!r}"
+        if known.count(question.id) > 1:
+            raise UserError(f"{here} appears twice")
+        if question.answer not in question.choices:
+            raise UserError(
+                f"{here}: answer {question.answer!r} is not among its choices; allowed: {', '.join(question.choices)}"
+            )
+        for parent in question.parents:
+            if parent not in known and parent not in item.absent:
+                raise UserError(f"{here} has the unknown parent {parent!r}; allowed: {', '.join(known)}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired
+
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import atomic, read_jsonl
+from selma.ground.files import atomic, read_rows
+from selma.ground.schema import FileName, Id, Index, Seed, Text, record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +80,20 @@ def _as_seen(image: Image) -> Image:
     return image.convert("RGB")
 
 
+@record
+class Prompt(TypedDict):
+    """A row of prompts.jsonl or dev.jsonl."""
+
+    id: Id
+    text: Text
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The id and text of each row of a prompts.jsonl; raises UserError, naming the line, for a row without them,
+    an id that cannot name an image file, and one that is there twice."""
+    return [{"id": row["id"], "text": row["text"]} for row in read_rows(path, Prompt, once=["id"])]
+
+
 @dataclass(frozen=True)
 class Pair:
     """An image and the text it was drawn from; `k` counts the images of one text."""
@@ -88,32 +105,41 @@ class Pair:
     k: int = 0
 
 
+@record
+class _Row(TypedDict):
+    """A row of metadata.jsonl; a person's own images may have further columns."""
+
+    file_name: FileName
+    text: Text
+    id: Id
+    seed: Seed
+    k: NotRequired[Index]
+
+
 def read_pairs(folder: Path, subfolders: Sequence[str] | None = None) -> list[Pair]:
     """The pairs of `folder/metadata.jsonl`, or those of each named subfolder one after another.
 
     Named, never globbed: what a folder holds beyond params.yaml must not slip into training. Raises
-    UserError for a missing image, a row without one of the fields, an id's image given twice, or no pairs.
+    UserError for a missing image, a row without one of the fields, an image outside the folder, an id's image or a file
+    given twice, or no pairs.
     """
     folder = Path(folder)
     pairs: list[Pair] = []
     for part in [folder] if subfolders is None else [folder / name for name in subfolders]:
-        pairs += [_pair(part, number, row) for number, row in enumerate(read_jsonl(part / METADATA), start=1)]
+        pairs += [_pair(part, row) for row in read_rows(part / METADATA, _Row, once=["file_name"])]
     if not pairs:
         raise UserError(f"{folder}: holds no images; at least one is needed")
-    files = [pair.file for pair in pairs]
-    if len(set(files)) < len(files):
-        twice = next(file for file in files if files.count(file) > 1)
-        raise UserError(f"{twice}: is named twice in {METADATA}")
+    seen: dict[tuple[str, int], Path] = {}
+    for pair in pairs:
+        if (first := seen.setdefault((pair.id, pair.k), pair.file)) != pair.file:
+            raise UserError(
+                f"{pair.file}: has id {pair.id!r} and k {pair.k}, as {first} has; give each its own"
+            )
     return pairs
 
 
-def _pair(folder: Path, number: int, row: Mapping[str, Any]) -> Pair:
-    where = f"{folder / METADATA}, row {number}"
-    wanted = {"file_name": str, "text": str, "id": str, "seed": int}
-    for field, kind in wanted.items():
-        if not isinstance(row.get(field), kind):
-            raise UserError(f"{where}: needs {field}, a {kind.__name__}; it has {row.get(field)!r}")
+def _pair(folder: Path, row: _Row) -> Pair:
     file = folder / row["file_name"]
     if not file.is_file():
-        raise UserError(f"{file}: image not found, though {where} names it")
-    return Pair(file, row["text"], row["id"], row["seed"], int(row.get("k", 0)))
+        raise UserError(f"{file}: image not found, though {folder / METADATA} names it")
+    return Pair(file, row["text"], row["id"], row["seed"], row.get("k", 0))

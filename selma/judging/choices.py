@@ -1,12 +1,14 @@
 """A free answer to a multiple-choice question becomes one of its choices (TIFA, arXiv 2303.11897, section 3.3).
 
-An answer that is literally a choice is that choice; case, spaces and punctuation around it make no difference.
+An answer that is literally a choice is that choice; case, spaces and punctuation around it make no difference. To a
+question of yes or no, what follows the first word makes none either: "Yes, there are two" is yes.
 Any other is mapped to the choice nearest in meaning: the one with the highest cosine between sentence
 embeddings (embedding.py), the earlier one in a tie.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,11 +26,38 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().split()).strip(string.punctuation + string.whitespace)
 
 
+_OPENING = re.compile(r"[\W_]*(?:(?:the )?(?:final )?answer(?: is)?[\W_]+)?(yes|no|true|false|y|n)\b")
+_NUMBER = re.compile(r"[\s'\"]*([01])(?:\.0*)?[\s'\"]*")
+_MEANS = {
+    "yes": "yes",
+    "y": "yes",
+    "true": "yes",
+    "1": "yes",
+    "no": "no",
+    "n": "no",
+    "false": "no",
+    "0": "no",
+}
+
+
+def yes_or_no(answer: str) -> str | None:
+    """ "yes" or "no", as a free answer begins: "Yes, there are two", "**No**", "True", "1"; None if with neither."""
+    found = _OPENING.match(answer.casefold()) or _NUMBER.fullmatch(answer)
+    return _MEANS[found[1]] if found else None
+
+
+def is_yes_no(offered: Sequence[str]) -> bool:
+    """Whether a question's choices are yes and no."""
+    return {normal(choice) for choice in offered} == {"yes", "no"}
+
+
 def match(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that `answer` says, literally or after `normal`; None if it matches no choice."""
+    """The choice that `answer` says, literally, after `normal` or as `yes_or_no`; None if it matches no choice."""
     if answer in choices:
         return answer
     said = normal(answer)
+    if is_yes_no(choices):
+        said = yes_or_no(answer)
     return next((choice for choice in choices if said and normal(choice) == said), None)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.judging import choices
+from selma.judging.choices import is_yes_no
 from selma.judging.judge import Answer
 
 VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'
@@ -65,8 +66,7 @@ class VqaJudge:
             return Answer(self._choose(question, said.text), None)
         total = said.yes + said.no
         p_yes = said.yes / total if total > 0 else 0.5
-        first = re.match(r"\W*(yes|no)\b", said.text.casefold())
-        wanted = first[1] if first else ("yes" if p_yes >= 0.5 else "no")
+        wanted = choices.yes_or_no(said.text) or ("yes" if p_yes >= 0.5 else "no")
         return Answer(next(c for c in question.choices if choices.normal(c) == wanted), p_yes)
 
     def _choose(self, question: Question, text: str) -> str:
@@ -83,11 +83,6 @@ class VqaJudge:
             f"the judge says {text[:80]!r} to {question.text!r}, which is not one of {', '.join(question.choices)}; "
             "a `matcher` in its entry under `judges` maps such answers to the nearest choice"
         )
-
-
-def is_yes_no(offered: Sequence[str]) -> bool:
-    """Whether a question's choices are yes and no."""
-    return {choices.normal(choice) for choice in offered} == {"yes", "no"}
 
 
 def instruct(question: Question) -> str:

@@ -82,7 +82,7 @@ def load_lora(folder: Path) -> LoraWeights:
     Raises UserError when a file is missing or corrupt, or the factors do not fit what lora.json says.
     """
     found = read_adapter(folder)
-    return LoraWeights(found.factors, found.card.alpha / found.card.rank, found.provenance)
+    return LoraWeights(found.factors, found.card["alpha"] / found.card["rank"], dict(found.card))
 
 
 def sort_header(file: bytes) -> bytes:

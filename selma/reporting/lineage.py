@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
-from selma.ground.files import read_csv, read_json
+from selma.ground.files import number, read_csv, read_record
 from selma.reporting import charts
+from selma.reporting.metrics import Filter, Merge, Selection
 from selma.reporting.table import percent
 
 
@@ -17,25 +17,23 @@ def read(
 ) -> dict[str, Any]:
     """What report.html.j2 shows of the metrics folder's loss/, select/, merge/ and filter/.
 
-    Raises UserError for a file that cannot be read, KeyError or the like for one with a different schema.
+    Raises UserError for a file that cannot be read or has another schema, KeyError for names that do not fit together.
     """
     losses = {name: _curve(metrics / "loss" / f"{name}.csv") for name in experts}
-    selections = {name: read_json(metrics / "select" / f"{name}.json") for name in experts}
+    selections = {name: read_record(metrics / "select" / f"{name}.json", Selection) for name in experts}
     return {
         "line_charts": _line_charts(losses, selections),
         "selections": [_selection(name, selection) for name, selection in selections.items()],
-        "merges": [_merge(name, read_json(metrics / "merge" / f"{name}.json")) for name in merges],
-        "filter": _filter({name: read_json(metrics / "filter" / f"{name}.json") for name in skills}),
+        "merges": [_merge(name, read_record(metrics / "merge" / f"{name}.json", Merge)) for name in merges],
+        "filter": _filter(
+            {name: read_record(metrics / "filter" / f"{name}.json", Filter) for name in skills}
+        ),
     }
 
 
 def _curve(path: Path) -> list[charts.Point]:
-    try:
-        return [
-            (float(row.cells["step"]), float(row.cells["loss"])) for row in read_csv(path, ("step", "loss"))
-        ]
-    except ValueError:
-        raise UserError(f"{path}: is not a loss curve; step and loss must be numbers") from None
+    rows = read_csv(path, ("step", "loss"))
+    return [(number(path, row, "step"), number(path, row, "loss")) for row in rows]
 
 
 def _line_charts(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
 from selma.reporting.table import gain_text, percent, verdict
 from selma.scoring.summary import over
 
@@ -72,17 +71,11 @@ class Data:
 
 
 def render(*, base: Base, lora: Lora, data: Data, dtype: str, summary: Mapping[str, Any] | None) -> str:
-    """The card's Markdown, from the contents of metrics/eval.json (None: nothing was measured) and the run's dtype.
-
-    Raises UserError unless that file is from a finished run.
-    """
+    """The card's Markdown, from the contents of metrics/eval.json (None: nothing was measured) and the run's dtype."""
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    try:
-        scores = _scores(summary, lora) if summary else None
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"metrics/eval.json: not from a finished run ({error!r}); run `dvc repro`") from error
+    scores = _scores(summary, lora) if summary else None
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(base=base, lora=lora, data=data, dtype=dtype, scores=scores) + "\n"
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_csv, read_json
+from selma.ground.files import read_record
 from selma.ground.pairs import read_image
 from selma.reporting import charts, lineage, other_tables
+from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
 from selma.reporting.table import gain_cells, percent, span, verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -46,11 +47,13 @@ def render(
     import jinja2
     from markupsafe import Markup
 
-    summary = read_json(metrics / "eval.json")
+    summary = read_summary(metrics / "eval.json")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
         pair = next(iter(summary["gains"])).split(" over ")  # the leading one: after, before
-        by_skill, by_category = (_parts(metrics / f"{name}.csv") for name in ("by_skill", "by_category"))
+        by_skill, by_category = (
+            read_parts(metrics / f"by_{part}.csv", part) for part in ("skill", "category")
+        )
         content = {
             "benchmark": summary["benchmark"],
             "judge": summary["judge"],
@@ -64,12 +67,20 @@ def render(
             "pair_charts": _pair_charts(by_skill, by_category, pair),
             "categories": _categories(by_category, pair),
             "others": other_tables.tables(
-                read_json(metrics / "benchmarks.json"), read_json(metrics / "preferences.json")
+                read_record(metrics / "benchmarks.json", Benchmarks),
+                read_record(metrics / "preferences.json", Preferences),
             ),
-            "examples": [_example(example, grid) for example in read_json(grid / "examples.json")],
+            "examples": [
+                _example(example, grid) for example in read_record(grid / "examples.json", Examples)
+            ],
             **lineage.read(metrics, skills, experts, merges),
         }
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (
+        ArithmeticError,
+        KeyError,
+        ValueError,
+        StopIteration,
+    ) as error:  # names that do not fit each other
         raise UserError(
             f"{metrics}, {grid}: not the files from a finished run ({error!r}); run `dvc repro`"
         ) from error
@@ -86,17 +97,6 @@ def render(
 
 
 # Scores ----------------------------------------------------------------------------------------
-
-Parts = dict[str, dict[str, float]]  # by model: scores by skill, or by kind of question
-
-
-def _parts(path: Path) -> Parts:
-    """The rows (model, part, score) of by_skill.csv or by_category.csv."""
-    found: Parts = {}
-    for row in read_csv(path, ("model", "score")):
-        model, part, score = row.cells.values()
-        found.setdefault(model, {})[part] = float(score)
-    return found
 
 
 def _tiles(summary: Mapping[str, Any], pair: Sequence[str]) -> list[dict[str, str]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-EVAL = Path("metrics/eval.json")
 
 
 def percent(score: float) -> str:

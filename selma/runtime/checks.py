@@ -161,4 +161,4 @@ def _check_backbones(params: Params) -> None:
         ("images.backbone", params.images.backbone),
         ("expert.backbone", params.expert.backbone),
     ):
-        allow(key, name, {EMBEDDED, *params.backbones}, "in `backbones`, or the embedded one")
+        allow(key, name, {*params.worlds, *params.backbones}, "in `backbones` or `worlds`")

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.runtime.schema import load_yaml
 
 TEMPLATE = re.compile(r"\$\{\s*([^}]+?)\s*\}")
@@ -37,11 +37,17 @@ class Stage:
 
 def load_stages(root: Path) -> dict[str, Stage]:
     """Every stage of root/dvc.yaml by name, in the file's order; raises UserError for a template without a value."""
-    params = load_yaml(root / "params.yaml")
+    params, pipeline = load_yaml(root / "params.yaml"), load_yaml(root / "dvc.yaml")
     stages: dict[str, Stage] = {}
-    for name, spec in (load_yaml(root / "dvc.yaml") or {}).get("stages", {}).items():
-        for stage, body, scope in _expand(name, spec, params):
-            stages[stage] = _stage(stage, body, scope)
+    try:
+        for name, spec in (pipeline or {}).get("stages", {}).items():
+            for stage, body, scope in _expand(name, spec, params):
+                stages[stage] = _stage(stage, body, scope)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{root / 'dvc.yaml'}: is not a pipeline as this repository writes it ({first_line(error)}); "
+            "`git diff dvc.yaml` shows what changed"
+        ) from None
     return stages
 
 

@@ -13,11 +13,10 @@ from pydantic import Field
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
-from selma.runtime.schema import Count, Name, matches, one_of, section
+from selma.runtime.schema import Count, Name, Seed, matches, one_of, section
 
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Sha256 = Annotated[str, matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")]
 Commit = Annotated[
     str,

@@ -15,7 +15,7 @@ from pydantic import Field
 from selma.ground.errors import UserError
 from selma.runtime import variants
 from selma.runtime.checks import cross_check, warn
-from selma.runtime.origins import Backbone, Benchmark, JudgeSource, Seed
+from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
 from selma.runtime.schema import (
     AnyNames,
     Count,
@@ -24,6 +24,7 @@ from selma.runtime.schema import (
     Names,
     Positive,
     RowName,
+    Seed,
     build,
     load_yaml,
     once,
@@ -60,13 +61,6 @@ class Model:
 
     weights: str
     guidance: Annotated[str, one_of(variants.names("guidance"))]
-
-
-@section
-class Store:
-    """The DVC remote of the outs; dvc.yaml reads it, no stage does."""
-
-    remote: Name
 
 
 @section
@@ -226,7 +220,7 @@ class Params:
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]
     benchmarks: Annotated[dict[RowName, Benchmark], Field(min_length=1)]
-    store: Store
+    worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
     llm: Llm
     prompts: Prompts

@@ -4,7 +4,8 @@
 
 One parent run per pipeline execution, one child run per stage that really ran. The store is
 `sqlite:///<repository>/mlflow.db` with artifacts in mlartifacts/ next to it, or MLFLOW_TRACKING_URI's.
-A spool is removed once MLflow has all of it; after a failure it stays, and the next recorder tries again.
+A spool is removed once MLflow has all of it; after a failure it stays, and the next recorder tries again. A line that
+is no event is passed over, and a spool that a working store refuses is set aside as `.refused`: neither blocks others.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AllowInfNan, Field
+from typing_extensions import TypedDict
+
+from selma.ground import schema
+from selma.ground.errors import UserError, first_line
 from selma.runtime.tracking import redact, spools
 from selma.runtime.work import home
 
@@ -26,6 +32,48 @@ EXPERIMENT = "selma"
 LINGER = 4.0  # seconds without work before a recorder that a stage started exits
 POLL = 0.5
 CHUNK = 90  # entries per request, below MLflow's limit of 100 params and tags
+
+
+Moment = Annotated[int, Field(ge=0, lt=2**53)]  # ms since 1970
+Figure = Annotated[float, AllowInfNan(True)]
+
+
+@schema.record
+class _Start(TypedDict):
+    time: Moment
+    stage: str
+    run: str
+    params: dict[str, Any]
+    tags: dict[str, str]
+
+
+@schema.record
+class _Metric(TypedDict):
+    time: Moment
+    name: str
+    value: Figure
+    step: schema.Index
+
+
+@schema.record
+class _Metrics(TypedDict):
+    time: Moment
+    file: str
+    values: dict[str, Figure]
+
+
+@schema.record
+class _Image(TypedDict):
+    file: schema.FileName
+
+
+@schema.record
+class _End(TypedDict):
+    time: Moment
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+
+
+_EVENTS = {"start": _Start, "metric": _Metric, "metrics": _Metrics, "image": _Image, "end": _End}
 
 
 class Store:
@@ -43,6 +91,13 @@ class Store:
         self.experiment = (
             found.experiment_id if found else self._create((root / "mlartifacts").as_uri() if own else None)
         )
+
+    def works(self) -> bool:
+        """Whether the store answers at all: then what it refuses is at fault."""
+        try:
+            return self.client.get_experiment(self.experiment) is not None
+        except Exception:
+            return False
 
     def _create(self, artifacts: str | None) -> str:
         return self.client.create_experiment(EXPERIMENT, artifact_location=artifacts)
@@ -62,7 +117,7 @@ class Stage:
 
     def __init__(self, path: Path, store: Store) -> None:
         self.path, self.store = path, store
-        self.file = open(path, encoding="utf-8")  # noqa: SIM115 - read as it grows
+        self.file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - read as it grows
         self.parent = self.child = ""
         self.rest = ""
 
@@ -70,11 +125,13 @@ class Stage:
         """Hand over the lines written since; True once the stage has ended or died and everything is handed over."""
         gone = self._writer_gone()  # checked before reading: what a dead writer wrote is then complete
         *lines, self.rest = (self.rest + self.file.read()).split("\n")
-        events = [json.loads(line) for line in lines]
+        events = [event for line in lines if (event := _event(line))]
         points = [event for event in events if event["event"] == "metric"]
         for event in events:
             if event["event"] == "start":
                 self._start(event)
+        if not self.child:
+            return gone  # its first line is not there yet, or junk
         self._metrics(self.child, [(e["name"], e["value"], e["time"], e["step"]) for e in points])
         for event in events:
             if event["event"] == "metrics":
@@ -86,7 +143,7 @@ class Stage:
             elif event["event"] == "end":
                 self._end(event["status"], event["time"])
                 return True
-        if gone and self.child:
+        if gone:
             self._end("KILLED", int(self.path.stat().st_mtime * 1000))
         return gone
 
@@ -94,6 +151,10 @@ class Stage:
         self.file.close()
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
+
+    def set_aside(self) -> None:
+        self.file.close()
+        self.path.rename(self.path.with_suffix(".refused"))
 
     def _writer_gone(self) -> bool:
         try:
@@ -127,6 +188,22 @@ class Stage:
             self.store.client.set_terminated(run, status=status, end_time=when)
 
 
+def _event(line: str) -> dict[str, Any] | None:
+    """An event of a spool; None for a line that is none, torn or written by something else."""
+    try:
+        event = json.loads(line)
+        return schema.check(_EVENTS[event["event"]], event, "")
+    except (UserError, LookupError, RecursionError, TypeError, ValueError):
+        return None
+
+
+def _fail(folder: Path, problem: str) -> None:
+    """Say what could not be recorded, here and, through the next stage, to whom has a terminal."""
+    print(f"warning: MLflow tracking: {redact(problem)}", file=sys.stderr)
+    if folder.is_dir():
+        (folder / "failed").write_text(redact(problem), encoding="utf-8", errors="replace")
+
+
 def _name(text: str) -> str:
     """`text` as MLflow takes names: of letters, digits, and _ - . space : / only."""
     return re.sub(r"[^\w\-. :/]", "_", text, flags=re.ASCII)[:250]
@@ -144,9 +221,16 @@ def record(root: Path, linger: float) -> Store | None:
             if path not in stages:
                 stages[path] = Stage(path, store)
             idle_since = time.monotonic()
-            if stages[path].advance():
-                stages[path].remove()
-                del stages[path]
+            try:
+                done = stages[path].advance()
+            except Exception as error:
+                if not store.works():
+                    raise
+                _fail(folder, f"{path.name} was set aside: {first_line(error)[:300]}")
+                stages.pop(path).set_aside()
+                continue
+            if done:
+                stages.pop(path).remove()
         if not stages and time.monotonic() - idle_since >= linger:
             return store
         time.sleep(POLL)
@@ -168,13 +252,12 @@ def main(arguments: list[str]) -> int:
         try:
             record(root, LINGER if linger else 0.0)
         except Exception as error:
-            problem = redact(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            if linger and folder.is_dir():
-                (folder / "failed").write_text(problem, encoding="utf-8")
-            print(f"warning: MLflow tracking: {problem}", file=sys.stderr)
+            _fail(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             return 0
+        finally:
+            if not linger:
+                (folder / "failed").unlink(missing_ok=True)  # said already
     if not linger:
-        (folder / "failed").unlink(missing_ok=True)
         where = redact(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db")
         print(f"MLflow: mlflow ui --backend-store-uri {where}")
     return 0

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.runtime.work import home
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -93,7 +93,9 @@ class Spool:
         self.path = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
         # Locked under a name that the recorder does not look for, so that it never sees it unlocked.
         temporary = self.path.with_suffix(".new")
-        self.file: IO[str] = open(temporary, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self.file: IO[str] = open(  # noqa: SIM115
+            temporary, "w", encoding="utf-8", errors="replace", buffering=1
+        )
         fcntl.flock(self.file, fcntl.LOCK_EX)
         temporary.rename(self.path)
 
@@ -185,7 +187,17 @@ def _inputs(name: str) -> dict[str, str]:
 def _git(*arguments: str) -> str:
     """One git command's output; '' where there is no git or no commit. Takes no lock that DVC could trip over."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            check=False,
+        )
+    except OSError:  # there is no git
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -226,7 +238,7 @@ def _warn_of_failure() -> None:
     """Report once what the recorder could not do; it has no terminal of its own."""
     failed = spools(home()) / "failed"
     if failed.is_file():
-        _warn(failed.read_text(encoding="utf-8").strip())
+        _warn(first_line(UserError(failed.read_text(encoding="utf-8", errors="replace"))))
         failed.unlink(missing_ok=True)
 
 
@@ -242,5 +254,5 @@ def _try(call: Any, *args: Any, **kwargs: Any) -> None:
     except UserError:
         _spool = None  # bad params or a bad dvc.yaml: the stage itself reports it, in its one line
     except Exception as error:
-        _warn(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        _warn(f"{type(error).__name__}: {first_line(error)[:200]}")
         _spool = None

@@ -1,4 +1,4 @@
-"""Error bars by the bootstrap: of one model's score, of a paired gain, and of a gain over several training seeds."""
+"""Error bars over prompts, by the bootstrap: of one model's score and of a paired gain of one training run."""
 
 from __future__ import annotations
 
@@ -50,29 +50,6 @@ def bootstrap_mean(
         resamples=resamples,
         seed=seed,
     )
-
-
-def bootstrap_seeds(gains: Sequence[Sequence[float]] | np.ndarray, *, resamples: int, seed: int) -> Interval:
-    """Mean gain over items AND training seeds with its 95% percentile interval: (mean, low, high).
-
-    gains[s][i] is the gain of training seed s on item i; every seed has the same items. Seeds and items are crossed,
-    so each resample draws seeds with replacement and, independently, items (Owen 2007, "The pigeonhole bootstrap").
-    With few seeds the interval is wide, as it should be: it covers the next seed, too. Raises ValueError for no
-    seeds, no items, or no resamples.
-    """
-    table = np.asarray(gains, dtype=np.float64)  # [seeds, items]
-    if table.ndim != 2 or not table.size:
-        raise ValueError(f"need a gain for every seed and item, got an array of shape {table.shape}")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, must be at least 1")
-    n_seeds, n_items = table.shape
-    random = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for b in range(resamples):
-        drawn = table[random.integers(n_seeds, size=n_seeds)].mean(axis=0)
-        means[b] = drawn[random.integers(n_items, size=n_items)].mean()
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(table.mean()), float(low), float(high)
 
 
 def _interval(

@@ -57,11 +57,14 @@ def faithfulness(judge: Judge, items: Sequence[Item], drawn: Drawn, *, where: st
     return score_answers(items, answers, where=where)
 
 
-def vqa_score(judge: Judge, drawn: Drawn) -> float:
-    """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of what `draw` draws.
+def vqa_scores(judge: Judge, drawn: Drawn) -> dict[str, float]:
+    """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of each item over its images in `draw`'s order.
 
     Raises UserError, before anything is drawn, for a judge that does not give it.
     """
     if not hasattr(judge, "score"):
         raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
-    return fmean(rate(judge, image, item.prompt) for item, _, image in drawn)
+    found: dict[str, list[float]] = {}
+    for item, _, image in drawn:
+        found.setdefault(item.id, []).append(rate(judge, image, item.prompt))
+    return {item: fmean(scores) for item, scores in found.items()}

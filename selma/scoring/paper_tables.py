@@ -14,7 +14,7 @@ from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.items import Item
-from selma.judging.choices import match, normal
+from selma.judging.choices import match, yes_or_no
 from selma.scoring.bootstrap import bootstrap_mean
 from selma.scoring.saved import Saved
 from selma.scoring.scores import QuestionScore, clusters, item_scores, score_answers
@@ -46,13 +46,14 @@ def dsg_table(
     """DSG's scores, over every annotated prompt of the data sets that the answers are about.
 
     official_macro, no_dependency_macro and official_micro follow DSG's authors, cascading_micro the SELMA
-    paper (dsg.py). "yes" counts in any case and with punctuation around it, with `exact` only literally, as
-    in the official scorer. Raises UserError for answers that match no prompt or no question.
+    paper (dsg.py). An answer counts as the judges' own do (`yes_or_no`): "Yes, there are two", "True" and 1 are yes;
+    with `exact` only the literal "yes" is, as in the official scorer. Raises UserError for answers that match no
+    prompt or no question.
     """
     there = _known((row.item for row in answers), annotations, where)
     answers = [row for row in answers if row.item in there]
     _warn_of_wording(answers, where, exact)
-    rows = [_row(row, row.answer if exact else normal(row.answer), "yes") for row in answers]
+    rows = [_row(row, row.answer if exact else yes_or_no(row.answer) or "", "yes") for row in answers]
     present = {dsg.source_of(item) for item in there}
     scope = {item: found for item, found in annotations.items() if dsg.source_of(item) in present}
     official = score_answers(dsg.items(scope), rows, where=str(where))
@@ -206,11 +207,11 @@ def _row(row: Saved, answer: str, expected: str) -> dict[str, Any]:
 
 def _warn_of_wording(answers: Sequence[Saved], where: Path, exact: bool) -> None:
     """Warn about answers that are not read literally: other scorers may read them differently."""
-    loose = [row.answer for row in answers if row.answer != "yes" and normal(row.answer) == "yes"]
+    loose = [row.answer for row in answers if row.answer != "yes" and yes_or_no(row.answer) == "yes"]
     if loose:
         reading = "does not count, because of --exact" if exact else "counts as yes; with --exact it does not"
         print(f"warning: {where}: {loose[0]!r} ({len(loose)} answers like it) {reading}", file=sys.stderr)
-    other = [row.answer for row in answers if normal(row.answer) not in ("yes", "no")]
+    other = [row.answer for row in answers if yes_or_no(row.answer) is None]
     if other:
         print(
             f"warning: {where}: {len(other)} answers are neither yes nor no (first: {other[0]!r}); they score 0",

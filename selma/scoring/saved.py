@@ -7,13 +7,16 @@ any other name   CSV, as DSG's authors released their judges' answers: item_id, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
-from selma.ground.files import Row, read_csv, read_jsonl
+from selma.ground.files import Row, lines, number, read_csv
+from selma.ground.schema import Index, Text, check, record
 
 MODEL = "t2i_model"
 
@@ -29,6 +32,26 @@ class Saved:
     line: int
 
 
+@record
+class _Answer(TypedDict):
+    """A row of data/answers; other people's files may lack what is not read."""
+
+    item: Text
+    k: Index
+    question: Text
+    answer: str | None
+
+
+@record
+class _Score(TypedDict):
+    """A row of data/preferences."""
+
+    item: Text
+    k: NotRequired[Index]
+    judge: NotRequired[Text]
+    score: float
+
+
 def read_answers(path: Path, *, model: str | None = None, questions_by: str | None = None) -> list[Saved]:
     """The answers in a file, each question's once.
 
@@ -39,7 +62,10 @@ def read_answers(path: Path, *, model: str | None = None, questions_by: str | No
     if Path(path).suffix == ".jsonl":
         if model is not None:
             raise UserError(f"{path}: holds the answers about one model; there is nothing to pick")
-        found = [_from_json(row, line, path) for line, row in enumerate(read_jsonl(path), start=1)]
+        found = [
+            Saved(row["item"], row["k"], _id(row["question"]), row["answer"] or "", line)
+            for line, row in _checked(path, _Answer)
+        ]
     else:
         rows = _pick(read_csv(path, ("item_id", "question_id", "answer")), path, model)
         found = [_from_csv(row, path) for row in _by_generator(rows, path, questions_by)]
@@ -56,28 +82,19 @@ def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int]
     """
     if Path(path).suffix == ".jsonl":
         rows = _pick_json(path, "judge", judge)
-        cells = [(row.get("item"), row.get("k", 0), row.get("score"), line) for line, row in rows]
+        found = [(row["item"], row.get("k", 0), row["score"], line) for line, row in rows]
     elif judge is not None:
         raise UserError(f"{path}: a CSV file holds one judge's scores; --judge picks from JSON Lines")
     else:
-        cells = [
-            (row.cells["item_id"].strip(), 0, row.cells["score"], row.line)
+        found = [
+            (row.cells["item_id"].strip(), 0, number(path, row, "score"), row.line)
             for row in read_csv(path, ("item_id", "score"))
         ]
     scores: dict[tuple[str, int], float] = {}
-    for item, k, score, line in cells:
-        try:
-            key, value = (str(item), int(k)), float(score)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{path}, line {line}: item, k and score are {item!r}, {k!r}, {score!r}; "
-                "k must be an integer and score a number"
-            ) from None
-        if value != value or abs(value) == float("inf"):
-            raise UserError(f"{path}, line {line}: score is {score!r}; it must be a finite number")
-        if key in scores:
+    for item, k, score, line in found:
+        if (item, k) in scores:
             raise UserError(f"{path}, line {line}: item {item!r}, image {k} already has a score")
-        scores[key] = value
+        scores[item, k] = score
     if not scores:
         raise UserError(f"{path}: holds no scores")
     return scores
@@ -93,12 +110,18 @@ def _pick(rows: Sequence[Row], path: Path, model: str | None) -> list[Row]:
     return [row for row in rows if model is None or row.cells[MODEL].strip() == model]
 
 
-def _pick_json(path: Path, key: str, wanted: str | None) -> list[tuple[int, dict[str, Any]]]:
-    """(line, row) of a JSON Lines file, where `key` is `wanted` if anything is."""
-    rows = list(enumerate(read_jsonl(path), start=1))
-    found = sorted({str(row[key]) for _, row in rows if key in row})
+def _pick_json(path: Path, key: str, wanted: str | None) -> list[tuple[int, _Score]]:
+    """(line, row) of a JSON Lines file of scores, where `key` is `wanted` if anything is."""
+    rows = list(_checked(path, _Score))
+    found = sorted({row[key] for _, row in rows if key in row})
     _check_choice(path, key, found, wanted, f"--{key}")
-    return [(line, row) for line, row in rows if wanted is None or str(row.get(key)) == wanted]
+    return [(line, row) for line, row in rows if wanted is None or row.get(key) == wanted]
+
+
+def _checked(path: Path, schema: Any) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a JSON Lines file, each row checked against a schema."""
+    for line, row in lines(path):
+        yield line, check(schema, row, f"{path}, line {line}", "the row")
 
 
 def _check_choice(path: Path, column: str, found: Sequence[str], wanted: str | None, option: str) -> None:
@@ -130,18 +153,10 @@ def _from_csv(row: Row, path: Path) -> Saved:
     return Saved(item, 0, _id(question), row.cells["answer"], row.line)
 
 
-def _from_json(row: dict[str, Any], number: int, path: Path) -> Saved:
-    try:
-        item, k, question, answer = str(row["item"]), int(row["k"]), str(row["question"]), row["answer"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}, row {number}: {error!r}; item, k, question and answer are needed") from None
-    return Saved(item, k, _id(question), "" if answer is None else str(answer), number)
-
-
 def _id(question: str) -> str:
     """A question's number as the benchmarks write it: spreadsheets make 1 into 1.0, others 01."""
     head, dot, tail = question.partition(".")
-    if head.isdecimal() and (not dot or set(tail) <= {"0"}):
+    if head.isdecimal() and len(head) < 10 and (not dot or set(tail) <= {"0"}):
         return str(int(head))
     return question
 

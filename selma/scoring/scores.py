@@ -5,6 +5,9 @@ any DIRECT parent is 0: a colour cannot be right when its object is missing. Onl
 parents count, so nothing cascades further and cycles among the parents are harmless. An image's score is the
 mean over its questions, an item's the mean over its images, a model's the mean over its items (macro).
 
+The SELMA paper (arXiv 2403.06952) reports another figure: the mean over all questions (`micro`), where a wrong answer
+voids whatever depends on it at any remove.
+
 A missing answer is a score of 0 with a warning, never a smaller denominator. So is a parent that the benchmark
 itself lacks (`Item.absent`): what depends on it is void.
 """
@@ -17,17 +20,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl
-from selma.ground.items import Item
+from selma.ground.files import read_rows
+from selma.ground.items import Item, ancestors
+from selma.ground.schema import Fraction, Index, Text, record
+
+
+@record
+class _Answer(TypedDict):
+    """A row of data/answers/<model>/<benchmark>.jsonl."""
+
+    item: Text
+    k: Index
+    question: Text
+    answer: str
+    p_yes: NotRequired[Fraction | None]
+    expected: Text
 
 
 @dataclass(frozen=True)
 class QuestionScore:
     """One question about image `k` of one item: `raw` is 1 for the expected answer, `score` is 0 where void.
 
+    `cascading` is 0 where any ancestor is answered wrongly, too; a parent that the benchmark lacks voids nothing there.
     `answer` is what the judge said, None where it was never asked.
     """
 
@@ -39,23 +58,24 @@ class QuestionScore:
     answer: str | None
     raw: float
     score: float
+    cascading: float
 
 
 def load_answers(path: Path, items: Sequence[Item]) -> list[QuestionScore]:
     """Scores of an answers file of rows {item, k, question, answer, p_yes, expected}; see `score_answers`.
 
-    A benchmark with multiple choice (TIFA) needs all answers: there one that is missing, or is not one of the choices,
-    raises UserError.
+    Raises UserError for an answer that is not one of the choices. A benchmark with multiple choice (TIFA) needs all
+    answers: there one that is missing raises UserError, too.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing; the answer stage writes it")
-    rows, where = read_jsonl(path), str(path)
+    rows, where = read_rows(path, _Answer), str(path)
     offered = {(item.id, q.id): q.choices for item in items for q in item.questions}
     multiple = any(set(choices) != {"yes", "no"} for choices in offered.values())
     scores = score_answers(items, rows, where=where, quiet=multiple)
-    for score in scores if multiple else ():
+    for score in scores:
         choices = offered[score.item, score.question]
-        if score.answer not in choices:
+        if score.answer not in choices and (multiple or score.answer is not None):
             said = "has no answer" if score.answer is None else f"is answered {score.answer!r}"
             raise UserError(
                 f"{where}: item {score.item!r}, image {score.k}, question {score.question!r} {said}; "
@@ -77,13 +97,17 @@ def score_answers(
     images = sorted({k for _, k, _ in answers})
     scores: list[QuestionScore] = []
     for item in items:
+        above = ancestors({q.id: q.parents for q in item.questions})
         for k in images:
             given = {q.id: answers.get((item.id, k, q.id)) for q in item.questions}
             raw = {q.id: float(given[q.id] == q.answer) for q in item.questions}
             for q in item.questions:
                 score = min([raw[q.id], *(raw.get(parent, 0.0) for parent in q.parents)])
+                below = min([raw[q.id], *(raw[parent] for parent in above[q.id])])
                 scores.append(
-                    QuestionScore(item.id, item.skill, q.category, k, q.id, given[q.id], raw[q.id], score)
+                    QuestionScore(
+                        item.id, item.skill, q.category, k, q.id, given[q.id], raw[q.id], score, below
+                    )
                 )
     if not quiet:
         _warn_of_gaps(scores, where)
@@ -100,13 +124,8 @@ def _index(
     answers: dict[tuple[str, int, str], str] = {}
     number = 0
     for number, row in enumerate(rows, start=1):
-        try:
-            item, k, question = row["item"], int(row["k"]), row["question"]
-            answer, wanted = row["answer"], row["expected"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{where}, answer {number}: {error!r}; item, k, question, answer and expected are needed"
-            ) from None
+        item, k, question = row["item"], row["k"], row["question"]
+        answer, wanted = row["answer"], row["expected"]
         if item not in names:
             continue
         here = f"{where}, answer {number}: item {item!r}, image {k}, question {question!r}"
@@ -155,9 +174,12 @@ def macro(scores: Iterable[QuestionScore], *, dependencies: bool = True) -> floa
     return fmean(item_scores(scores, dependencies=dependencies).values())
 
 
-def micro(scores: Iterable[QuestionScore], *, dependencies: bool = True) -> float:
-    """Mean over answered questions: items with many questions weigh more. What the SELMA paper reports."""
-    return fmean(score.score if dependencies else score.raw for score in scores if score.answer is not None)
+def micro(scores: Iterable[QuestionScore]) -> float:
+    """What the SELMA paper reports: mean over answered questions, each void where any ancestor is answered wrongly.
+
+    Items with many questions weigh more. paper_tables.py gives DSG's own micro mean, which voids by direct parents.
+    """
+    return fmean(score.cascading for score in scores if score.answer is not None)
 
 
 def by_skill(scores: Sequence[QuestionScore]) -> dict[str, float]:
@@ -174,7 +196,7 @@ def by_category(scores: Iterable[QuestionScore]) -> dict[str, float]:
 def clusters(scores: Iterable[QuestionScore]) -> dict[str, tuple[float, int]]:
     """Sum of the scores and number of the answered questions of each item that has any.
 
-    Their quotient over all items is `micro`; the items are what a bootstrap draws (bootstrap.py).
+    Their quotient over all items is DSG's own micro mean; the items are what a bootstrap draws (bootstrap.py).
     """
     groups: dict[str, list[float]] = defaultdict(list)
     for score in scores:

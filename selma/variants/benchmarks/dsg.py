@@ -12,14 +12,16 @@ twice; all of that is harmless to scores (scoring/scores.py). Two things are not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.ground.files import Row, read_csv
-from selma.ground.items import Item, Question
+from selma.ground.items import Item, Question, ancestors
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 COLUMNS = (
     "item_id",
     "text",
@@ -64,6 +66,10 @@ def read_annotations(path: Path) -> dict[str, list[Proposition]]:
             raise UserError(
                 f"{path}, line {row.line}: item {proposition.item!r} has a different text in an earlier line"
             )
+        if any(other.id == proposition.id for other in others):
+            raise UserError(
+                f"{path}, line {row.line}: item {proposition.item!r} has a proposition {proposition.id} already"
+            )
         others.append(proposition)
     return found
 
@@ -92,9 +98,10 @@ def _proposition(row: Row, path: Path) -> Proposition:
     for name in COLUMNS:
         if not cells[name]:
             raise UserError(f"{path}, line {row.line}: {name} is empty")
-    if not cells["proposition_id"].isdecimal():
+    if not _NUMBER.fullmatch(cells["proposition_id"]):
         raise UserError(
-            f"{path}, line {row.line}: proposition_id is {cells['proposition_id']!r}; it must be a number"
+            f"{path}, line {row.line}: proposition_id is {cells['proposition_id'][:40]!r}; "
+            "it must be a number of at most 9 digits"
         )
     broad, detailed = cells["category_broad"], cells["category_detailed"]
     return Proposition(
@@ -131,25 +138,12 @@ def _official(propositions: Sequence[Proposition]) -> dict[str, list[str]]:
 
 
 def _ancestors(propositions: Sequence[Proposition]) -> dict[str, list[str]]:
-    known = {p.id for p in propositions}
-    direct = {p.id: [id for id in _readable(p.dependency) if id in known] for p in propositions}
-
-    def above(id: str) -> list[str]:
-        seen: dict[str, None] = {}  # in order of discovery; circles end here
-        todo = list(direct[id])
-        while todo:
-            parent = todo.pop(0)
-            if parent not in seen:
-                seen[parent] = None
-                todo += direct[parent]
-        return list(seen)
-
-    return {p.id: above(p.id) for p in propositions}
+    return ancestors({p.id: _readable(p.dependency) for p in propositions})
 
 
 def _readable(dependency: str) -> list[str]:
     parts = (part.strip() for part in dependency.split(","))
-    return _unique(int(part) for part in parts if part.isdecimal())
+    return _unique(int(part) for part in parts if _NUMBER.fullmatch(part))
 
 
 def _unique(ids: Iterable[int]) -> list[str]:

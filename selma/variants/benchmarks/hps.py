@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from selma.ground.errors import UserError
-from selma.ground.files import read_json
+from pydantic import Field
+
+from selma.ground.files import read_record
 from selma.ground.items import Item
+from selma.ground.schema import Text
+
+_Prompts = Annotated[list[Text], Field(min_length=1)]
 
 NEEDS = ("files",)
 QUESTIONS = False
@@ -33,15 +38,5 @@ def read(files: Mapping[str, Path]) -> list[Item]:
         Item(id=f"{style}-{number:05d}", prompt=prompt, skill=style, source="hps", questions=())
         for style in FILES
         if style in files
-        for number, prompt in enumerate(_texts(files[style]))
+        for number, prompt in enumerate(read_record(files[style], _Prompts))
     ]
-
-
-def _texts(path: Path) -> list[str]:
-    rows = read_json(path)
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: is not a list of prompts")
-    for number, row in enumerate(rows):
-        if not isinstance(row, str) or not row.strip():
-            raise UserError(f"{path}: prompt {number} is {str(row)[:40]!r}; it must be a non-empty string")
-    return rows

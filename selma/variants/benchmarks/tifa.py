@@ -7,21 +7,49 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json
-from selma.ground.items import Item, Question
+from selma.ground.files import read_json, read_record
+from selma.ground.items import Item, Question, check_item
+from selma.ground.schema import Text, check, record
 
-_PROMPT_KEYS = ("id", "caption")
-_QUESTION_KEYS = (*_PROMPT_KEYS, "question", "choices", "answer", "element_type")
 _ANSWERS = ("multiple_choice_vqa", "free_form_vqa")  # the first that an official result holds is scored
 
 NEEDS = ()
 TAKES = ("url", "path", "sha256")
 FILES = {"questions": "questions.json"}  # kept next to the splits
+
+
+@record
+class _Prompt(TypedDict):
+    id: Text
+    caption: Text
+
+
+@record
+class _Question(_Prompt):
+    question: Text
+    choices: Annotated[list[Text], Field(min_length=1)]
+    answer: Text
+    element_type: Text
+    multiple_choice_vqa: NotRequired[str]
+    free_form_vqa: NotRequired[str]
+
+
+_Details = Annotated[dict[str, dict[str, _Question]], Field(min_length=1)]
+
+
+@record
+class _Result(TypedDict):
+    """An official result: by item, then by the question's text."""
+
+    question_details: _Details
 
 
 def read(files: Mapping[str, Path]) -> list[Item]:
@@ -41,12 +69,12 @@ def read_questions(path: Path) -> list[Item]:
     bare = isinstance(rows[0], dict) and "question" not in rows[0]
     grouped: dict[str, list[dict[str, Any]]] = {}
     for number, row in enumerate(rows, start=1):
-        _check(row, _PROMPT_KEYS if bare else _QUESTION_KEYS, f"{path}, entry {number}")
+        check(_Prompt if bare else _Question, row, f"{path}, entry {number}", "the entry")
         if bare and "question" in row:
             raise UserError(f"{path}, entry {number}: has a question, but those before it do not")
-        grouped.setdefault(str(row["id"]), []).append(row)
+        grouped.setdefault(row["id"], []).append(row)
     if not bare:
-        return [_item(id, found) for id, found in grouped.items()]
+        return [_item(id, found, str(path)) for id, found in grouped.items()]
     twice = next((id for id, found in grouped.items() if len(found) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: prompt {twice!r} appears twice")
@@ -55,18 +83,20 @@ def read_questions(path: Path) -> list[Item]:
 
 def read_result(path: Path) -> tuple[list[Item], dict[tuple[str, str], str]]:
     """The items of an official result (`question_details`) and the answers by (item, question)."""
-    result = read_json(path)
-    if not isinstance(result, dict) or not isinstance(result.get("question_details"), dict):
-        raise UserError(f"{path}: is not a result of the official scorer: it has no question_details")
     items: list[Item] = []
     answers: dict[tuple[str, str], str] = {}
-    for id, questions in result["question_details"].items():
-        rows = list(_result_rows(path, id, questions))
-        items.append(_item(id, rows))
+    for id, questions in read_record(path, _Result)["question_details"].items():
+        rows = list(questions.values())
+        if not rows:
+            raise UserError(f"{path}: question_details of {id!r} is empty")
+        items.append(_item(id, rows, str(path)))
         for question, row in zip(items[-1].questions, rows, strict=True):
-            answers[id, question.id] = next(str(row[key]) for key in _ANSWERS if key in row)
-    if not items:
-        raise UserError(f"{path}: question_details is empty")
+            said = next((row[key] for key in _ANSWERS if key in row), None)
+            if said is None:
+                raise UserError(
+                    f"{path}, {id!r}, question {question.text!r}: has no answer ({' or '.join(_ANSWERS)})"
+                )
+            answers[id, question.id] = said
     return items, answers
 
 
@@ -75,40 +105,22 @@ def source_of(item: str) -> str:
     return item.rpartition("_")[0] or item
 
 
-def _result_rows(path: Path, id: str, questions: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(questions, dict) or not questions:
-        raise UserError(f"{path}: question_details of {id!r} is not an object of questions")
-    for text, row in questions.items():
-        _check(row, _QUESTION_KEYS, f"{path}, {id!r}, question {text!r}")
-        if not any(key in row for key in _ANSWERS):
-            raise UserError(f"{path}, {id!r}, question {text!r}: has no answer ({' or '.join(_ANSWERS)})")
-        yield row
-
-
-def _check(row: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: is not an object with the keys {', '.join(keys)}")
-    for key in keys:
-        if key not in row:
-            raise UserError(f"{where}: key {key!r} is missing; needed: {', '.join(keys)}")
-    if "choices" in keys and (not isinstance(row["choices"], list) or not row["choices"]):
-        raise UserError(f"{where}: choices is {row['choices']!r}; it must be a list of at least one")
-
-
 def _prompt(id: str, row: dict[str, Any]) -> Item:
-    return Item(id, str(row["caption"]), source_of(id), source_of(id), ())
+    return Item(id, row["caption"], source_of(id), source_of(id), ())
 
 
-def _item(id: str, rows: list[dict[str, Any]]) -> Item:
+def _item(id: str, rows: list[dict[str, Any]], where: str) -> Item:
     questions = tuple(
         Question(
             id=str(number),
-            text=str(row["question"]),
-            choices=tuple(dict.fromkeys(map(str, row["choices"]))),  # a choice may be listed twice
-            answer=str(row["answer"]),
+            text=row["question"],
+            choices=tuple(dict.fromkeys(row["choices"])),  # a choice may be listed twice
+            answer=row["answer"],
             parents=(),
-            category=str(row["element_type"]),
+            category=row["element_type"],
         )
         for number, row in enumerate(rows, start=1)
     )
-    return Item(id, str(rows[0]["caption"]), source_of(id), source_of(id), questions)
+    item = Item(id, rows[0]["caption"], source_of(id), source_of(id), questions)
+    check_item(item, where)
+    return item

@@ -1,0 +1,105 @@
+"""Run the whole pipeline in a copy of this checkout, several stages at once, and say how long each took.
+
+    python -m bench.stages /tmp/copy --jobs 4 --set seed=43
+
+DVC runs one stage after another; here a stage starts as soon as what it depends on is there, so a machine with many
+cores or a large GPU is busy. FOLDER then holds a finished run: `python -m selma.experiments SET --from` reads several.
+Stages run as `python -m stages.X` does; the frozen `pretrain` is not run, its outs are copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from tabulate import tabulate
+
+from selma.runtime.dvcfile import Stage, load_stages
+from selma.runtime.schema import load_yaml, overridden, parse_yaml
+
+CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/backbones")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the pipeline; exit code 1 if a stage fails."""
+    parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the copy goes; must not exist")
+    parser.add_argument("--jobs", type=int, default=1, help="stages at once (default: 1)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of params.yaml"
+    )
+    given = parser.parse_args(arguments)
+    copy(given.folder, dict(setting.split("=", 1) for setting in given.set))
+    started = time.monotonic()
+    took = run(given.folder, given.jobs)
+    print(tabulate(sorted(took.items(), key=lambda row: -row[1]), ["stage", "seconds"], floatfmt=".1f"))
+    print(f"{sum(took.values()):.0f} s of stages in {time.monotonic() - started:.0f} s, {given.jobs} at once")
+    return 0 if took else 1
+
+
+def copy(folder: Path, settings: dict[str, str]) -> None:
+    """This checkout's code, skills and pretrained backbone in a new folder, with `settings` in its params.yaml."""
+    (folder / "data/preferences").mkdir(parents=True)  # a dep of `evaluate`, empty without preference judges
+    for name in CODE:
+        if Path(name).is_dir():
+            shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(name, folder / name)
+    values = {key: parse_yaml(text, where=key) for key, text in settings.items()}
+    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(overridden(load_yaml(Path("params.yaml")), values), file)
+
+
+def runnable(folder: Path) -> dict[str, Stage]:
+    """The stages to run, by name: all but `pretrain`."""
+    return {name: stage for name, stage in load_stages(folder).items() if not name.startswith("pretrain@")}
+
+
+def run(folder: Path, jobs: int) -> dict[str, float]:
+    """Seconds of every stage, start-up included; none if one failed, after which no other starts."""
+    stages = runnable(folder)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = os.environ | {"SELMA_TRACKING": "off", "OMP_NUM_THREADS": str(threads)}
+    waiting, took, failed = list(stages), {}, False
+    running: dict[str, tuple[subprocess.Popen, float]] = {}
+    while running or (waiting and not failed):
+        unmade = [path for name in (*waiting, *running) for path in makes(stages[name])]
+        ready = [name for name in waiting if not failed and not needs(stages[name], unmade)]
+        for name in ready[: jobs - len(running)]:
+            waiting.remove(name)
+            with open(folder / f"{name}.log", "w") as log:
+                command = [sys.executable, *stages[name].cmd.split()[1:]]
+                child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+            running[name] = child, time.monotonic()
+        time.sleep(0.05)
+        for name in [name for name, (child, _) in running.items() if child.poll() is not None]:
+            child, started = running.pop(name)
+            took[name] = time.monotonic() - started
+            if child.returncode:
+                failed = True
+                print(f"{name} failed:\n{(folder / f'{name}.log').read_text()[-2000:]}", file=sys.stderr)
+    return {} if failed else took
+
+
+def makes(stage: Stage) -> tuple[str, ...]:
+    """The paths that a stage writes."""
+    return (*stage.outs, *stage.metrics, *stage.plots)
+
+
+def needs(stage: Stage, unmade: list[str]) -> bool:
+    """Whether a stage reads a path that is not made yet, lies above one or below one."""
+    return any(
+        f"{dep}/".startswith(f"{path}/") or f"{path}/".startswith(f"{dep}/")
+        for dep in stage.deps
+        for path in unmade
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

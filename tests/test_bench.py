@@ -1,0 +1,40 @@
+"""What lies in bench/ runs, at toy size: a measurement that cannot start is worth nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import stages
+from selma.runtime.dvcfile import Stage
+
+ROOT = Path(__file__).parents[1]
+TOY = {
+    "filter": ["60"],
+    "stages": ["--help"],  # a whole run is in test_pipeline.py
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[!_]*.py")))
+def test_every_measurement_runs(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{name}", *TOY[name]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-1000:]
+
+
+def stage(name: str, deps: tuple[str, ...], outs: tuple[str, ...]) -> Stage:
+    return Stage(name, "", f"python -m stages.{name}", deps, (), outs, (), (), frozenset())
+
+
+def test_a_stage_waits_for_what_lies_above_or_below_its_deps() -> None:
+    assert stages.needs(stage("b", ("data/x",), ()), ["data/x"])
+    assert stages.needs(stage("b", ("data",), ()), ["data/x"])
+    assert stages.needs(stage("b", ("data/x/y",), ()), ["data/x"])
+    assert not stages.needs(stage("b", ("data/xy", "stages/b.py"), ()), ["data/x"])
