@@ -3,3 +3,9 @@
 
 class UserError(Exception):
     """Bad input. The message is one line; stages print it and exit with code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line: the first line of its message that is not empty, else its class's name."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

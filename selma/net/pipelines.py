@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_json, sha256_file, write_json
 from selma.net.hub import Repository
 
@@ -141,7 +141,7 @@ def _check_safetensors(file: Path, name: str) -> None:
         with safe_open(file, framework="np") as opened:
             opened.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{name} is not a complete safetensors file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{name} is not a complete safetensors file ({first_line(error)})") from None
 
 
 def _without(index: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
