@@ -1,0 +1,220 @@
+"""HTTP as this repository speaks it: bounded in time, and in an odd environment one clear line.
+
+Proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates (SSL_CERT_FILE, SSL_CERT_DIR) are the
+environment's. No proxy is asked for a server on this machine, and a variable that cannot be used is named without its
+value, which may hold a password.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from selma.ground.errors import UserError, first_line
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+_clock = threading.local()  # .end: when the request of this thread must be over, on time.monotonic's clock
+
+
+class Lasting(httpx2.TransportError):
+    """A connection that a further attempt will not mend: a name that does not resolve, a certificate that is none."""
+
+
+class Web(httpx2.BaseTransport):
+    """Sends each request the way that the environment says for its address; safe to use from several threads.
+
+    Redirects are not followed, cookies not kept, and nothing is sent that is not in the request.
+    Raises UserError for an environment variable that cannot be used, Lasting and httpx2's own errors otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._ways: dict[tuple[str, str], httpx2.HTTPTransport] = {}
+        self._met: set[str] = set()  # hosts that were reached: what fails there now may pass
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The response, its body not yet read."""
+        variable, proxy = _proxy(request.url)
+        try:
+            with self._lock:
+                way = self._ways.get((request.url.scheme, proxy))
+                if way is None:
+                    way = self._ways[request.url.scheme, proxy] = _way(request.url, variable, proxy)
+            response = way.handle_request(request)
+        except httpx2.ConnectError as error:
+            root = cause(error)
+            if request.url.host in self._met or not isinstance(root, (socket.gaierror, ssl.SSLError)):
+                raise
+            named = isinstance(root, socket.gaierror)
+            why = "its name does not resolve" if named else "no secure connection"
+            where = f"the proxy that {variable} names: " if variable else ""
+            raise Lasting(f"{where}{why} ({_words(root)})", request=request) from None
+        except UnicodeError:  # a label that is empty or too long
+            raise Lasting("its name does not resolve (not a host's name)", request=request) from None
+        self._met.add(request.url.host)
+        return response
+
+    def close(self) -> None:
+        for way in self._ways.values():
+            way.close()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Everything that this thread asks the web inside the block fails with a timeout after `seconds`."""
+    extend(seconds)
+    try:
+        yield
+    finally:
+        _clock.end = None
+
+
+def extend(seconds: float) -> None:
+    """From now on the block of `within` has `seconds`."""
+    _clock.end = time.monotonic() + seconds
+
+
+def overdue() -> bool:
+    """Whether the time of the block of `within` is over: what tells its timeout from a server's silence."""
+    end = getattr(_clock, "end", None)
+    return end is not None and time.monotonic() >= end
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # 127.1
+        except (OSError, UnicodeError):
+            return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def cause(error: BaseException) -> BaseException:
+    """The first error of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def problem(error: BaseException) -> str:
+    """What went wrong, on one line and without an address."""
+    return first_line(error) if isinstance(error, Lasting) else _words(cause(error))
+
+
+def _words(error: BaseException) -> str:
+    said = getattr(error, "strerror", None) if isinstance(error, OSError) else None
+    return " ".join(str(said).split()) if said else first_line(error)
+
+
+def _proxy(url: httpx2.URL) -> tuple[str, str]:
+    """The variable that names the proxy for an address, and the proxy; ("", "") where none is to be used."""
+    found = urllib.request.getproxies()
+    kind = url.scheme if found.get(url.scheme) else "all"
+    host = url.host if url.port is None else f"{url.host}:{url.port}"
+    if not found.get(kind) or is_loopback(url.host) or urllib.request.proxy_bypass(host):
+        return "", ""
+    names = [f"{kind}_proxy", f"{kind}_PROXY".upper()]
+    return next((name for name in names if os.environ.get(name)), names[1]), found[kind]
+
+
+def _way(url: httpx2.URL, variable: str, proxy: str) -> httpx2.HTTPTransport:
+    try:
+        through = httpx2.Proxy(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+        if through and not through.url.host:
+            raise ValueError
+        # Without a secure connection no certificate is read: this context trusts nobody.
+        secure = url.scheme == "https" or (through and through.url.scheme == "https")
+        context = _certificates() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if through and through.url.scheme == "https":
+            through.ssl_context = context
+        way = httpx2.HTTPTransport(
+            verify=context, proxy=through, trust_env=False, limits=httpx2.Limits(max_connections=None)
+        )
+    except ImportError:
+        raise UserError(
+            f"environment variable {variable} names a SOCKS proxy, which needs the package socksio; "
+            "install it, name an http:// proxy, or list the server in NO_PROXY"
+        ) from None
+    except (ValueError, httpx2.InvalidURL):
+        raise UserError(
+            f"environment variable {variable} is not the address of a proxy; "
+            "it must be such as http://host:3128 (its value is not shown)"
+        ) from None
+    way._pool._network_backend = _Backend()  # the one place where every byte of every way comes by
+    return way
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates that servers are checked by."""
+    wrong = next((name for name in CERTIFICATES if os.environ.get(name)), "SSLKEYLOGFILE")
+    try:
+        if wrong == "SSL_CERT_DIR" and not os.path.isdir(os.environ[wrong]):
+            raise NotADirectoryError
+        return httpx2.create_ssl_context()
+    except (OSError, ValueError) as error:
+        kind = {"SSL_CERT_FILE": "a file of certificates", "SSL_CERT_DIR": "a folder of certificates"}
+        raise UserError(
+            f"environment variable {wrong} must name {kind.get(wrong, 'a file that can be written')} "
+            f"({_words(error)}); correct it or unset it"
+        ) from None
+
+
+def _left(timeout: float | None) -> float | None:
+    """Seconds for the next step: `timeout`, but no more than are left of `within`'s."""
+    end = getattr(_clock, "end", None)
+    if end is None:
+        return timeout
+    left = end - time.monotonic()
+    if left <= 0:
+        raise httpcore2.ReadTimeout("the whole request took too long")
+    return left if timeout is None else min(timeout, left)
+
+
+class _Backend(httpcore2.SyncBackend):
+    """Connections that keep to the time of `within`, which httpx's own timeouts, per step, do not."""
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *more: Any, **named: Any
+    ) -> Any:
+        return _Stream(super().connect_tcp(host, port, _left(timeout), *more, **named))
+
+
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _Stream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
