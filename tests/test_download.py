@@ -74,7 +74,7 @@ def fetch(tmp_path: Path) -> Callable[..., str]:
 
 
 def brought(tmp_path: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    return {path.name: path.read_bytes() for path in (tmp_path / "in").glob("*")}
 
 
 def test_a_file_comes_whole_and_its_chunks_are_shown(server, fetch, tmp_path):

@@ -7,6 +7,7 @@ value, which may hold a password.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -32,6 +33,10 @@ class Lasting(httpx2.TransportError):
     """A connection that a further attempt will not mend: a name that does not resolve, a certificate that is none."""
 
 
+class Unreached(httpx2.ConnectError):
+    """A server or proxy that does not answer; the message says which."""
+
+
 class Web(httpx2.BaseTransport):
     """Sends each request the way that the environment says for its address; safe to use from several threads.
 
@@ -55,11 +60,10 @@ class Web(httpx2.BaseTransport):
             response = way.handle_request(request)
         except httpx2.ConnectError as error:
             root = cause(error)
-            if request.url.host in self._met or not isinstance(root, (socket.gaierror, ssl.SSLError)):
-                raise
-            named = isinstance(root, socket.gaierror)
-            why = "its name does not resolve" if named else "no secure connection"
             where = f"the proxy that {variable} names: " if variable else ""
+            if request.url.host in self._met or not isinstance(root, (socket.gaierror, ssl.SSLError)):
+                raise Unreached(f"{where}{_words(root)}", request=request) from None
+            why = "its name does not resolve" if isinstance(root, socket.gaierror) else "no secure connection"
             raise Lasting(f"{where}{why} ({_words(root)})", request=request) from None
         except UnicodeError:  # a label that is empty or too long
             raise Lasting("its name does not resolve (not a host's name)", request=request) from None
@@ -109,15 +113,16 @@ def is_loopback(host: str) -> bool:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The first error of a chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """The system's own error beneath one of httpx's, which hides it in the context."""
+    while under := error.__cause__ or error.__context__:
+        error = under
     return error
 
 
 def problem(error: BaseException) -> str:
     """What went wrong, on one line and without an address."""
-    return first_line(error) if isinstance(error, Lasting) else _words(cause(error))
+    ours = isinstance(error, (Lasting, Unreached)) or not isinstance(error, httpx2.RequestError)
+    return first_line(error) if ours else _words(cause(error))
 
 
 def _words(error: BaseException) -> str:
@@ -164,17 +169,20 @@ def _way(url: httpx2.URL, variable: str, proxy: str) -> httpx2.HTTPTransport:
 
 
 def _certificates() -> ssl.SSLContext:
-    """The certificates that servers are checked by."""
-    wrong = next((name for name in CERTIFICATES if os.environ.get(name)), "SSLKEYLOGFILE")
+    """What servers' certificates are checked by."""
+    file, folder = (os.environ.get(name) for name in CERTIFICATES)
+    wrong, kind = CERTIFICATES[0], "a file of certificates"
     try:
-        if wrong == "SSL_CERT_DIR" and not os.path.isdir(os.environ[wrong]):
-            raise NotADirectoryError
+        if file:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        elif folder and not os.path.isdir(folder):
+            wrong, kind = CERTIFICATES[1], "a folder of certificates"
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        wrong, kind = "SSLKEYLOGFILE", "a file that can be written"
         return httpx2.create_ssl_context()
     except (OSError, ValueError) as error:
-        kind = {"SSL_CERT_FILE": "a file of certificates", "SSL_CERT_DIR": "a folder of certificates"}
         raise UserError(
-            f"environment variable {wrong} must name {kind.get(wrong, 'a file that can be written')} "
-            f"({_words(error)}); correct it or unset it"
+            f"environment variable {wrong} must name {kind} ({_words(error)}); correct it or unset it"
         ) from None
 
 
@@ -185,7 +193,7 @@ def _left(timeout: float | None) -> float | None:
         return timeout
     left = end - time.monotonic()
     if left <= 0:
-        raise httpcore2.ReadTimeout("the whole request took too long")
+        raise httpcore2.ReadTimeout("it took too long")
     return left if timeout is None else min(timeout, left)
 
 
