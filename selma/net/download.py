@@ -15,17 +15,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
 from selma.ground.errors import UserError
 from selma.ground.files import sha256_file
 from selma.net import web
+from selma.net.web import shown
 
 SCHEMES = ("https", "http", "file")
 CHUNK = 2**20  # bytes
-TIMEOUT = 60.0  # seconds without a byte; and for each SLOWEST bytes
+TIMEOUT = 60.0  # seconds without a byte, and for this many of them:
 SLOWEST = 2**16
 LARGEST = 2**30  # bytes of a file
 HOPS = 10  # redirects in a row
@@ -81,18 +82,6 @@ def fetch(
             file=sys.stderr,
         )
     return found
-
-
-def shown(origin: str) -> str:
-    """An origin as messages may print it: a URL without its password and query, which can hold keys."""
-    try:
-        parts = urlsplit(origin)
-        if parts.scheme in SCHEMES and "://" in origin and parts.port != -1:
-            return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    except ValueError:  # brackets that do not close, a password where a port should be (.port raises)
-        pass
-    hidden = re.sub(r"(?<=://).*@|(?<![^/])[^/\s]*:[^/\s]*@", "***@", origin)
-    return re.sub(r"([?&;#])[^=&;#/]*=.*", r"\1***", hidden, flags=re.DOTALL)
 
 
 def _local(origin: str) -> Path | None:
@@ -153,7 +142,7 @@ def _stream(net: web.Web, url: str, part: Path, show: Progress, *, page: bool) -
     A web page is taken for the file only if `page`: where a login is asked for, it is what comes.
     """
     have = part.stat().st_size if part.exists() else 0
-    with web.within(TIMEOUT):
+    with web.within(TIMEOUT, per=SLOWEST):
         response = _open(net, url, have)
         try:
             have, size = _sizes(response, part, have, page)
@@ -224,20 +213,14 @@ def _sizes(response: httpx2.Response, part: Path, have: int, page: bool) -> tupl
 
 
 def _chunks(response: httpx2.Response, have: int) -> Iterator[bytes]:
-    """The body in chunks, also what came before it broke off; raises _Broken where it is too large.
-
-    A timeout is raised where fewer than SLOWEST bytes come in TIMEOUT seconds.
-    """
-    waiting, mark = bytearray(), have
+    """The body in chunks, also what came before it broke off; raises _Broken where it is too large."""
+    waiting = bytearray()
     try:
         for piece in response.iter_raw():
             waiting += piece
             have += len(piece)
             if have > LARGEST:
                 raise _Broken(f"it is larger than {LARGEST >> 20} MiB", lasting=True)
-            if have - mark >= SLOWEST:
-                mark = have
-                web.extend(TIMEOUT)
             while len(waiting) >= CHUNK:
                 yield bytes(waiting[:CHUNK])
                 del waiting[:CHUNK]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import threading
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import httpcore2
 import httpx2
@@ -26,7 +28,8 @@ from selma.ground.errors import UserError, first_line
 
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
-_clock = threading.local()  # .end: when the request of this thread must be over, on time.monotonic's clock
+# Of this thread: when its request must be over, on time.monotonic's clock; and what begins the time anew.
+_clock = threading.local()
 
 
 class Lasting(httpx2.TransportError):
@@ -51,6 +54,8 @@ class Web(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response, its body not yet read."""
+        if getattr(_clock, "per", None):
+            _renew()
         variable, proxy = _proxy(request.url)
         try:
             with self._lock:
@@ -76,18 +81,31 @@ class Web(httpx2.BaseTransport):
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Everything that this thread asks the web inside the block fails with a timeout after `seconds`."""
-    extend(seconds)
+def within(seconds: float, per: int | None = None) -> Iterator[None]:
+    """All that this thread asks the web inside the block fails with a timeout after `seconds`.
+
+    With `per`, each request has that time anew, and again for every `per` bytes that come: what is slow is cut off,
+    what is long is not.
+    """
+    _clock.seconds, _clock.per, _clock.came = seconds, per, 0
+    _renew()
     try:
         yield
     finally:
-        _clock.end = None
+        _clock.end = _clock.per = None
 
 
-def extend(seconds: float) -> None:
-    """From now on the block of `within` has `seconds`."""
-    _clock.end = time.monotonic() + seconds
+def _renew() -> None:
+    _clock.end = time.monotonic() + _clock.seconds
+
+
+def _count(data: bytes) -> bytes:
+    if per := getattr(_clock, "per", None):
+        _clock.came += len(data)
+        if _clock.came >= per:
+            _clock.came = 0
+            _renew()
+    return data
 
 
 def overdue() -> bool:
@@ -110,6 +128,18 @@ def is_loopback(host: str) -> bool:
             return False
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
+
+
+def shown(origin: str) -> str:
+    """An origin as messages may print it: a URL without its password and query, which can hold keys."""
+    try:
+        parts = urlsplit(origin)
+        if parts.scheme in ("https", "http", "file") and "://" in origin and parts.port != -1:
+            return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:  # brackets that do not close, a password where a port should be (.port raises)
+        pass
+    hidden = re.sub(r"(?<=://).*@|(?<![^/])[^/\s]*:[^/\s]*@", "***@", origin)
+    return re.sub(r"([?&;#])[^=&;#/]*=.*", r"\1***", hidden, flags=re.DOTALL)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -211,7 +241,7 @@ class _Stream(httpcore2.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout))
+        return _count(self._stream.read(max_bytes, _left(timeout)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left(timeout))
