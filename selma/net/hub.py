@@ -85,8 +85,8 @@ def open_folder(path: Path) -> Repository:
     try:
         if path.is_file():
             raise UserError(
-                f"backbone path {path}: is a single file; {layout}: diffusers' from_single_file(FILE).save_pretrained(FOLDER) "
-                "of StableDiffusionPipeline or StableDiffusionXLPipeline makes one"
+                f"backbone path {path}: is a single file; {layout}: diffusers makes one of it by "
+                "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), or StableDiffusionXLPipeline's"
             )
         if not path.is_dir():
             raise UserError(f"backbone path {path}: folder not found; {layout}")
@@ -129,7 +129,7 @@ def _prepare() -> None:
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if not re.fullmatch(r"[!-~]*", os.environ.get(variable, "").strip()):
             raise UserError(
-                f"environment variable {variable} does not hold a valid token: it must be printable ASCII without spaces"
+                f"environment variable {variable} does not hold a valid token: printable ASCII without spaces"
             )
     huggingface_hub.set_client_factory(
         lambda: httpx2.Client(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
@@ -91,10 +92,11 @@ def _spellings(key: str) -> re.Pattern[str]:
     """Every way to write the key that is known here, escaped any number of times."""
 
     def spell(letter: str) -> str:
-        code = f"(?i:{ord(letter):02x})"
+        code, name = f"(?i:{ord(letter):02x})", html.escape(letter).strip("&;")
         return (
-            rf"(?:\\{{0,8}}{re.escape(letter)}|\\{{1,8}}(?:x|u00|u\{{0{{0,6}}){code}\}}?|%(?:25){{0,4}}{code}"
-            rf"|&(?:amp;){{0,4}}#(?:0{{0,6}}{ord(letter)}|[xX]0{{0,6}}{code});)"
+            rf"(?:\\{{1,8}}(?:x|u00|u\{{0{{0,6}}){code}\}}?|%(?:25){{0,4}}{code}"
+            rf"|&(?:amp;){{0,4}}(?:#0{{0,6}}{ord(letter)}|#[xX]0{{0,6}}{code}|{re.escape(name)});"
+            rf"|\\{{0,8}}{re.escape(letter)})"
         )
 
     escaped = "".join(spell(letter) for letter in key)
