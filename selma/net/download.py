@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -103,7 +104,7 @@ def _local(origin: str) -> Path | None:
 
 
 def _copy(source: Path, part: Path, show: Progress) -> None:
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise UserError(f"{shown(str(source))}: file not found")
     if not os.access(source, os.R_OK):
         raise UserError(f"{shown(str(source))}: cannot be read (Permission denied)")
@@ -142,16 +143,12 @@ def _stream(net: web.Web, url: str, part: Path, show: Progress, *, page: bool) -
     A web page is taken for the file only if `page`: where a login is asked for, it is what comes.
     """
     have = part.stat().st_size if part.exists() else 0
-    with web.within(TIMEOUT, per=SLOWEST):
-        response = _open(net, url, have)
-        try:
+    try:
+        with web.within(TIMEOUT, per=SLOWEST), closing(_open(net, url, have)) as response:
             have, size = _sizes(response, part, have, page)
-            _write(_chunks(response, have), part, "ab" if have else "wb", size, show)
-        except httpx2.RemoteProtocolError:  # the body ended too early, or one chunk of it
-            of = "" if size is None else f" of {have + size}"
-            raise _Broken(f"it ended after {part.stat().st_size}{of} bytes") from None
-        finally:
-            response.close()
+            _write(_chunks(response, have, size), part, "ab" if have else "wb", size, show)
+    except httpx2.TimeoutException:
+        raise _Broken(f"fewer than {SLOWEST >> 10} KiB came in {TIMEOUT:.0f} s") from None
     if size is not None and part.stat().st_size != have + size:
         raise _Broken(f"it ended after {part.stat().st_size} of {have + size} bytes")
 
@@ -167,10 +164,10 @@ def _open(net: web.Web, url: str, have: int) -> httpx2.Response:
             at = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError):
             raise _Broken("this is no address", lasting=True) from None
-        if not at.host:
-            raise _Broken("this is no address", lasting=True)
         if at.scheme not in ("http", "https"):
             raise _Broken(f"it redirects to {at.scheme}://, which is not followed", lasting=True)
+        if not at.host:
+            raise _Broken("this is no address", lasting=True)
         request = httpx2.Request("GET", at, headers=headers, extensions={"timeout": waits})
         response = net.handle_request(request)
         if not 300 <= response.status_code < 400:
@@ -212,9 +209,9 @@ def _sizes(response: httpx2.Response, part: Path, have: int, page: bool) -> tupl
     return have, size
 
 
-def _chunks(response: httpx2.Response, have: int) -> Iterator[bytes]:
-    """The body in chunks, also what came before it broke off; raises _Broken where it is too large."""
-    waiting = bytearray()
+def _chunks(response: httpx2.Response, have: int, size: int | None) -> Iterator[bytes]:
+    """The body in chunks, also what came before it broke off; raises _Broken where it does, or is too large."""
+    waiting, of = bytearray(), "" if size is None else f" of {have + size}"
     try:
         for piece in response.iter_raw():
             waiting += piece
@@ -224,9 +221,11 @@ def _chunks(response: httpx2.Response, have: int) -> Iterator[bytes]:
             while len(waiting) >= CHUNK:
                 yield bytes(waiting[:CHUNK])
                 del waiting[:CHUNK]
-    except httpx2.RequestError:
+    except httpx2.RequestError as error:
         if waiting:
             yield bytes(waiting)
+        if isinstance(error, httpx2.RemoteProtocolError):
+            raise _Broken(f"it ended after {have}{of} bytes") from None
         raise
     if waiting:
         yield bytes(waiting)

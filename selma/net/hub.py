@@ -19,6 +19,7 @@ import httpx2
 from selma.ground.errors import UserError, first_line
 from selma.net import web
 from selma.net.web import shown
+from selma.runtime.origins import SINGLE_FILE
 
 TIMEOUT = 120.0  # seconds that the hub may take for an answer, and for this many bytes of a file:
 SLOWEST = 2**16
@@ -81,15 +82,13 @@ def open_folder(path: Path) -> Repository:
 
     Raises UserError if it is not a folder, and for a link to a file that lies elsewhere.
     """
-    layout = "a folder in diffusers' layout (model_index.json, unet/, vae/, ...) is needed"
     try:
         if path.is_file():
-            raise UserError(
-                f"backbone path {path}: is a single file; {layout}: diffusers makes one of it by "
-                "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), or StableDiffusionXLPipeline's"
-            )
+            raise UserError(f"backbone path {path}: {SINGLE_FILE}")
         if not path.is_dir():
-            raise UserError(f"backbone path {path}: folder not found; {layout}")
+            raise UserError(
+                f"backbone path {path}: folder not found; a pipeline in diffusers' layout is needed"
+            )
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         home = path.resolve()
         for parent in home.parents:
