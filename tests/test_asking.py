@@ -154,6 +154,14 @@ def test_all_of_them_refused_one_by_one() -> None:
     assert len(server.seen) == 1 + 6 + 1  # each once, the limit under both of its names
 
 
+def test_a_refusal_of_what_was_accepted_before_is_not_about_a_field() -> None:
+    refused = error(400, "The prompt triggered our content policy")
+    with serve(lambda number, body: refused if number == 1 else reply(body)) as server:
+        with pytest.raises(UserError, match="400: The prompt triggered our content policy"):
+            ask(server.url, REQUESTS)
+        assert len(server.seen) == 2
+
+
 def test_a_limit_that_is_too_large_is_not_dropped() -> None:
     answer = error(
         400, "max_tokens is too large: 2048. This model supports at most 1024.", param="max_tokens"
@@ -217,6 +225,10 @@ def test_a_key_in_base64_is_found_wherever_it_begins(before: str, encode: Callab
     assert left.endswith("***") and len(left) <= 3 + 2 * len(before)
 
 
+def test_a_servers_words_cannot_steer_the_terminal() -> None:
+    assert servers.one_line("no\x1b[2J\x00 \u202e\ud83d model\r\n", KEY) == "no [2J ? model"
+
+
 def test_html_names_are_no_secret_of_a_plain_key() -> None:
     key = "sk-0123456789abcdef"
     assert servers.hide(html.escape(f"<{key}>"), key) == "&lt;***&gt;"
@@ -276,6 +288,7 @@ def test_a_key_that_is_said_back_is_nowhere(where: str, monkeypatch, capsys) -> 
         ({"base_url": "http://api.openai.com/v1"}, "never sent over plain http"),
         ({"base_url": "http://10.0.0.1/v1", "key_env": "OPENAI_API_KEY"}, "never sent over plain http"),
         ({"base_url": "http://api.openai.com/v1", "key_env": "MINE"}, "never sent over plain http"),
+        ({"base_url": "http://eu.api.openai.com./v1", "key_env": "MINE"}, "never sent over plain http"),
         ({"key_env": "SK0123456789ABCDEF"}, "the environment variable that llm.key_env names is not set"),
     ],
 )
@@ -297,6 +310,7 @@ def test_openais_account_stays_with_openai(monkeypatch) -> None:
         ask(server.url)
     sent = json.dumps(server.seen)
     assert not any(secret in sent for secret in ("org-1", "proj-1", "X-Mine", "uthorization"))
+    assert servers.headers("https://myapi.openai.com.example/v1", KEY) == {"Authorization": f"Bearer {KEY}"}
     assert servers.headers(servers.OPENAI, KEY) == {
         "Authorization": f"Bearer {KEY}",
         "OpenAI-Organization": "org-1",
@@ -324,7 +338,7 @@ def test_an_answer_that_is_too_large_is_given_up(packed: bool) -> None:
     with serve(
         lambda number, body: Answer(gzip.compress(data, 1) if packed else data, 200, headers)
     ) as server:
-        with pytest.raises(UserError, match="an answer of more than 8 MB, at the last of 2 attempts"):
+        with pytest.raises(UserError, match="an answer of more than 4 MB, at the last of 2 attempts"):
             ask(server.url)
         server.behave = lambda number, body: Answer(data, 401)
         with pytest.raises(UserError, match="the key was refused"):

@@ -370,6 +370,21 @@ def test_a_token_that_is_none_is_one_line(server, tmp_path, monkeypatch, token):
     assert "secret" not in str(caught.value)
 
 
+def test_a_timeout_that_is_no_number_is_one_line(tmp_path):
+    environment = {**os.environ, "HF_HUB_ETAG_TIMEOUT": "soon"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, ID, COMMIT, tmp_path],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1].startswith(
+        "selma.ground.errors.UserError: an environment variable HF_HUB_... is not a number"
+    )
+
+
 def test_a_folder_for_downloads_that_cannot_be_written_is_one_line(server, tmp_path):
     (tmp_path / "file").write_text("x")
     repository = hub.open_hub(ID, COMMIT, tmp_path / "file")

@@ -25,7 +25,7 @@ BACKOFF = 1.0  # seconds before the first retry; doubled for each further one
 LONGEST = 60.0  # seconds that this doubles up to
 PATIENCE = 600.0  # seconds that a server may ask us to wait (Retry-After); more ends the run
 WHOLE = 5  # a whole request may take so many times the wait for its next byte
-LARGEST = 8 * 2**20  # bytes of an answer
+LARGEST = 4 * 2**20  # bytes of an answer
 HOPS = 3  # redirects in a row
 RETRIED = {408, 409, 425, 429}  # and anything from 500 up
 LIMITS = (
@@ -68,6 +68,7 @@ class Server:
         self._headers |= {"Accept-Encoding": "identity", "User-Agent": "selma"}
         self._headers |= servers.headers(self.url, self.key)
         self._given_up: Fields = frozenset()  # fields that this server refused
+        self._accepted: set[str] = set()  # those of the last request that it answered
         self._web = web.Web()
         self._stop = threading.Event()  # one request's failure ends the waiting of the others
         self._lock = threading.Lock()
@@ -93,7 +94,7 @@ class Server:
                 field = refusals.blamed(error.text, droppable)
                 if field in LIMITS and refusals.is_value(error.text):
                     raise self.end(error.problem) from None
-                if field is None and error.named_only:
+                if field is None and (error.named_only or set(sent) == self._accepted):  # not about a field
                     raise self.end(error.problem) from None
                 if field is not None:
                     given_up, guesses = given_up | {field}, None
@@ -118,6 +119,7 @@ class Server:
                             f"this server does not accept {field}; continuing without it{effect} ({first})"
                         )
                     self._given_up |= given_up
+                    self._accepted = set(sent)
                 return answer, request_id, given_up
             with self._lock:
                 self.failed += 1

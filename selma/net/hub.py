@@ -43,9 +43,9 @@ def open_hub(id: str, revision: str, folder: Path) -> Repository:
 
     Raises UserError, in one line, where the hub cannot be reached, does not have the commit or requires a login.
     """
+    _prepare()
     import huggingface_hub
 
-    _prepare()
     api = huggingface_hub.HfApi()
 
     def describe() -> Repository:
@@ -113,9 +113,11 @@ def _is_inside(file: object) -> bool:
 
 def _prepare() -> None:
     """Make the hub's client keep quiet and go our ways; raises UserError for an environment it cannot work with."""
-    import huggingface_hub
-    from huggingface_hub.utils import _http, disable_progress_bars
-
+    try:
+        import huggingface_hub
+        from huggingface_hub.utils import _http, disable_progress_bars
+    except ValueError as error:  # it reads its timeouts when it is imported
+        raise UserError(f"an environment variable HF_HUB_... is not a number ({first_line(error)})") from None
     disable_progress_bars()
     huggingface_hub.logging.set_verbosity_error()  # its warnings show whole addresses, which are signed
     try:

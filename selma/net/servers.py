@@ -47,15 +47,15 @@ def read(url: str, variable: str | None, *, param: str) -> str:
     Raises UserError for a variable that is not set, and for an invalid variable name or key.
     """
     parts = urlsplit(url)
-    openai = parts.hostname == urlsplit(OPENAI).hostname
-    if variable is None and not openai:
+    if variable is None and parts.hostname != urlsplit(OPENAI).hostname:
         return ""
     # What a param names is never quoted: people paste the key itself.
     named = f"the environment variable that {param} names" if variable else f"environment variable {VARIABLE}"
     variable = variable or VARIABLE
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
         raise UserError(f"{param} must be the name of an environment variable, in capitals, not a key")
-    if (openai or variable == VARIABLE) and parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+    openai = _is_openai(url) or variable == VARIABLE
+    if openai and parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise UserError(
             f"{param}: {VARIABLE} is never sent over plain http; make the server's address begin with https://"
         )
@@ -69,7 +69,7 @@ def read(url: str, variable: str | None, *, param: str) -> str:
 def headers(url: str, key: str) -> dict[str, str]:
     """What a request to the server at `url` says of its sender: the key, and OpenAI's account to OpenAI only."""
     sent = {"Authorization": f"Bearer {key}"} if key else {}
-    if not key or urlsplit(url).hostname != urlsplit(OPENAI).hostname:
+    if not key or not _is_openai(url):
         return sent
     for header, variable in ACCOUNT.items():
         if value := os.environ.get(variable, "").strip():
@@ -77,6 +77,12 @@ def headers(url: str, key: str) -> dict[str, str]:
                 raise UserError(f"environment variable {variable} does not hold a valid id")
             sent[header] = value
     return sent
+
+
+def _is_openai(url: str) -> bool:
+    """Whether a server is OpenAI's own, in whichever region."""
+    host, own = (urlsplit(url).hostname or "").rstrip("."), urlsplit(OPENAI).hostname or ""
+    return host == own or host.endswith(f".{own}")
 
 
 # What a server says ----------------------------------------------------------------------------
@@ -134,5 +140,6 @@ def _clean(value: Any, key: str) -> Any:
 
 def one_line(text: str, key: str) -> str:
     """A server's words on one short line, without the key."""
-    line = " ".join(_clean(text, key).split())
+    said = "".join(letter if letter.isprintable() else " " for letter in _clean(text, key))
+    line = " ".join(said.split())
     return line if len(line) <= 200 else f"{line[:197]}..."
