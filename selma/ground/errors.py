@@ -6,6 +6,6 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line: the first line of its message that is not empty, else its class's name."""
+    """The first non-empty line of what an error says, or its class's name where it says nothing."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
