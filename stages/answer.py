@@ -25,6 +25,8 @@ from selma.runtime.params import load_params
 
 def main(model: str) -> None:
     params = load_params()
+    if model not in params.models:
+        raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
     shots = {name: _shots(name, Path("data/samples") / model / name) for name in params.evaluate.benchmarks}
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 

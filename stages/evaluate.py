@@ -27,7 +27,7 @@ from selma.reporting import sheets
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.scoring import measure
-from selma.scoring.summary import Scores, category_rows, example, item_rows, skill_rows, summarise
+from selma.scoring.summary import Scores, category_rows, example, item_rows, over, skill_rows, summarise
 
 PER_SKILL = 2  # prompts of each skill in the grid
 DATA, METRICS = Path("data"), Path("metrics")
@@ -63,9 +63,9 @@ def main() -> None:
         write_json(metrics / "preferences.json", preferred)
         write_csv(metrics / "by_skill.csv", skill_rows(scores), ["model", "skill", "score"])
         write_csv(metrics / "by_category.csv", category_rows(scores), ["model", "category", "score"])
-        rows = item_rows(scores)
-        write_csv(metrics / "items.csv", rows, list(rows[0]))
+        write_csv(metrics / "items.csv", rows := item_rows(scores), list(rows[0]))
         tracking.log_image(out / "before_after.png", "before_after")
+        tracking.log_results({"gain": summary["gains"][over(after, before)]})
         work.publish_all(
             {file: METRICS / file.name for file in sorted(metrics.iterdir())} | {out: DATA / "grid"}
         )

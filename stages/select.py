@@ -51,13 +51,9 @@ def main(name: str) -> None:
             "scores": {str(step): round(fmean(found.values()), PLACES) for step, found in scores.items()},
             "noise": {str(step): round(noise, PLACES) for step, noise in noises.items()},
         }
-        write_json(folder / "metrics.json", metrics)
-        work.publish_all(
-            {
-                folder / "metrics.json": Path("metrics/select") / f"{name}.json",
-                out: Path("models/experts") / name,
-            }
-        )
+        kept = folder / "metrics.json"
+        write_json(kept, metrics)
+        work.publish_all({kept: Path(f"metrics/select/{name}.json"), out: Path("models/experts") / name})
 
 
 def _score(

@@ -22,6 +22,7 @@ class Repo:
     files: dict[str, bytes]
     card: dict[str, object] = field(default_factory=dict)
     error: tuple[int, str] | None = None  # status and the hub's error code, for every request
+    said: dict[str, object] | bytes = field(default_factory=dict)  # what its description holds instead
 
 
 @dataclass
@@ -77,7 +78,10 @@ def serve() -> Iterator[Hub]:
             if revision != repo.commit:
                 return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             if api and kind == "revision":
-                return self._send(200, json.dumps(self._info("/".join(parts[:2]), repo)).encode(), {})
+                if isinstance(repo.said, bytes):
+                    return self._send(200, repo.said, {})
+                info = self._info("/".join(parts[:2]), repo) | repo.said
+                return self._send(200, json.dumps(info).encode(), {})
             name = "/".join(parts[4:])
             if name not in repo.files:
                 return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})

@@ -24,13 +24,18 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends: `body` as JSON or as it is, after `delay` seconds, cut in half if `half`."""
+    """What the server sends: `body` as JSON or as it is, after `delay` seconds, cut in half if `half`.
+
+    `drip` is a pause in seconds after every byte, of the headers too with `slow_headers`.
+    """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     half: bool = False
+    drip: float = 0.0
+    slow_headers: bool = False
 
 
 @dataclass
@@ -111,17 +116,27 @@ def serve(behave: Callable[[int, dict[str, Any]], Answer] | None = None) -> Iter
             with lock:
                 flying -= 1
             data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+            if answer.slow_headers:
+                return self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 9999, answer.drip)
             self.send_response(answer.status)
             for name, value in ({"Content-Type": "application/json"} | answer.headers).items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             seen["answered"] = answer.status == 200 and not answer.half and not answer.delay
+            if answer.drip:
+                return self.drip(data, answer.drip)
             self.wfile.write(data[: len(data) // 2] if answer.half else data)
             if answer.half:
                 self.wfile.flush()
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
+
+        def drip(self, data: bytes, pause: float) -> None:
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(pause)
 
         def log_message(self, *arguments: object) -> None:
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,13 +19,17 @@ SHA = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body`; `faults` (an HTTP code, or "cut" for half an answer) are spent one per request."""
+    """Serves `body`; `faults` (a code, "cut" for half an answer, or an answer of its own) are spent one per request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.ranges = BODY, True
-        self.faults: list[int | str] = []
+        self.faults: list[int | str | tuple[int, dict[str, str], bytes]] = []
         self.asked: list[str] = []  # the Range header of each request
+
+    def send(self, handler: Handler, body: bytes) -> None:
+        """The body of an answer of its own; a test may slow it down."""
+        handler.wfile.write(body)
 
     @property
     def url(self) -> str:
@@ -40,6 +45,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else None
         if isinstance(fault, int):
             return self.send_error(fault)
+        if isinstance(fault, tuple):
+            status, headers, body = fault
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.server.send(self, body)
+            return None
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
         if start >= len(self.server.body):
             return self.send_error(416)
@@ -59,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield running
         running.shutdown()
 
@@ -74,7 +87,7 @@ def fetch(tmp_path: Path) -> Callable[..., str]:
 
 
 def brought(tmp_path: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    return {path.name: path.read_bytes() for path in (tmp_path / "in").glob("*")}
 
 
 def test_a_file_comes_whole_and_its_chunks_are_shown(server, fetch, tmp_path):
@@ -200,3 +213,139 @@ def test_an_origin_that_is_not_to_be_had_is_one_line(fetch, tmp_path, origin, na
         fetch(origin)
     assert named in str(error.value) and "\n" not in str(error.value)
     assert brought(tmp_path) == {}
+
+
+# Answers that are not the file ----------------------------------------------------------------------
+
+SHORT = b"a short file"
+HASH = hashlib.sha256(SHORT).hexdigest()
+CHUNKED = {"Transfer-Encoding": "chunked", "Connection": "close"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((302, {"Location": "file:///etc/passwd"}, b""), "it redirects to file://, which is not followed"),
+        ((302, {"Location": "ftp://host/a"}, b""), "it redirects to ftp://, which is not followed"),
+        ((301, {"Location": "http://[::1"}, b""), "it redirects to what is no address"),
+        ((302, {}, b""), "HTTP 302 without an address"),
+        ((302, {"Location": "/questions.json"}, b""), "it redirects more than 10 times"),
+        ((307, {"Location": "http://no-such-host.invalid/?token=secret"}, b""), "its name does not resolve"),
+        ((204, {}, b""), "HTTP 204"),
+        ((200, {"Content-Encoding": "gzip"}, SHORT), "it comes compressed, which was not asked for"),
+        ((200, {"Content-Length": str(2**40)}, SHORT), "it is larger than 1024 MiB"),
+        ((200, {"Content-Length": "99"}, SHORT), "it ended after 12 of 99 bytes"),
+        ((200, {"Content-Length": "-1"}, SHORT), "cannot be downloaded"),
+        ((200, {"Content-Length": "9" * 5000}, SHORT), "cannot be downloaded"),
+        ((206, {"Content-Range": "bytes 0-11/1000"}, SHORT), "a different range than requested"),
+        ((206, {"Content-Range": "bytes 5-16/17"}, SHORT), "a different range than requested"),
+        ((206, {}, SHORT), "a different range than requested"),
+        ((200, CHUNKED, b"c\r\n" + SHORT + b"\r\n"), "it ended after 12 bytes"),
+        ((200, CHUNKED, b"c\r\n" + SHORT[:5]), "it ended after 5 bytes"),
+        ((200, CHUNKED, b"zzz\r\n" + SHORT), "cannot be downloaded"),
+    ],
+)
+def test_an_answer_that_is_not_the_file_is_one_line(server, fetch, tmp_path, monkeypatch, answer, says):
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1" if answer[1] == CHUNKED else "HTTP/1.0")
+    server.faults = [answer] * 40
+    with pytest.raises(UserError) as error:
+        fetch(server.url, sha256=None)
+    assert says in str(error.value) and "\n" not in str(error.value) and "secret" not in str(error.value)
+    assert brought(tmp_path) == {}
+
+
+def test_a_redirect_over_http_is_followed(server, fetch, tmp_path):
+    server.faults = [
+        (302, {"Location": "/elsewhere/%C3%A4?key=1"}, b""),
+        (308, {"Location": "a b/\xe4"}, b""),
+    ]
+    assert fetch(server.url) == SHA
+    assert len(server.asked) == 3
+
+
+def test_a_web_page_is_not_taken_for_a_file_that_nobody_checked(server, fetch, tmp_path):
+    page = (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>log in")
+    server.faults = [page]
+    with pytest.raises(UserError, match="a web page came instead of the file; does it ask for a login"):
+        fetch(server.url, sha256=None)
+    server.faults = [page]
+    assert fetch(server.url, sha256=hashlib.sha256(page[2]).hexdigest())  # checked: it is what was wanted
+
+
+def test_a_body_without_an_end_is_not_kept(server, fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 1000)
+    server.faults = [(200, {}, b"x" * 5000)]
+    with pytest.raises(UserError, match="it is larger than 0 MiB"):
+        fetch(server.url, sha256=None)
+    assert brought(tmp_path) == {}
+
+
+def test_a_file_that_drips_is_given_up(server, fetch, tmp_path, monkeypatch):
+    def drip(handler: Handler, body: bytes) -> None:
+        for byte in body:
+            try:
+                handler.wfile.write(bytes([byte]))
+            except OSError:
+                return  # it hung up
+            time.sleep(0.02)
+
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    server.send = drip
+    server.faults = [(200, {"Content-Length": "5000"}, b"x" * 5000)]
+    start = time.monotonic()
+    with pytest.raises(UserError, match="fewer than 64 KiB came"):
+        fetch(server.url, sha256=None, attempts=1)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("origin", ["url", "path"])
+@pytest.mark.parametrize("why", ["a file is in the way", "a folder is in the way", "name too long"])
+def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, origin, why):
+    (tmp_path / "mine").write_bytes(BODY)
+    target = tmp_path / "in/questions.json"
+    if why == "a file is in the way":
+        (tmp_path / "in").write_text("x")
+    elif why == "a folder is in the way":
+        target.mkdir(parents=True)
+    else:
+        target = tmp_path / "in" / ("x" * 300)
+    with pytest.raises(UserError, match="cannot be written") as error:
+        download.fetch(
+            server.url if origin == "url" else str(tmp_path / "mine"), target, sha256=SHA, pin="pin"
+        )
+    assert "\n" not in str(error.value)
+    assert len(server.asked) <= 1
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://me:secret@[::1/a.json?token=secret",
+        "https://me:secret@host:port/a.json",
+        "https://me:se/cret:secret@host/a.json",
+        "https:/me:secret@host/a.json",
+        "me:secret@host/a.json?token=secret",
+        "htps://me:secret@host/a.json",
+        "https://me:secret@ho st..invalid/a.json?token=secret#secret",
+        "https://me:secret@no-such-host.invalid/\xe4?token=secret",
+        "file://me:secret@host/a.json",
+        "https://host\x00/?token=secret",
+        "http:///a?token=secret",
+    ],
+)
+def test_a_secret_of_an_address_that_is_none_is_not_shown(fetch, origin):
+    with pytest.raises(UserError) as error:
+        fetch(origin)
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_an_odd_environment_is_one_line_and_no_matter_on_loopback(server, fetch, monkeypatch, variable):
+    for name in ("SSL_CERT_FILE", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "socks5://me:secret@host:1")
+    assert fetch(server.url) == SHA
+    scheme = "https" if "SSL" in variable else "http"
+    with pytest.raises(UserError, match=f"environment variable {variable} ") as error:
+        fetch(f"{scheme}://no-such-host.invalid/a.json")
+    assert "secret" not in str(error.value)

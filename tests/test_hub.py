@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,3 +258,175 @@ def test_an_entry_that_cannot_be_is_one_line(run, entry, says):
         run(entry)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# What a hub says, and where it is asked from -----------------------------------------------------
+
+DEEP = b"[" * 3000 + b"]" * 3000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"<html>log in",
+        b'{"id": ' + DEEP + b"}",
+        b'{"id": ' + b"9" * 5000 + b"}",
+        {"siblings": None},
+        {"siblings": 7},
+        {"siblings": [None]},
+        {"siblings": [{}]},
+        {"siblings": [{"rfilename": None}]},
+        {"siblings": [{"rfilename": "../../outside.safetensors"}]},
+        {"siblings": [{"rfilename": "/etc/passwd"}]},
+        {"siblings": [{"rfilename": "a\\..\\b"}]},
+        {"siblings": [{"rfilename": "model_index.json", "lfs": "x"}]},
+        {"siblings": [{"rfilename": "model_index.json", "lfs": {"sha256": 7}}]},
+        {"sha": None},
+        {"sha": "c3" * 20},
+        {"cardData": ["x"]},
+        {"createdAt": "never"},
+    ],
+)
+def test_a_description_of_another_shape_is_one_line(server, run, said):
+    server.repos[ID].said = said
+    with pytest.raises(UserError) as caught:
+        run({"source": "hub", "id": ID, "revision": COMMIT})
+    assert f"{ID}@{COMMIT[:12]}: " in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("card", "tags", "licence"),
+    [
+        ({"license": ["mit", "apache-2.0"]}, [], "mit, apache-2.0"),
+        ({"license": 7}, ["license:mit"], "mit"),
+        ({"license": "other", "license_name": {"a": 1}}, [None, 3], None),
+        (None, None, None),
+    ],
+)
+def test_a_licence_of_another_shape_is_no_obstacle(server, tmp_path, card, tags, licence):
+    server.repos[ID].said = {"cardData": card, "tags": tags}
+    assert hub.open_hub(ID, COMMIT, tmp_path).licence == licence
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"[]",
+        b'{"_class_name": ["x"]}',
+        b'{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", 7]}',
+        b'{"_class_name": "StableDiffusionPipeline", "unet": [["a"], {"b": 1}]}',
+        b'{"_class_name": "StableDiffusionPipeline", "../unet": ["diffusers", "UNet2DConditionModel"]}',
+    ],
+)
+def test_an_index_of_another_shape_is_one_line(server, run, index):
+    server.repos[ID].files["model_index.json"] = index
+    with pytest.raises(UserError) as caught:
+        run({"source": "hub", "id": ID, "revision": COMMIT})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://me:secret@host:1"), ("http_proxy", "secret:[")],
+)
+def test_an_odd_proxy_is_one_line_and_no_matter_on_loopback(
+    server, run, tmp_path, monkeypatch, variable, value
+):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert hub.open_hub(ID, COMMIT, tmp_path).commit == COMMIT
+    use(monkeypatch, "http://hub.invalid")
+    with pytest.raises(UserError, match=f"environment variable {variable} ") as caught:
+        hub.open_hub(ID, COMMIT, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("http://me:secret@hub.invalid", "its name does not resolve"),
+        ("http://[::1", "HF_ENDPOINT must be an address"),
+        ("hub", "HF_ENDPOINT must be an address"),
+        ("ftp://me:secret@host", "HF_ENDPOINT must be an address"),
+    ],
+)
+def test_an_odd_endpoint_is_one_line_at_once(tmp_path, monkeypatch, endpoint, says):
+    use(monkeypatch, endpoint)
+    with pytest.raises(UserError, match=says) as caught:
+        hub.open_hub(ID, COMMIT, tmp_path)
+    assert "secret" not in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nsecret", "hf_secret\xe4", "hf secret"])
+def test_a_token_that_is_none_is_one_line(server, tmp_path, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match="HF_TOKEN does not hold a valid token") as caught:
+        hub.open_hub(ID, COMMIT, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_timeout_that_is_no_number_is_one_line(tmp_path):
+    environment = {**os.environ, "HF_HUB_ETAG_TIMEOUT": "soon"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, ID, COMMIT, tmp_path],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1].startswith(
+        "selma.ground.errors.UserError: an environment variable HF_HUB_... is not a number"
+    )
+
+
+def test_a_folder_for_downloads_that_cannot_be_written_is_one_line(server, tmp_path):
+    (tmp_path / "file").write_text("x")
+    repository = hub.open_hub(ID, COMMIT, tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        repository.fetch("model_index.json")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# Folders -----------------------------------------------------------------------------------------
+
+
+def test_a_link_out_of_a_local_folder_is_refused(tiny_backbone, run, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_backbone, folder)
+    (folder / "unet/alias.json").symlink_to("config.json")  # inside: fine
+    assert run({"source": "local", "path": str(folder)}, "inside")
+    os.replace(folder / "unet/config.json", tmp_path / "config.json")
+    (folder / "unet/config.json").symlink_to(tmp_path / "config.json")
+    with pytest.raises(UserError, match="is a link to a file outside of it") as caught:
+        run({"source": "local", "path": str(folder)}, "outside")
+    assert "unet/" in str(caught.value)
+
+
+def test_the_hubs_own_cache_is_a_folder_of_links(tiny_backbone, run, tmp_path):
+    cache = tmp_path / "models--somebody--tiny"
+    snapshot = cache / "snapshots" / COMMIT
+    for number, file in enumerate(file for file in tiny_backbone.rglob("*") if file.is_file()):
+        blob = cache / "blobs" / str(number)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, blob)
+        link = snapshot / file.relative_to(tiny_backbone)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    out = run({"source": "local", "path": str(snapshot)})
+    assert not [file for file in out.rglob("*") if file.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["sd.safetensors", "sd.ckpt", "sd"])  # the first two before any stage runs
+def test_a_single_file_is_one_line_that_says_how_to_convert_it(run, tmp_path, name):
+    file = tmp_path / name
+    file.write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"is a single file; a folder in diffusers' layout .*from_single_file\("
+    ):
+        run({"source": "local", "path": str(file)})

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from selma.ground.errors import UserError
+from selma.net import asking
 from selma.prompts.provider import Reply, Request, load_provider
 from selma.prompts.replies import parse_reply
 from selma.runtime.params import Llm
-from selma.variants.providers import openai
 from tests.llm_server import Answer, Server, error, prompts, reply, serve
 
 KEY = "sk-0123456789abcdef"
@@ -29,7 +29,7 @@ Behave = Callable[[int, dict[str, Any]], Answer]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits between attempts, and no key of the machine's own."""
-    monkeypatch.setattr(openai, "BACKOFF", 0.01)
+    monkeypatch.setattr(asking, "BACKOFF", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -271,7 +271,11 @@ def test_openais_key_is_not_shown_to_another_server(monkeypatch) -> None:
     ("settings", "environment", "message"),
     [
         ({"model": "gpt"}, {}, "OPENAI_API_KEY is not set; it must hold the key for https://api.openai.com"),
-        ({"model": "gpt", "key_env": "MINE"}, {"OPENAI_API_KEY": KEY}, "MINE is not set"),
+        (
+            {"model": "gpt", "key_env": "MINE"},
+            {"OPENAI_API_KEY": KEY},
+            "variable that llm.key_env names is not set",
+        ),
         ({"model": "gpt"}, {"OPENAI_API_KEY": " "}, "is not set"),
         ({"model": "gpt"}, {"OPENAI_API_KEY": f"{KEY}\n{KEY}"}, "does not hold a valid key"),
         ({"model": "gpt", "key_env": KEY}, {}, "must be the name of an environment variable"),

@@ -251,7 +251,7 @@ def test_images_of_other_prompts_or_too_few_of_them_are_an_error(project, monkey
 
 
 def test_a_model_without_samples_and_an_unknown_judge_are_named(project, monkeypatch):
-    with pytest.raises(UserError, match="data/samples/nobody"):
+    with pytest.raises(UserError, match="no model 'nobody' in params"):
         run(monkeypatch, answer, "nobody")
     with pytest.raises(UserError, match=r"judge 'owl': models/judges/owl/judge\.json is missing"):
         load_judge("owl")

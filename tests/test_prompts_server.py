@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, read_jsonl
+from selma.net import asking
 from selma.runtime import recorder, stage, tracking
-from selma.variants.providers import openai
 from stages import prompts as prompts_stage
 from tests.llm_server import Answer, Server, error, examples, prompts, reply, serve
 
@@ -41,7 +41,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("DVC_STAGE", "prompts@count")
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(openai, "BACKOFF", 0.01)
+    monkeypatch.setattr(asking, "BACKOFF", 0.01)
     return tmp_path
 
 

@@ -117,6 +117,72 @@ def test_a_truncated_image_is_named(share: float, suffix: str, tmp_path: Path) -
         read_image(cut)
 
 
+def exif(turned: int) -> Image.Exif:
+    found = Image.Exif()
+    found[0x0112] = turned
+    return found
+
+
+def test_a_persons_own_picture_is_read_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    """Corner pixels: red at the top left, blue at the bottom right of what is shown."""
+    shown = Image.new("RGB", (16, 8), "red")
+    shown.paste("blue", (8, 0, 16, 8))
+    shown.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif(6))
+    grey = Image.new("I;16", (2, 1))
+    grey.putpixel((0, 0), 65535)
+    grey.putpixel((1, 0), 257 * 100)
+    grey.save(tmp_path / "grey.png")
+    clear = Image.new("RGBA", (2, 1), (255, 0, 255, 0))
+    clear.putpixel((1, 0), (10, 20, 30, 255))
+    clear.save(tmp_path / "clear.png")
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([255, 0, 255, 10, 20, 30])
+    palette.putpixel((0, 0), 0)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    Image.new("LA", (1, 1), (0, 128)).save(tmp_path / "half.png")
+    Image.new("1", (1, 1), 1).save(tmp_path / "bit.png")
+    Image.new("CMYK", (1, 1)).save(tmp_path / "print.tif")
+
+    turned = read_image(tmp_path / "turned.png")
+    assert turned.size == (16, 8) and turned.tobytes() == shown.tobytes()
+    assert list(read_image(tmp_path / "grey.png").tobytes()) == [255] * 3 + [100] * 3
+    for name in ("clear", "palette"):
+        assert list(read_image(tmp_path / f"{name}.png").tobytes()) == [255] * 3 + [10, 20, 30]
+    assert read_image(tmp_path / "half.png").getpixel((0, 0)) == (127, 127, 127)
+    assert read_image(tmp_path / "bit.png").tobytes() == read_image(tmp_path / "print.tif").tobytes()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@given(data=st.data())
+def test_a_spoilt_picture_is_read_or_named(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Bytes turned around in a picture with EXIF and transparency."""
+    folder = tmp_path_factory.getbasetemp()
+    if not (folder / "whole.png").exists():
+        Image.new("P", (9, 9)).save(folder / "whole.png", transparency=0, exif=exif(6))
+        Image.effect_noise((9, 9), 80).convert("RGB").save(folder / "whole.jpg", exif=exif(5))
+    suffix = data.draw(st.sampled_from(["png", "jpg"]))
+    spoilt = bytearray((folder / f"whole.{suffix}").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoilt[data.draw(st.integers(0, min(len(spoilt) - 1, 300)))] = data.draw(st.integers(0, 255))
+    (folder / "spoilt").write_bytes(spoilt)
+    try:
+        assert read_image(folder / "spoilt").mode == "RGB"
+    except UserError as error:
+        assert str(error).startswith(f"{folder / 'spoilt'}: is not a complete image")
+
+
+def test_a_folder_of_generated_samples_loads_with_its_prompts(tmp_path: Path) -> None:
+    """By the call of docs/real-runs.md; alone, `datasets` takes "-test-" for a split that has no prompts."""
+    from datasets import load_dataset
+
+    imagefolder(tmp_path / "samples/shapes", "count-test", 2)
+    files = {"test": f"{tmp_path}/samples/shapes/**"}
+    found = load_dataset("imagefolder", data_files=files, cache_dir=str(tmp_path / "cache"))["test"]
+    assert [row["text"] for row in found] == ["text 0", "text 1"]
+
+
 def test_a_folders_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")

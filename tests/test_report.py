@@ -131,8 +131,8 @@ def test_the_page_is_whole_self_contained_and_escaped(run):
 def test_the_page_says_what_the_numbers_say(run):
     text = " ".join(Tags(page(run)).text.split())
     assert (
-        "merged compared with base: +2.10 points, 95% interval +0.50 to +3.70; the interval lies above"
-        in text
+        "merged compared with base: +2.10 points, 95% interval +0.50 to +3.70; in this run, over prompts, the "
+        "interval lies above" in text
     )
     assert "with single: +0.40 points, 95% interval -1.00 to +1.80; the interval includes zero" in text
     assert "ddim, 12 steps, guidance 1.35, 64 px" in text
@@ -150,10 +150,11 @@ def test_the_page_says_what_the_numbers_say(run):
     assert "\u2717 no answer" in text
 
 
-def test_a_gain_whose_interval_includes_0_is_reported_as_none(run):
+def test_a_gain_whose_interval_includes_0_is_no_difference(run):
     write_json(run[0] / "eval.json", summary(gains={"merged over base": NONE}))
     html = page(run)
-    assert re.search(r'class="tile none">gain, merged over base<b>none</b>', html)
+    assert re.search(r'class="tile none">gain, merged over base<b>\+0\.40</b>', html)
+    assert "the interval includes zero, so no difference is seen" in html
     loss = {"mean": -0.03, "low": -0.05, "high": -0.01}
     write_json(run[0] / "eval.json", summary(gains={"merged over base": loss}))
     assert "the interval lies below zero: merged is worse" in page(run)
@@ -175,7 +176,7 @@ def test_further_benchmarks_and_preferences_have_a_section_only_if_there_are_any
     text = " ".join(re.sub("<[^>]*>", " ", html).split())
     for shown in (
         "Further benchmarks, % faithful model tifa base 60.00 count 61.23 single 61.70 merged 62.10",
-        "merged over base none (+0.40 [-1.00, +1.80])",
+        "merged over base +0.40 [-1.00, +1.80]",
         "model hps, pickscore base 0.2512 merged 0.2624 merged over base +0.0112 [+0.0100, +0.0124]",
         "hps, pickscore, by style or skill model anime",
     ):
@@ -304,7 +305,7 @@ def test_the_short_table_in_both_forms(tmp_path, monkeypatch, capsys):
         r"single +61\.70  .*",
         r"merged +62\.10  .*",
         r"merged over base +\+2\.10 \[\+0\.50, \+3\.70\]",
-        r"merged over single +none \(\+0\.40 \[-1\.00, \+1\.80\]\)",
+        r"merged over single +\+0\.40 \[-1\.00, \+1\.80\]",
     ):
         assert re.search(rf"^{line}$", text, re.M), line
     assert "300 test prompts x 2 images, ddim, 12 steps, guidance 1.35, 64 px." in text
@@ -316,7 +317,11 @@ def test_the_short_table_in_both_forms(tmp_path, monkeypatch, capsys):
     assert markdown[2] == "| base | 60.00 | [57.00, 63.00] |"
     assert "| **merged** | **62.10** | **[59.10, 65.10]** |" in markdown
     assert "| **merged over base, points** | **+2.10** | **[+0.50, +3.70]** |" in markdown
-    assert "| merged over single, points | none | [-1.00, +1.80] |" in markdown
+    assert "| merged over single, points | +0.40 | [-1.00, +1.80] |" in markdown
+    assert (
+        any(line.startswith("This run, prompts only") for line in markdown)
+        and "This run, prompts only" in text
+    )
 
 
 def test_without_a_run_the_table_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):

@@ -19,11 +19,11 @@ DVC = """
 stages:
   load:
     cmd: python -m stages.load
-    outs: [in/data]
+    outs: [data/in]
   merge:
     cmd: python -m stages.merge
     params: [seed, merge]
-    deps: [in/data]
+    deps: [data/in]
     metrics: [metrics/merge.json: {cache: false}]
 """
 PARAMS = "profile: toy\nseed: 7\nmerge: {operator: factor_mean, rate: 1e-4}\n"
@@ -39,8 +39,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC)
     (tmp_path / "params.yaml").write_text(PARAMS)
     (tmp_path / "dvc.lock").write_text(
-        "stages:\n  load:\n    outs:\n    - {path: in/data, md5: 0123abcd}\n"
-        "  gone:\n    outs:\n    - {path: in/data, md5: deadbeef}\n"
+        "stages:\n  load:\n    outs:\n    - {path: data/in, md5: 0123abcd}\n"
+        "  gone:\n    outs:\n    - {path: data/in, md5: deadbeef}\n"
     )
     (tmp_path / "metrics").mkdir()
     return tmp_path
@@ -93,13 +93,95 @@ def test_what_mlflow_shows(repository: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert child.data.params == {"seed": "7", "merge.operator": "factor_mean", "merge.rate": "0.0001"}
     assert child.data.metrics == {"loss": 0.25, "cosine.a_b": 0.125}
     assert parents["tall-ship"].data.metrics == {"merge/cosine.a_b": 0.125}
-    assert child.data.tags["profile"] == "toy" and child.data.tags["md5.in/data"] == "0123abcd"
+    assert child.data.tags["profile"] == "toy" and child.data.tags["md5.data/in"] == "0123abcd"
     curve = store.client.get_metric_history(child.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(1, 0.5), (2, 0.25)]
     assert (repository / "mlflow.db").is_file()
     pictures = [path.read_bytes() for path in (repository / "mlartifacts").rglob("grid.png")]
     assert pictures == [b"picture"] * 3
     assert not list(tracking.spools(repository).glob("*.jsonl")), "spools that were handed over are gone"
+
+
+RUNS = """
+profile: toy
+seed: 7
+compare: [[merged, base]]
+models: {base: {weights: models/backbones/toy}, merged: {weights: models/merges/merged}}
+merges: {merged: {operator: OPERATOR, experts: null}}
+merge: {operator: OPERATOR, rate: 1e-4}
+expert: {backbone: toy}
+"""
+
+
+def test_executions_are_found_by_their_params_and_sorted_by_their_gain(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = repository / "models/backbones/toy/source.json"
+    source.parent.mkdir(parents=True)
+    source.write_text('{"id": "owner/toy", "commit": "0123456789abcdef"}')
+    gains = {"first": ("factor_mean", 0.01), "second": ("factor_mean", 0.03), "third": ("delta_mean", 0.02)}
+    for name, (operator, gain) in gains.items():
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        (repository / "params.yaml").write_text(RUNS.replace("OPERATOR", operator))
+        run_merge(repository)
+        with tracking.stage_run("load"):
+            tracking.log_results({"gain": {"mean": gain, "low": gain - 0.1, "high": gain + 0.1}})
+            tracking.log_image(repository / "grid.png", "before_after")
+    store = recorder.record(repository, linger=0)
+
+    def found(where: str) -> list[str]:
+        runs = store.client.search_runs([store.experiment], where, order_by=["metrics.gain DESC"])
+        return [run.info.run_name for run in runs if "dvc.exp" in run.data.tags]
+
+    assert found("params.`merge.operator` = 'factor_mean'") == ["second", "first"]
+    assert found("params.`merges.merged.operator` = 'delta_mean'") == ["third"]
+    (run,) = store.client.search_runs([store.experiment], "tags.`dvc.exp` = 'second'")
+    assert run.data.metrics["gain"] == 0.03 and run.data.metrics["gain.low"] == pytest.approx(-0.07)
+    assert run.data.params["seed"] == "7" and run.data.params["leading"] == "merged over base"
+    assert run.data.tags["model"] == "owner/toy@0123456789ab"
+    assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [
+        ("data/in", "0123abcd")
+    ]
+    assert len(list((repository / "mlartifacts").rglob("before_after.png"))) == 3
+
+
+def test_what_a_pipeline_writes_as_it_runs_is_no_uncommitted_change(repository: Path) -> None:
+    def dirty() -> str:
+        run_merge(repository)
+        return [event for event in events(repository) if event["event"] == "start"][-1]["tags"]["git.dirty"]
+
+    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@example.org commit -qm run"):
+        subprocess.run(["git", *command.split()], cwd=repository, check=True)
+    (repository / "dvc.lock").write_text("stages: {}\n")
+    (repository / "metrics" / "merge.json").write_text("{}")
+    assert dirty() == "no"
+    (repository / "dvc.yaml").write_text(DVC + "# changed\n")
+    assert dirty() == "yes"
+
+
+@pytest.mark.parametrize("name", ["100% a?b#c", "a&b=c;d ä 日本"])
+def test_the_store_lies_in_the_repository_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / name
+    (root / "metrics").mkdir(parents=True)
+    (root / "dvc.yaml").write_text(DVC)
+    (root / "params.yaml").write_text(PARAMS)
+    for variable in ("SELMA_TRACKING", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(tracking, "_start_recorder", lambda: None)
+    run_merge(root)
+    subprocess.run(
+        [sys.executable, "-m", "selma.runtime.recorder"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert (root / "mlflow.db").is_file() and len(
+        list(root.rglob("grid.png"))
+    ) == 2  # its own, and the artifact
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
 def test_a_run_that_is_off_writes_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +230,9 @@ def test_what_the_recorder_could_not_do_is_said_once(
         raise OSError("no server at http://me:pass@host")
 
     monkeypatch.setattr(recorder, "Store", broken)
-    monkeypatch.setattr(recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ))
+    monkeypatch.setattr(
+        recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ, chdir=os.chdir)
+    )
     run_merge(repository)
     assert recorder.main(["--linger"]) == 0
     assert len(events(repository)) > 3, "the spool waits for the next recorder"
@@ -214,7 +298,9 @@ def test_no_address_of_a_store_fails_a_stage(
     repository: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ))
+    monkeypatch.setattr(
+        recorder, "os", SimpleNamespace(nice=lambda by: 0, environ=os.environ, chdir=os.chdir)
+    )
     run_merge(repository)
     assert recorder.main(["--linger"]) == 0
     assert len(events(repository)) > 3, "the spool waits for a better address"

@@ -47,7 +47,11 @@ def folder_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file() and not file.name.startswith(TEMPORARY) and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+            digest.update(
+                f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
     return digest.hexdigest()
 
 

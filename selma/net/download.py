@@ -8,24 +8,31 @@ ranges, if the server supports them); without one it starts again, because the f
 from __future__ import annotations
 
 import errno
-import http.client
 import os
+import re
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import IO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+import httpx2
 
 from selma.ground.errors import UserError
 from selma.ground.files import sha256_file
+from selma.net import web
+from selma.net.web import shown
 
 SCHEMES = ("https", "http", "file")
 CHUNK = 2**20  # bytes
-TIMEOUT = 60  # seconds without a byte
+TIMEOUT = 60.0  # seconds without a byte, and for this many of them:
+SLOWEST = 2**16
+LARGEST = 2**30  # bytes of a file
+HOPS = 10  # redirects in a row
 _LATER = (408, 425, 429)  # client errors that may not happen again at the next attempt
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # From an iterable of chunks and their number (None: not known) to the same chunks, shown as they come.
 Progress = Callable[[Iterable[bytes], int | None], Iterable[bytes]]
@@ -45,45 +52,50 @@ def fetch(
 
     `pin` is the params key of the hash, for messages. Without a `sha256` the one to pin is printed on stderr.
     A download that fails is tried `attempts` times in total, after `wait`, 2 * `wait`, ... seconds. Raises
-    UserError for an origin that does not exist or cannot be downloaded, and for a wrong hash, which leaves nothing.
+    UserError for an origin that does not exist or cannot be downloaded, a folder that cannot be written, and a wrong
+    hash, which leaves nothing.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    show = progress or (lambda chunks, _: chunks)
     local = _local(origin)
-    if local is not None:
-        _copy(local, part, show)
-    else:
-        _download(origin, part, show, resume=sha256 is not None, attempts=attempts, wait=wait)
-
-    found = sha256_file(part)
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        show = progress or (lambda chunks, _: chunks)
+        if local is not None:
+            _copy(local, part, show)
+        else:
+            _download(origin, part, show, resume=sha256 is not None, attempts=attempts, wait=wait)
+        found = sha256_file(part)
+        if sha256 is not None and found != sha256.lower():
+            part.unlink()
+            raise UserError(
+                f"{shown(origin)}: its sha256 is {found}, but {pin} is {sha256}; nothing was kept"
+            )
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise UserError(f"{target}: cannot be written ({error.strerror or type(error).__name__})") from None
     if sha256 is None:
         print(
             f"warning: {shown(origin)}: this file has not been checked; its sha256 is {found}: "
             f"pin it as {pin} once you trust it",
             file=sys.stderr,
         )
-    elif found != sha256.lower():
-        part.unlink()
-        raise UserError(f"{shown(origin)}: its sha256 is {found}, but {pin} is {sha256}; nothing was kept")
-    os.replace(part, target)
     return found
-
-
-def shown(origin: str) -> str:
-    """An origin as messages may print it: a URL without its password and query, which can hold keys."""
-    parts = urlsplit(origin)
-    if parts.scheme not in SCHEMES:
-        return origin
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _local(origin: str) -> Path | None:
     """The path that `origin` is or names as file://; None for a web URL."""
-    parts = urlsplit(origin)
     if "://" not in origin:
         return Path(origin)
+    try:
+        parts = urlsplit(origin)
+        sound = parts.netloc in ("", "localhost") if parts.scheme == "file" else parts.port != -1
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"{shown(origin)}: is not an address; a file on this machine is file:///PATH")
     if parts.scheme not in SCHEMES:
         raise UserError(
             f"{parts.scheme}:// is not a supported way to fetch a file; allowed: {', '.join(SCHEMES)}, a path"
@@ -92,72 +104,137 @@ def _local(origin: str) -> Path | None:
 
 
 def _copy(source: Path, part: Path, show: Progress) -> None:
-    if not source.is_file():
-        raise UserError(f"{source}: file not found")
-    try:
-        with open(source, "rb") as file:
-            _write(file, part, "wb", source.stat().st_size, show)
-    except PermissionError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+    if not os.path.isfile(source):
+        raise UserError(f"{shown(str(source))}: file not found")
+    if not os.access(source, os.R_OK):
+        raise UserError(f"{shown(str(source))}: cannot be read (Permission denied)")
+    with open(source, "rb") as file:
+        _write(iter(lambda: file.read(CHUNK), b""), part, "wb", source.stat().st_size, show)
 
 
 def _download(url: str, part: Path, show: Progress, *, resume: bool, attempts: int, wait: float) -> None:
+    net = web.Web()
     for attempt in range(1, attempts + 1):
         if not resume:
             part.unlink(missing_ok=True)
         try:
-            return _stream(url, part, show)
-        except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            code = error.code if isinstance(error, urllib.error.HTTPError) else None
-            if code == 416:  # the part is not the beginning of what the server has now
-                part.unlink(missing_ok=True)
-            lasting = code is not None and 400 <= code < 500 and code not in (*_LATER, 416)
-            if lasting or attempt == attempts:
+            return _stream(net, url, part, show, page=resume)
+        except (_Broken, httpx2.RequestError) as error:
+            last = attempt == attempts or isinstance(error, web.Lasting)
+            if last or (isinstance(error, _Broken) and error.lasting):
                 if not resume:
                     part.unlink(missing_ok=True)
                 kept = "; run again to resume" if part.exists() else ""
-                raise UserError(f"{shown(url)}: cannot be downloaded ({_problem(error)}){kept}") from None
+                raise UserError(f"{shown(url)}: cannot be downloaded ({web.problem(error)}){kept}") from None
             time.sleep(wait * 2 ** (attempt - 1))
 
 
-def _stream(url: str, part: Path, show: Progress) -> None:
-    """Write the rest of `url` to `part`, or all of it if the server does not support ranges."""
+class _Broken(Exception):
+    """An answer that is not the file; `lasting` if a further attempt will bring no other."""
+
+    def __init__(self, problem: str, lasting: bool = False) -> None:
+        super().__init__(problem)
+        self.lasting = lasting
+
+
+def _stream(net: web.Web, url: str, part: Path, show: Progress, *, page: bool) -> None:
+    """Write the rest of `url` to `part`, or all of it if the server does not support ranges.
+
+    A web page is taken for the file only if `page`: where a login is asked for, it is what comes.
+    """
     have = part.stat().st_size if part.exists() else 0
+    try:
+        with web.within(TIMEOUT, per=SLOWEST), closing(_open(net, url, have)) as response:
+            have, size = _sizes(response, part, have, page)
+            _write(_chunks(response, have, size), part, "ab" if have else "wb", size, show)
+    except httpx2.TimeoutException:
+        raise _Broken(f"fewer than {SLOWEST >> 10} KiB came in {TIMEOUT:.0f} s") from None
+    if size is not None and part.stat().st_size != have + size:
+        raise _Broken(f"it ended after {part.stat().st_size} of {have + size} bytes")
+
+
+def _open(net: web.Web, url: str, have: int) -> httpx2.Response:
+    """The response to a request for all but the first `have` bytes, redirects followed over http(s) only."""
     headers = {"User-Agent": "selma", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
-        if response.status != 206:
-            have = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink()
-            raise OSError("the server sent a different range than requested")
-        length = response.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() else None
-        _write(response, part, "ab" if have else "wb", size, show)
-    if size is not None and part.stat().st_size != have + size:
-        raise OSError(f"it ended after {part.stat().st_size} of {have + size} bytes")
+    waits = httpx2.Timeout(TIMEOUT).as_dict()
+    for _ in range(HOPS + 1):
+        try:
+            at = httpx2.URL(url)
+        except (httpx2.InvalidURL, ValueError):
+            raise _Broken("this is no address", lasting=True) from None
+        if at.scheme not in ("http", "https"):
+            raise _Broken(f"it redirects to {at.scheme}://, which is not followed", lasting=True)
+        if not at.host:
+            raise _Broken("this is no address", lasting=True)
+        request = httpx2.Request("GET", at, headers=headers, extensions={"timeout": waits})
+        response = net.handle_request(request)
+        if not 300 <= response.status_code < 400:
+            return response
+        response.close()
+        if "location" not in response.headers:
+            raise _Broken(f"HTTP {response.status_code} without an address", lasting=True)
+        try:
+            url = str(at.join(response.headers["location"]))
+        except (httpx2.InvalidURL, ValueError):
+            raise _Broken("it redirects to what is no address", lasting=True) from None
+    raise _Broken(f"it redirects more than {HOPS} times", lasting=True)
 
 
-def _write(source: IO[bytes], part: Path, mode: str, size: int | None, show: Progress) -> None:
+def _sizes(response: httpx2.Response, part: Path, have: int, page: bool) -> tuple[int, int | None]:
+    """How many bytes of `part` stay, and how many follow where the server says it; raises _Broken for no file."""
+    status, headers = response.status_code, response.headers
+    if status == 416:  # the part is not the beginning of what the server has now
+        part.unlink(missing_ok=True)
+    if status not in (200, 206):
+        lasting = status < 500 and status not in (*_LATER, 416)
+        raise _Broken(f"HTTP {status}", lasting)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise _Broken("it comes compressed, which was not asked for", lasting=True)
+    if not page and headers.get("content-type", "").lower().startswith("text/html"):
+        raise _Broken("a web page came instead of the file; does it ask for a login?", lasting=True)
+    length = headers.get("content-length", "")
+    size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+    if status == 200:
+        have = 0
+    else:
+        said = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", headers.get("content-range", ""))
+        if not said or int(said[1]) != have or (said[3] != "*" and int(said[3]) != int(said[2]) + 1):
+            part.unlink(missing_ok=True)
+            raise _Broken("the server sent a different range than requested")
+        size = int(said[2]) + 1 - have
+    if have + (size or 0) > LARGEST:
+        raise _Broken(f"it is larger than {LARGEST >> 20} MiB", lasting=True)
+    return have, size
+
+
+def _chunks(response: httpx2.Response, have: int, size: int | None) -> Iterator[bytes]:
+    """The body in chunks, also what came before it broke off; raises _Broken where it does, or is too large."""
+    waiting, of = bytearray(), "" if size is None else f" of {have + size}"
+    try:
+        for piece in response.iter_raw():
+            waiting += piece
+            have += len(piece)
+            if have > LARGEST:
+                raise _Broken(f"it is larger than {LARGEST >> 20} MiB", lasting=True)
+            while len(waiting) >= CHUNK:
+                yield bytes(waiting[:CHUNK])
+                del waiting[:CHUNK]
+    except httpx2.RequestError as error:
+        if waiting:
+            yield bytes(waiting)
+        if isinstance(error, httpx2.RemoteProtocolError):
+            raise _Broken(f"it ended after {have}{of} bytes") from None
+        raise
+    if waiting:
+        yield bytes(waiting)
+
+
+def _write(chunks: Iterable[bytes], part: Path, mode: str, size: int | None, show: Progress) -> None:
     total = None if size is None else -(-size // CHUNK)
     with open(part, mode) as file:
-        for chunk in show(_chunks(source), total):
+        for chunk in show(chunks, total):
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _chunks(source: IO[bytes]) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK):
-        yield chunk
-
-
-def _problem(error: Exception) -> str:
-    """What went wrong, on one line, without the URL (urllib's own messages have none)."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}"
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or type(error).__name__

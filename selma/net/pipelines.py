@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_json, sha256_file, write_json
 from selma.net.hub import Repository
 
@@ -42,7 +42,7 @@ def fetch_pipeline(
     Raises UserError where weights are not in safetensors, are corrupt, or do not match the hub's hashes.
     """
     index = read_json(repository.fetch(INDEX)) if INDEX in repository.files else None
-    if not isinstance(index, dict) or "_class_name" not in index:
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{repository.name}: holds no pipeline in diffusers' layout (no {INDEX})")
     wanted = {
         target: (repository, source) for target, source in loaded_files(index, repository, variant).items()
@@ -67,8 +67,9 @@ def loaded_files(index: Mapping[str, Any], repository: Repository, variant: str 
     for part, spec in index.items():
         if part.startswith("_") or part in UNUSED or not (isinstance(spec, list) and all(spec)):
             continue
-        if not part.isidentifier() or len(spec) != 2:  # it becomes a folder's name
-            raise UserError(f"{repository.name}: {INDEX} names a part {part!r}, which no pipeline has")
+        named = len(spec) == 2 and all(isinstance(name, str) for name in spec)
+        if not part.isidentifier() or not named:  # it becomes a folder's name
+            raise UserError(f"{repository.name}: {INDEX} names a part {part[:80]!r}, which no pipeline has")
         if "Tokenizer" in spec[1] or "Scheduler" in spec[1]:
             found |= {file: file for file in _settings(repository.files, part)}
         else:
@@ -141,7 +142,7 @@ def _check_safetensors(file: Path, name: str) -> None:
         with safe_open(file, framework="np") as opened:
             opened.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{name} is not a complete safetensors file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{name} is not a complete safetensors file ({first_line(error)})") from None
 
 
 def _without(index: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:

@@ -1,14 +1,25 @@
-"""OpenAI-compatible servers' addresses and keys: from the environment only, never in a message."""
+"""OpenAI-compatible servers' addresses and keys: from the environment only, never in a message or a file."""
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import os
 import re
+from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
+
 from selma.ground.errors import UserError
+from selma.net.web import is_loopback
 
 OPENAI = "https://api.openai.com/v1"
+VARIABLE = "OPENAI_API_KEY"
+# What OpenAI bills a request to; sent where its key is sent.
+ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 
 
 def address(base_url: str | None, *, param: str) -> str:
@@ -17,9 +28,10 @@ def address(base_url: str | None, *, param: str) -> str:
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is not a number
+        sound = sound and url.isprintable() and " " not in url and bool(httpx2.URL(url).raw_host)
+    except (ValueError, httpx2.InvalidURL):  # brackets that do not close, a port that is not a number
         sound = False
-    if not sound or "@" in parts.netloc or parts.query:
+    if not sound or "@" in parts.netloc or parts.query or parts.fragment:
         # Not quoted: it may hold a password.
         raise UserError(
             f"{param} must be an address such as http://localhost:8000/v1, without user, password or query"
@@ -31,30 +43,103 @@ def read(url: str, variable: str | None, *, param: str) -> str:
     """The key in the environment for the server at `url`, or '' where none is needed.
 
     variable: the one that `param` names; None is OPENAI_API_KEY for OpenAI's own server and no key for another: a
-    key goes only where it is meant to. Raises UserError for a variable that is not set, and for an invalid
-    variable name or key.
+    key goes only where it is meant to, and OpenAI's never over plain http, where everyone on the way reads it.
+    Raises UserError for a variable that is not set, and for an invalid variable name or key.
     """
-    if variable is None:
-        if urlsplit(url).hostname != urlsplit(OPENAI).hostname:
-            return ""
-        variable = "OPENAI_API_KEY"
+    parts = urlsplit(url)
+    if variable is None and parts.hostname != urlsplit(OPENAI).hostname:
+        return ""
+    # What a param names is never quoted: people paste the key itself.
+    named = f"the environment variable that {param} names" if variable else f"environment variable {VARIABLE}"
+    variable = variable or VARIABLE
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
         raise UserError(f"{param} must be the name of an environment variable, in capitals, not a key")
-    if not (key := os.environ.get(variable, "").strip()):
-        raise UserError(f"environment variable {variable} is not set; it must hold the key for {url}")
-    if not re.fullmatch(r"[!-~]+", key):
+    openai = _is_openai(url) or variable == VARIABLE
+    if openai and parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise UserError(
-            f"environment variable {variable} does not hold a valid key: only printable ASCII without spaces is allowed"
+            f"{param}: {VARIABLE} is never sent over plain http; make the server's address begin with https://"
         )
+    if not (key := os.environ.get(variable, "").strip()):
+        raise UserError(f"{named} is not set; it must hold the key for {url}")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError(f"{named} does not hold a valid key: only printable ASCII without spaces is allowed")
     return key
 
 
+def headers(url: str, key: str) -> dict[str, str]:
+    """What a request to the server at `url` says of its sender: the key, and OpenAI's account to OpenAI only."""
+    sent = {"Authorization": f"Bearer {key}"} if key else {}
+    if not key or not _is_openai(url):
+        return sent
+    for header, variable in ACCOUNT.items():
+        if value := os.environ.get(variable, "").strip():
+            if not re.fullmatch(r"[!-~]+", value):
+                raise UserError(f"environment variable {variable} does not hold a valid id")
+            sent[header] = value
+    return sent
+
+
+def _is_openai(url: str) -> bool:
+    """Whether a server is OpenAI's own, in whichever region."""
+    host, own = (urlsplit(url).hostname or "").rstrip("."), urlsplit(OPENAI).hostname or ""
+    return host == own or host.endswith(f".{own}")
+
+
+# What a server says ----------------------------------------------------------------------------
+
+
 def hide(text: str, key: str) -> str:
-    """`text` without the key, which some servers echo."""
-    return text.replace(key, "***") if len(key) >= 8 else text  # "EMPTY" is not a secret
+    """`text` without the key, which some servers echo: as it is, escaped as in JSON, HTML or a URL, or in base64."""
+    return _spellings(key).sub("***", text) if len(key) >= 8 else text  # "EMPTY" is not a secret
+
+
+@lru_cache(maxsize=8)
+def _spellings(key: str) -> re.Pattern[str]:
+    """Every way to write the key that is known here, escaped any number of times."""
+
+    def spell(letter: str) -> str:
+        code, name = f"(?i:{ord(letter):02x})", html.escape(letter).strip("&;")
+        return (
+            rf"(?:\\{{1,8}}(?:x|u00|u\{{0{{0,6}}){code}\}}?|%(?:25){{0,4}}{code}"
+            rf"|&(?:amp;){{0,4}}(?:#0{{0,6}}{ord(letter)}|#[xX]0{{0,6}}{code}|{re.escape(name)});"
+            rf"|\\{{0,8}}{re.escape(letter)})"
+        )
+
+    escaped = "".join(spell(letter) for letter in key)
+    # In base64 a letter's place among three decides how it is written; the ends are shared with what is around them.
+    encoded = [base64.b64encode(b" " * shift + key.encode()).decode() for shift in range(3)]
+    cores = {code[-(-8 * shift // 6) : -4] for shift, code in enumerate(encoded)}
+    either = "|".join(re.escape(core).replace(r"\+", "[+-]").replace("/", "(?:[/_]|\\\\/)") for core in cores)
+    return re.compile(f"{escaped}|(?:{either})[A-Za-z0-9+/=_-]*")
+
+
+def clean(text: str, key: str) -> str:
+    """A server's words without the key, and writable as UTF-8. JSON is decoded for that and encoded again.
+
+    Numbers of thousands of digits, which Python refuses, become infinite.
+    """
+    try:
+        return json.dumps(_clean(json.loads(text, parse_int=_number), key))
+    except (ValueError, RecursionError):
+        return _clean(text, key)
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) < 40 else float(digits)
+
+
+def _clean(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        return hide(value, key).encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
+    if isinstance(value, list):
+        return [_clean(item, key) for item in value]
+    if isinstance(value, dict):
+        return {_clean(name, key): _clean(item, key) for name, item in value.items()}
+    return value
 
 
 def one_line(text: str, key: str) -> str:
     """A server's words on one short line, without the key."""
-    line = " ".join(hide(text, key).split())
+    said = "".join(letter if letter.isprintable() else " " for letter in _clean(text, key))
+    line = " ".join(said.split())
     return line if len(line) <= 200 else f"{line[:197]}..."

@@ -53,12 +53,15 @@ def _line_charts(
 
 
 def _selection(name: str, selection: Mapping[str, Any]) -> dict[str, str]:
-    score = selection["scores"].get(str(selection["chosen"]))
+    step, scores = str(selection["chosen"]), selection["scores"]
+    noise = selection.get("noise", {})
     return {
         "name": name,
         "policy": selection["policy"],
-        "chosen": str(selection["chosen"]),
-        "score": "not scored" if score is None else percent(score),
+        "chosen": step,
+        "score": percent(scores[step]) if step in scores else "not scored",
+        "best": percent(max(scores.values())) if scores else "",
+        "noise": percent(noise[step]) if step in noise else "",
     }
 
 

@@ -17,6 +17,7 @@ from selma.ground.schema import Count, FileName, Fraction, Index, Text, record
 
 EVAL = Path("metrics/eval.json")
 Bounded = Annotated[float, Field(ge=-1e9, le=1e9)]  # a figure that a chart has room for
+ByStep = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bounded]
 Parts = dict[str, dict[str, float]]  # by model: scores by skill, or by kind of question
 
 
@@ -69,11 +70,12 @@ class Summary(Measured):
 
 @record
 class Selection(TypedDict):
-    """metrics/select/<expert>.json; `scores` by step."""
+    """metrics/select/<expert>.json; `scores` and their `noise` by step."""
 
     policy: Text
     chosen: Index
-    scores: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bounded]
+    scores: ByStep
+    noise: NotRequired[ByStep]
 
 
 @record

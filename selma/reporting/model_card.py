@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 _VERDICTS = {
     "gain": "The interval of the gain lies above zero.",
     "loss": "The interval of the gain lies below zero: with this LoRA the model is worse.",
-    "none": "The interval of the gain includes zero, so no difference is claimed.",
+    "none": "The interval of the gain includes zero, so no difference is seen.",
 }
 
 

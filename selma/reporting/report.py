@@ -22,9 +22,9 @@ from selma.reporting.table import gain_cells, percent, span, verdict
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 _SENTENCES = {
-    "gain": "the interval lies above zero.",
-    "loss": "the interval lies below zero: {0} is worse.",
-    "none": "the interval includes zero, so no difference is claimed.",
+    "gain": "in this run, over prompts, the interval lies above zero.",
+    "loss": "in this run, over prompts, the interval lies below zero: {0} is worse.",
+    "none": "the interval includes zero, so no difference is seen.",
 }
 
 

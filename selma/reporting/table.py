@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# A single run's interval says nothing about the next seed or processor, so no table of one run gives a verdict.
+ONE_RUN = (
+    "This run, prompts only: 95% bootstrap intervals over prompts, paired for gains. Another seed or processor moves\n"
+    "a gain by as much; what holds over training seeds is a study's to say: python -m selma.experiments seeds."
+)
+
 
 def percent(score: float) -> str:
     """0.6543 -> "65.43"."""
@@ -24,9 +30,8 @@ def verdict(gain: Mapping[str, float]) -> str:
 
 
 def gain_text(gain: Mapping[str, float], scale: float = 100, places: int = 2) -> str:
-    """A gain with its interval, e.g. "+2.10 [+0.50, +3.70]", or "none (...)" around it; by default in points."""
-    text = f"{scale * gain['mean']:+.{places}f} {span(gain, scale, places, '+')}"
-    return f"none ({text})" if verdict(gain) == "none" else text
+    """A gain with its interval, "+2.10 [+0.50, +3.70]"; by default in points."""
+    return f"{scale * gain['mean']:+.{places}f} {span(gain, scale, places, '+')}"
 
 
 def text_table(summary: Mapping[str, Any]) -> str:
@@ -71,9 +76,8 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
 
 
 def gain_cells(gain: Mapping[str, float]) -> tuple[str, str]:
-    """A gain in points and its interval, as two cells; one whose interval includes 0 is "none"."""
-    mean = "none" if verdict(gain) == "none" else f"{100 * gain['mean']:+.2f}"
-    return mean, span(gain, sign="+")
+    """A gain in points and its interval, as two cells."""
+    return f"{100 * gain['mean']:+.2f}", span(gain, sign="+")
 
 
 def footnote(summary: Mapping[str, Any]) -> str:
@@ -83,6 +87,5 @@ def footnote(summary: Mapping[str, Any]) -> str:
     return (
         f"Benchmark {summary['benchmark']}, judge {summary['judge']}: {summary['n_prompts']} test prompts x "
         f"{summary['images_per_prompt']} images, {drawing['scheduler']}, {drawing['steps']} steps, "
-        f"guidance {drawing['guidance']:g}{size}.\n"
-        "Intervals: 95% bootstrap over prompts, paired for gains; none where a gain's interval includes 0."
+        f"guidance {drawing['guidance']:g}{size}.\n{ONE_RUN}"
     )

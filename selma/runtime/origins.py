@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -50,6 +51,15 @@ class Benchmark:
     path: str | None = None
     sha256: Sha256 | None = None
     files: Annotated[dict[Name, File], Field(min_length=1)] | None = None
+
+
+# Where all of a model is in one file, which is no pipeline's folder.
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+SINGLE_FILE = (
+    "is a single file; a folder in diffusers' layout (model_index.json, unet/, vae/, ...) is needed: "
+    "diffusers makes one by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), "
+    "or StableDiffusionXLPipeline's"
+)
 
 
 @section
@@ -138,6 +148,8 @@ def check_backbone(key: str, backbone: Backbone) -> None:
     _check_fields(
         key, backbone, needs, needs | {"variant", "vae"}, f"a backbone from source {backbone.source}"
     )
+    if backbone.path and Path(backbone.path).suffix in WEIGHTS:
+        raise UserError(f"{key}.path {SINGLE_FILE}")
 
 
 def allow(key: str, value: str, allowed: Iterable[str], kind: str) -> None:

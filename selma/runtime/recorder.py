@@ -2,8 +2,9 @@
 
     python -m selma.runtime.recorder        wait until everything is handed over, and print where it is
 
-One parent run per pipeline execution, one child run per stage that really ran. The store is
-`sqlite:///<repository>/mlflow.db` with artifacts in mlartifacts/ next to it, or MLFLOW_TRACKING_URI's.
+One parent run per pipeline execution, with all of params.yaml and the results (`gain`, ...), one child run per stage
+that really ran, with the params it declares and what it read. The store is mlflow.db in the repository, with artifacts
+in mlartifacts/ next to it, or MLFLOW_TRACKING_URI's.
 A spool is removed once MLflow has all of it; after a failure it stays, and the next recorder tries again. A line that
 is no event is passed over, and a spool that a working store refuses is set aside as `.refused`: neither blocks others.
 """
@@ -14,11 +15,12 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AllowInfNan, Field
 from typing_extensions import TypedDict
@@ -45,6 +47,8 @@ class _Start(TypedDict):
     run: str
     params: dict[str, Any]
     tags: dict[str, str]
+    settings: NotRequired[dict[str, Any]]
+    inputs: NotRequired[dict[str, str]]
 
 
 @schema.record
@@ -63,6 +67,13 @@ class _Metrics(TypedDict):
 
 
 @schema.record
+class _Result(TypedDict):
+    time: Moment
+    name: str
+    value: Figure
+
+
+@schema.record
 class _Image(TypedDict):
     file: schema.FileName
 
@@ -73,7 +84,24 @@ class _End(TypedDict):
     status: Literal["FINISHED", "FAILED", "KILLED"]
 
 
-_EVENTS = {"start": _Start, "metric": _Metric, "metrics": _Metrics, "image": _Image, "end": _End}
+_EVENTS = {
+    "start": _Start,
+    "metric": _Metric,
+    "metrics": _Metrics,
+    "result": _Result,
+    "image": _Image,
+    "end": _End,
+}
+
+
+def address(root: Path) -> str:
+    """The store's: MLFLOW_TRACKING_URI, or the repository's own.
+
+    MLflow and SQLAlchemy read a folder's name each in its own way where it holds what a URL escapes (%, ?, #), so such
+    a path is left out: the address is then relative, and holds for a process that runs in `root`.
+    """
+    own = f"sqlite:///{root}/mlflow.db" if not re.search(r"[%?#]", str(root)) else "sqlite:///mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
 class Store:
@@ -84,7 +112,7 @@ class Store:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
         from mlflow.tracking import MlflowClient
 
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+        self.uri = address(root)
         own = not os.environ.get("MLFLOW_TRACKING_URI")
         self.client = MlflowClient(tracking_uri=self.uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
@@ -138,6 +166,8 @@ class Stage:
                 values = [(k, v, event["time"], 0) for k, v in event["values"].items()]
                 self._metrics(self.child, values)
                 self._metrics(self.parent, [(f"{event['file']}/{k}", *rest) for k, *rest in values])
+            elif event["event"] == "result":
+                self._metrics(self.parent, [(event["name"], event["value"], event["time"], 0)])
             elif event["event"] == "image":
                 self.store.client.log_artifact(self.child, str(self.path.parent / event["file"]))
             elif event["event"] == "end":
@@ -164,17 +194,41 @@ class Stage:
         return True
 
     def _start(self, event: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
         store, tags = self.store, event["tags"]
-        shared = {key: tags[key] for key in ("git.commit", "git.dirty", "profile") if key in tags}
+        shared = {key: tags[key] for key in ("git.commit", "git.dirty", "profile", "model") if key in tags}
         self.parent = store.run("dvc.exp", event["run"], event["run"], event["time"], shared)
         store.client.update_run(self.parent, status="RUNNING")
         own = {_name(key): value for key, value in tags.items()} | {"mlflow.parentRunId": self.parent}
         self.child = store.run("dvc.spool", self.path.stem, event["stage"], event["time"], own)
-        params = [Param(_name(key), str(value)[:5000]) for key, value in event["params"].items()]
+        self._params(self.child, event["params"])
+        self._params(self.parent, event.get("settings", {}))
+        self._inputs(event.get("inputs", {}))
+
+    def _params(self, run: str, values: dict[str, Any]) -> None:
+        """Log params that the run does not have yet: MLflow never changes one."""
+        from mlflow.entities import Param
+
+        there = self.store.client.get_run(run).data.params
+        params = [
+            Param(_name(key), str(value)[:5000]) for key, value in values.items() if _name(key) not in there
+        ]
         for start in range(0, len(params), CHUNK):
-            store.client.log_batch(self.child, params=params[start : start + CHUNK])
+            self.store.client.log_batch(run, params=params[start : start + CHUNK])
+
+    def _inputs(self, inputs: dict[str, str]) -> None:
+        """What earlier stages made and this one reads: data as MLflow's datasets, models as tags; of both, the md5."""
+        from mlflow.entities import Dataset, DatasetInput, RunTag
+
+        client = self.store.client
+        found = {path: md5 for path, md5 in inputs.items() if path.startswith("data/")}
+        sources = {path: json.dumps({"path": path, "md5": md5}) for path, md5 in found.items()}
+        datasets = [DatasetInput(Dataset(path, found[path][:36], "dvc", sources[path])) for path in found]
+        if datasets:
+            client.log_inputs(self.child, datasets)
+            client.log_inputs(self.parent, datasets)
+        tags = [RunTag(_name(f"md5.{path}"), md5) for path, md5 in inputs.items()]
+        for start in range(0, len(tags), CHUNK):
+            client.log_batch(self.child, tags=tags[start : start + CHUNK])
 
     def _metrics(self, run: str, values: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
@@ -241,6 +295,7 @@ def main(arguments: list[str]) -> int:
     linger = "--linger" in arguments
     root = home().resolve()
     folder = spools(root)
+    os.chdir(root)  # see `address`
     if linger:
         os.nice(10)  # the stages come first
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,8 +313,7 @@ def main(arguments: list[str]) -> int:
             if not linger:
                 (folder / "failed").unlink(missing_ok=True)  # said already
     if not linger:
-        where = redact(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db")
-        print(f"MLflow: mlflow ui --backend-store-uri {where}")
+        print(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(redact(address(root)))}")
     return 0
 
 

@@ -60,8 +60,19 @@ def log_metric(name: str, value: float, step: int = 0) -> None:
         _try(_spool.write, event="metric", name=name, value=float(value), step=int(step))
 
 
+def log_results(results: Mapping[str, Mapping[str, float]]) -> None:
+    """Results of the whole pipeline with their intervals (mean, low, high): metrics of the parent run.
+
+    `gain` is then the mean, `gain.low` and `gain.high` its interval, and MLflow sorts pipeline executions by it.
+    """
+    for name, found in results.items() if _spool else ():
+        for part in ("mean", "low", "high"):
+            label = name if part == "mean" else f"{name}.{part}"
+            _try(_spool.write, event="result", name=label, value=float(found[part]))
+
+
 def log_image(path: Path, name: str) -> None:
-    """Keep a copy of an image file as the run's artifact `name`, e.g. `grid.png`."""
+    """Keep a copy of an image file as the run's artifact `name`, with the file's ending."""
     if _spool:
         _try(_spool.image, path, name)
 
@@ -106,16 +117,17 @@ class Spool:
     def image(self, path: Path, name: str) -> None:
         folder = self.path.with_suffix(".files")
         folder.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / Path(name).name)
-        self.write(event="image", file=f"{folder.name}/{Path(name).name}")
+        file = folder / f"{Path(name).name.removesuffix(path.suffix)}{path.suffix}"
+        shutil.copyfile(path, file)
+        self.write(event="image", file=f"{folder.name}/{file.name}")
 
 
 def _open(name: str) -> None:
     global _spool
     _warn_of_failure()
     _spool = Spool(spools(home()))
-    params = _declared(name)
-    _spool.write(event="start", stage=name, params=params, tags=_tags(name), **_pipeline())
+    found = {"params": _declared(name), "tags": _tags(name), "inputs": _inputs(name), **_pipeline()}
+    _spool.write(event="start", stage=name, **found)
     _start_recorder()
 
 
@@ -146,23 +158,61 @@ def _declared(name: str) -> dict[str, Any]:
     return flatten({key: lookup(plain, key) for key in stage.params}) if stage else {}
 
 
-def _pipeline() -> dict[str, str]:
-    """`run`: the name of this pipeline execution, the same for all its stages."""
-    params = Path("params.yaml").read_bytes() if Path("params.yaml").is_file() else b""
+def _pipeline() -> dict[str, Any]:
+    """`run`: the name of this pipeline execution, the same for all its stages; `settings`: all of params.yaml."""
+    from selma.runtime.schema import load_yaml
+
+    path = Path("params.yaml")
+    params = path.read_bytes() if path.is_file() else b""
     short = f"{_git('rev-parse', '--short', 'HEAD') or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
-    return {"run": os.environ.get("DVC_EXP_NAME") or short}
+    plain = load_yaml(path) if params else {}
+    return {
+        "run": os.environ.get("DVC_EXP_NAME") or short,
+        "settings": {**flatten(plain), **_headline(plain)},
+    }
+
+
+def _headline(params: Any) -> dict[str, str]:
+    """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator."""
+    with suppress(LookupError, TypeError, AttributeError):
+        first, second = params["compare"][0]
+        told = {"leading": f"{first} over {second}"}
+        merge = Path(params["models"][first]["weights"]).name
+        return (
+            told | {"merge.operator": params["merges"][merge]["operator"]}
+            if merge in params["merges"]
+            else told
+        )
+    return {}
 
 
 def _tags(name: str) -> dict[str, str]:
-    tags = {"dvc.stage": name, "git.commit": _git("rev-parse", "HEAD") or "none"}
-    tags["git.dirty"] = "yes" if _git("status", "--porcelain", "--untracked-files=no") else "no"
+    tags = {"dvc.stage": name, "git.commit": _git("rev-parse", "HEAD") or "none", "git.dirty": _dirty()}
     if "@" in name:
         tags["dvc.key"] = name.partition("@")[2]
     with suppress(OSError, KeyError, TypeError):
         from selma.runtime.schema import load_yaml
 
-        tags["profile"] = str(load_yaml(Path("params.yaml"))["profile"])
-    return tags | {f"md5.{path}": md5 for path, md5 in _inputs(name).items()}
+        params = load_yaml(Path("params.yaml"))
+        tags["profile"] = str(params["profile"])
+        tags["model"] = _model(str(params["expert"]["backbone"]))
+    return tags
+
+
+def _dirty() -> str:
+    """Whether tracked files differ from the commit; what a pipeline writes as it runs does not count."""
+    made = (":(exclude)dvc.lock", ":(exclude)metrics")
+    return "yes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made) else "no"
+
+
+def _model(backbone: str) -> str:
+    """The base model: its name, and where it is from the hub, which commit."""
+    source = Path("models/backbones") / backbone / "source.json"
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        found = json.loads(source.read_text(encoding="utf-8"))
+        if found["id"]:
+            return f"{found['id']}@{found['commit'][:12]}"
+    return backbone
 
 
 def _inputs(name: str) -> dict[str, str]:

@@ -8,42 +8,43 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
-from selma.ground.errors import UserError
 from selma.judging import choices
 from selma.judging.vqa import BATCH, Said, VqaJudge, instruct, load_matcher
-from selma.net import servers
+from selma.net.asking import Server
 
 ANSWERS, SCORES = True, True
 NEEDS = ("endpoint",)
 TAKES = ("matcher",)
 
-TIMEOUT = 120  # seconds for an answer
-RETRIES = 6  # further attempts after 429, 5xx or a broken connection, with the client's own backoff
+TIMEOUT = 120.0  # seconds to wait for the next byte of an answer
+RETRIES = 6  # further attempts after 429, 5xx, a broken connection or a broken answer
 TOKENS = 16  # of an answer
+OPTIONAL = ("logprobs", "max_tokens", "temperature")  # fields that some servers refuse
 
 
 class EndpointVlm:
     """A server, asked one question about one image per request, BATCH of them at a time."""
 
     def __init__(self, model: str, base_url: str | None, key_env: str | None) -> None:
-        import openai  # only where a server is asked
-
-        self._openai, self._model = openai, model
-        base_url = servers.address(base_url, param="endpoint.base_url")
-        self._key = servers.read(base_url, key_env, param="endpoint.key_env")
-        self._url = urlsplit(base_url).netloc
-        self._logprobs = True  # until the server refuses them
-        self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=base_url, timeout=TIMEOUT, max_retries=RETRIES
+        self._model = model
+        self._server = Server(
+            base_url,
+            key_env,
+            who="judge",
+            section="endpoint",
+            model=f"model {model}",
+            timeout=TIMEOUT,
+            retries=RETRIES,
+            optional=OPTIONAL,
         )
 
     def reply(self, image: Image.Image, texts: Sequence[str]) -> list[Said]:
@@ -56,31 +57,43 @@ class EndpointVlm:
             "role": "user",
             "content": [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": text}],
         }
-        try:
-            choice = self._create([message]).choices[0]
-            words = choice.message.content or ""
-        except self._openai.AuthenticationError:
-            raise UserError(
-                f"judge at {self._url}: the key was refused; endpoint.key_env names its variable"
-            ) from None
-        except self._openai.APIError as error:
-            raise UserError(f"judge at {self._url}: {servers.one_line(str(error), self._key)}") from None
-        except (IndexError, TypeError, AttributeError, ValueError):  # no JSON, or JSON of another kind
-            raise UserError(f"judge at {self._url}: its answer contains no message") from None
-        first = choice.logprobs.content[0].top_logprobs if choice.logprobs and choice.logprobs.content else []
+        body = {"model": self._model, "messages": [message], "temperature": 0, "max_tokens": TOKENS}
+        body |= {"logprobs": True, "top_logprobs": 20}
+        (words, first, cut), _, _ = self._server.ask("chat/completions", lambda _: body, _read)
+        if cut and not words.strip():
+            raise self._server.end(
+                f"its {TOKENS} tokens ended before it said a word; a model that answers without reasoning is needed"
+            )
         if not first:
             said = choices.normal(words).partition(" ")[0].strip(".,;:!")
             return Said(words, float(said == "yes"), float(said == "no"))
         return Said(words, *(_probability(first, word) for word in ("yes", "no")))
 
-    def _create(self, messages: list[Any]) -> Any:
-        settings = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": TOKENS}
-        if self._logprobs:
-            try:
-                return self._client.chat.completions.create(**settings, logprobs=True, top_logprobs=20)
-            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-                self._logprobs = False  # the server does not know the field; its words must do
-        return self._client.chat.completions.create(**settings)
+
+def _read(text: str) -> tuple[str, dict[str, float], bool] | None:
+    """An answer's words, the probabilities (0..1) of its first token where it has some, and whether it was cut off.
+
+    None for JSON without words; log-probabilities of another shape are as good as none.
+    """
+    try:
+        choice = json.loads(text)["choices"][0]
+        words = choice["message"].get("content") or ""
+        if isinstance(words, list):  # parts
+            words = "".join(part.get("text") or "" for part in words)
+        cut = choice.get("finish_reason") in ("length", "max_tokens")
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+        return None
+    return (words, _first_token(choice), cut) if isinstance(words, str) else None
+
+
+def _first_token(choice: Mapping[str, Any]) -> dict[str, float]:
+    """The likeliest tokens of an answer's first position, and their probabilities."""
+    try:
+        tokens = choice["logprobs"]["content"][0]["top_logprobs"]
+        found = {str(token["token"]): math.exp(min(token["logprob"], 0.0)) for token in tokens}
+    except (LookupError, TypeError, AttributeError, ValueError):
+        return {}
+    return {} if any(math.isnan(probability) for probability in found.values()) else found
 
 
 def data_url(image: Image.Image) -> str:
@@ -95,6 +108,7 @@ def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudg
     return VqaJudge(EndpointVlm(**card["endpoint"]), instruct, load_matcher(folder))
 
 
-def _probability(tokens: Sequence[Any], word: str) -> float:
-    """Total over the spellings of `word` among a position's likeliest tokens."""
-    return sum(math.exp(token.logprob) for token in tokens if choices.normal(token.token) == word)
+def _probability(tokens: Mapping[str, float], word: str) -> float:
+    """Total over the spellings of `word` among a position's likeliest tokens, at most 1."""
+    total = sum(probability for token, probability in tokens.items() if choices.normal(token) == word)
+    return min(total, 1.0)
