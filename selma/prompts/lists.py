@@ -72,7 +72,7 @@ _CHATTER = re.compile(
     r"let me know|feel free|i hope|hope (this|these)|would you like|do you want"
     r"|if you['\u2019 ](d|would|need|want)"
     r"|(these|those|the above) (are|prompts)|that['\u2019]s (all|it)|\(?note( that|:)|#|```|[-=_*]{3,}$"
-    r"|[*_]?\(.*\)[*_]?$|(→|=>|->|//)",
+    r"|(sure|okay|certainly|of course|great)[!,]|here (are|is) .*:$|[*_]?\(.*\)[*_]?$|(→|=>|->|//)",
     re.IGNORECASE,
 )
 # "Style: photo" and the like, which say something about an item.

@@ -12,10 +12,10 @@ from selma.prompts.final import final_part
 from selma.prompts.objects import texts, values
 
 # Servers' words for "the reply was cut off": by max_tokens, by a content filter in mid-sentence, by themselves.
+TOO_LONG = re.compile(r"length|max_(?:output_)?tokens|model_length|token_limit|incomplete", re.IGNORECASE)
+FILTERED = re.compile(r"content_filter|safety|recitation|sensitive", re.IGNORECASE)
 CUT_OFF = re.compile(
-    r"length|max_(?:output_)?tokens|model_length|token_limit|incomplete|content_filter|safety|recitation|sensitive|abort"
-    r"|cancelled|(?:network_)?error",
-    re.IGNORECASE,
+    rf"{TOO_LONG.pattern}|{FILTERED.pattern}|abort|cancelled|(?:network_)?error", re.IGNORECASE
 )
 
 
