@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selma.backbones.loading import open_model
 from selma.ground.errors import UserError
 from selma.ground.items import Item
 from selma.ground.pairs import write_image
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 TILE = 256  # smaller images are enlarged to about this size, pixel by pixel
 MARGIN = 24
+MOST = 100  # images of a model on one page
 
 
 def main() -> None:
@@ -44,8 +44,13 @@ def main() -> None:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if arguments.images < 1:
-        raise UserError(f"--images: {arguments.images}; allowed: 1 or more")
+    if not 1 <= arguments.images <= MOST:
+        raise UserError(f"--images: {arguments.images}; allowed: 1 to {MOST}")
+    try:
+        arguments.prompt.encode()
+    except UnicodeEncodeError:  # bytes of a terminal that is not set to UTF-8
+        raise UserError(f"prompt: {arguments.prompt!a} is not UTF-8 text") from None
+    _check_out(arguments.out)
     params = load_params()
     names = arguments.models or [*reversed(params.compare[0])]
     for name in names:
@@ -57,14 +62,24 @@ def _main(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def _check_out(out: Path) -> None:
+    """Raise UserError or OSError, before anything is drawn, where the page could not be written."""
+    if out.suffix.lower() not in (".png", ".webp") or out.is_dir():
+        raise UserError(f"--out: {out}; allowed: a file that ends in .png or .webp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass
+
+
 def _draw(params: Params, model: str, item: Item, images: int, seed: int) -> list[Image]:
     """Images of one prompt by one model, drawn as the evaluation draws."""
+    from selma.backbones.loading import open_model  # torch: not before the options are known to be right
+
     row, runtime = params.models[model], params.runtime
     pipe = open_model(
         Path(row.weights), Path(BACKBONES) / params.expert.backbone, runtime.device, runtime.dtype
     )
-    drawing = replace(params.evaluate.drawing, batch=images)
-    drawn = exam.draw(pipe, [item], drawing, images=images, seed=seed, method=row.guidance)
+    drawn = exam.draw(pipe, [item], params.evaluate.drawing, images=images, seed=seed, method=row.guidance)
     return [image for _, _, image in drawn]
 
 

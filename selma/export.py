@@ -18,11 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.backbones.loading import fingerprint, read_kind
+from selma.ground.adapters import CARD, WEIGHTS, Card
 from selma.ground.errors import UserError
-from selma.ground.files import atomic, read_json, sha256_file, write_json, write_text
-from selma.lora import kohya
-from selma.lora.files import CARD, WEIGHTS, LoraWeights, load_lora, sort_header
+from selma.ground.files import atomic, read_json, read_record, sha256_file, write_json, write_text
 from selma.net.pipelines import SOURCE
 from selma.reporting import model_card
 from selma.reporting.metrics import EVAL, read_summary
@@ -32,6 +30,8 @@ from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
 
 if TYPE_CHECKING:
     import torch
+
+    from selma.lora.files import LoraWeights
 
 MARK, README = "export.json", "README.md"
 CITATION = Path("CITATION.cff")
@@ -61,6 +61,10 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     Raises UserError for a name that is neither a merge nor an expert, a LoRA that is missing, damaged or of
     a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
     """
+    from selma.backbones.loading import fingerprint  # torch: Ctrl-C is one line while it is imported, too
+    from selma.lora import kohya
+    from selma.lora.files import load_lora
+
     params = load_params()
     name = next(iter(params.merges), None) if name is None else name
     if name not in params.merges and name not in params.experts:
@@ -81,9 +85,10 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
             f"{source}: this LoRA was trained on a different backbone than {folder}; run `dvc repro`"
         )
 
-    unet = read_json(folder / "unet/config.json")
-    scheduler = read_json(folder / "scheduler/scheduler_config.json")
+    unet = read_record(folder / "unet/config.json", dict)
+    scheduler = read_record(folder / "scheduler/scheduler_config.json", dict)
     prediction = scheduler.get("prediction_type", "epsilon")  # diffusers' default
+    data = _data(name, weights, params)
     title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else "float32")
@@ -117,7 +122,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
                 model=_row(params, source),
                 base_model=_row(params, folder),
             ),
-            data=_data(name, weights, params),
+            data=data,
             dtype=params.runtime.dtype,
             summary=read_summary(EVAL) if EVAL.is_file() else None,
         )
@@ -132,6 +137,8 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     """Write a safetensors file; same input, same bytes."""
     from safetensors.torch import save
 
+    from selma.lora.files import sort_header
+
     with atomic(path) as temporary:
         temporary.write_bytes(sort_header(save(tensors, metadata)))
 
@@ -143,15 +150,20 @@ def _row(params: Params, weights: Path) -> str | None:
 
 def _base(folder: Path) -> model_card.Base:
     """What a backbone's folder says about itself: its kind, and where it comes from if source.json exists."""
+    from selma.backbones.loading import read_kind
+
     kind = read_kind(folder)
     if (folder / SOURCE).is_file():
-        came = read_json(folder / SOURCE)
-        vae = came.get("vae") and came["vae"]["id"]
-        return model_card.Base(folder.name, kind, came["id"], came["revision"], came["licence"], vae)
+        came = read_record(folder / SOURCE, dict)
+        id, revision, licence = (came.get(key) for key in ("id", "revision", "licence"))
+        vae = came.get("vae")
+        return model_card.Base(
+            folder.name, kind, id, revision, licence, vae.get("id") if isinstance(vae, dict) else None
+        )
     for stage in dvcfile.load_stages(Path.cwd()).values():
         if folder.as_posix() in stage.outs:  # trained here, so under this repository's licence
             licence = schema.load_yaml(CITATION)["license"].lower()
-            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
+            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name.partition("@")[0])
     return model_card.Base(folder.name, kind)
 
 
@@ -159,7 +171,7 @@ def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
     """What the LoRA, or the experts merged into it, were trained on."""
     experts = weights.provenance.get("experts", [name])
     cards = [Path(EXPERTS) / expert / CARD for expert in experts]
-    counts = [read_json(card).get("images") if card.is_file() else None for card in cards]
+    counts = [read_record(card, Card).get("images") if card.is_file() else None for card in cards]
     skills: dict[str, None] = {}
     for expert in experts:
         data = params.experts[expert].data if expert in params.experts else expert
@@ -182,7 +194,8 @@ def _check_target(out: Path) -> None:
     if out.is_dir():
         held = {path.name for path in out.iterdir()}
         mark: Any = read_json(out / MARK) if MARK in held else None
-        known = {MARK, *mark["files"]} if isinstance(mark, dict) and "files" in mark else set()
+        files = mark.get("files") if isinstance(mark, dict) else None
+        known = {MARK, *files} if isinstance(files, dict) else set()
         if strays := sorted(held - known):
             raise UserError(
                 f"{out}: holds {strays[0]}, which no export wrote; choose another folder with --out"

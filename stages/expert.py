@@ -21,6 +21,7 @@ from selma.ground.files import write_csv
 from selma.ground.pairs import read_image, read_pairs
 from selma.lora.adapter import add_lora
 from selma.runtime import stage, tracking, variants, work
+from selma.runtime.devices import enough_memory
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, IMAGES
 
@@ -45,15 +46,18 @@ def main(name: str) -> None:
         "seed": params.seed,
     }
 
-    # Encode every pair once; the VAE and the text encoders are not needed after that.
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
-    images = (read_image(pair.file) for pair in pairs)
-    encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
     unet, schedule = pipe.unet, training_schedule(pipe)
+    # What does not fit is said before anything is computed.
+    loop.check_precision(unet)
+    add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
+    # Encode every pair once; the VAE and the text encoders are not needed after that.
+    images = (read_image(pair.file) for pair in pairs)
+    with enough_memory("lower expert.resolution"):
+        encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
     del pipe
     if params.expert.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
 
     with work.folder(stage.name()) as folder:
         out = folder / "checkpoints"

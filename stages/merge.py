@@ -10,6 +10,7 @@ writes  models/merges/<name>/      pytorch_lora_weights.safetensors (diffusers f
 from __future__ import annotations
 
 from itertools import combinations
+from math import isfinite
 from pathlib import Path
 
 from selma.ground.errors import UserError
@@ -32,6 +33,9 @@ def main(name: str) -> None:
     }
     merged = merge(name, operator, experts)
     norms = {label: norm(lora) for label, lora in {**experts, name: merged}.items()}
+    for label, value in norms.items():
+        if not isfinite(value):
+            raise UserError(f"merges.{name}: the update of {label} is not finite; is its alpha right?")
     cosines = {f"{a}|{b}": cosine(experts[a], experts[b]) for a, b in combinations(experts, 2)}
 
     with work.folder(stage.name()) as folder:

@@ -16,7 +16,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, write_json, write_jsonl
 from selma.ground.pairs import read_image, read_pairs
-from selma.judging.judge import load_scorer
+from selma.judging.judge import load_scorer, rate
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
@@ -38,7 +38,7 @@ def main(judge: str, model: str) -> None:
         for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
             file = folder / "images" / name / f"{pair.file.name}.json"
             if not file.exists():
-                score = scorer.score(read_image(pair.file), pair.text)
+                score = rate(scorer, read_image(pair.file), pair.text)
                 row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
                 write_json(file, row)
             rows[name].append(read_json(file))

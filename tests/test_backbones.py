@@ -140,6 +140,159 @@ def test_another_kind_of_pipeline_is_refused(tiny_backbone, tmp_path):
         load_pipeline(folder)
 
 
+def change(folder: Path, file: str, **settings) -> None:
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+VAE, UNET, SCHEDULE = "vae/config.json", "unet/config.json", "scheduler/scheduler_config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "named"),
+    [
+        (VAE, {"shift_factor": 0.1159}, "shift_factor is 0.1159; no Stable Diffusion pipeline applies it"),
+        (VAE, {"latents_mean": [0.0] * 4}, "must both be null or lists of 4 numbers"),
+        (VAE, {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 4}, "lists of 4 numbers"),
+        (VAE, {"latents_mean": [0.0] * 4, "latents_std": [0.0] * 4}, "latents_std must be above 0"),
+        (VAE, {"latents_mean": ["0"] * 4, "latents_std": [1.0] * 4}, "lists of 4 numbers"),
+        (
+            VAE,
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4},
+            "StableDiffusionPipeline does not apply",
+        ),
+        (VAE, {"scaling_factor": None}, "scaling_factor is None"),
+        (VAE, {"scaling_factor": float("nan")}, "vae/config.json, line 1: is not valid JSON"),
+        (VAE, {"scaling_factor": "0.5"}, "scaling_factor is '0.5'"),
+        (UNET, {"sample_size": "8"}, "sample_size is '8'"),
+        (UNET, {"time_cond_proj_dim": 8}, "lack time_embedding.cond_proj.weight"),
+        (UNET, {"class_embed_type": "identity"}, "class_embed_type is 'identity'; only None is supported"),
+        (
+            SCHEDULE,
+            {"prediction_type": "sample"},
+            "prediction_type is 'sample'; allowed: epsilon, v_prediction",
+        ),
+        (SCHEDULE, {"prediction_type": "v"}, "prediction_type is 'v'; allowed: epsilon, v_prediction"),
+        (SCHEDULE, {"prediction_type": None}, "prediction_type is None"),
+        (SCHEDULE, {"prediction_type": ["epsilon"]}, "prediction_type is ['epsilon']"),
+        (SCHEDULE, {"beta_schedule": "magic"}, "cannot be opened"),
+        (SCHEDULE, {"beta_start": "0.1"}, "cannot be opened"),
+        (SCHEDULE, {"beta_end": 1e30}, "its betas are not finite"),
+        (SCHEDULE, {"num_train_timesteps": 10**12}, "cannot be opened"),
+        ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "has no betas"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "has no betas"),
+        ("model_index.json", {"text_encoder": [None, None]}, "text_encoder is [None, None]; it must be [lib"),
+        ("model_index.json", {"tokenizer": [None, None]}, "tokenizer is [None, None]"),
+        ("model_index.json", {"vae": [None, None]}, "vae is [None, None]"),
+        ("model_index.json", {"unet": None}, "unet is None; it must be [library, class]"),
+        ("model_index.json", {"unet": ["os", "system"]}, "unet is of 'os'; allowed: diffusers, transformers"),
+        ("model_index.json", {"unet": 3}, "unet is 3"),
+        (
+            "model_index.json",
+            {"_class_name": ["StableDiffusionPipeline"]},
+            "cannot be used as a backbone; allowed: StableDiff",
+        ),
+        ("model_index.json", {"_class_name": None}, "cannot be used as a backbone; allowed: StableDiff"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, "does not fit its text encoder"),
+    ],
+)
+def test_parts_that_do_not_fit_or_would_be_drawn_wrongly_are_one_line(
+    tiny_backbone, tmp_path, file, settings, named
+):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "odd")
+    change(folder, file, **settings)
+    with pytest.raises(UserError) as caught:
+        load_pipeline(folder)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert "odd" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "[1, 2]", '"x"', "3", "null", "{}", "", "{", "\ufeff{}", "[[["])
+@pytest.mark.parametrize(
+    "file",
+    [VAE, UNET, SCHEDULE, "model_index.json", "text_encoder/config.json"]
+    + [f"tokenizer/{name}" for name in ("tokenizer_config.json", "tokenizer.json")],
+)
+def test_a_config_of_another_shape_is_one_line_or_is_read_as_diffusers_reads_it(
+    tiny_backbone, tmp_path, file, content
+):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "odd")
+    (folder / file).write_text(content, encoding="utf-8")
+    try:
+        load_pipeline(folder)
+    except UserError as error:
+        assert "odd" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "scheduler", "text_encoder", "vae", "unet"])
+def test_a_backbone_without_a_part_is_one_line(tiny_backbone, tmp_path, part):
+    folder = shutil.copytree(tiny_backbone, tmp_path / "odd")
+    shutil.rmtree(folder / part)
+    with pytest.raises(UserError, match="odd: "):
+        load_pipeline(folder)
+
+
+def test_parts_of_other_backbones_are_named(tiny_backbone, tiny_sdxl, tmp_path):
+    def swapped(part: str, source: str) -> Path:
+        folder = shutil.copytree(tiny_backbone, tmp_path / source)
+        shutil.rmtree(folder / part)
+        shutil.copytree(tiny_sdxl / source, folder / part)
+        return folder
+
+    with pytest.raises(UserError, match="reads texts of width 16, and the text encoder gives 24"):
+        folder = swapped("text_encoder", "text_encoder_2")
+        index = json.loads((folder / "model_index.json").read_text())
+        change(folder, "model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"])
+        assert index["text_encoder"][1] == "CLIPTextModel"
+        load_pipeline(folder)
+    with pytest.raises(UserError, match=r"width 40|addition_embed_type is 'text_time'"):
+        load_pipeline(swapped("unet", "unet"))
+
+
+def test_a_vae_of_other_channels_than_the_unet_is_named(tiny_backbone, tmp_path):
+    from diffusers import AutoencoderKL
+
+    folder = shutil.copytree(tiny_backbone, tmp_path / "odd")
+    config = {**AutoencoderKL.load_config(folder / "vae"), "latent_channels": 16}
+    AutoencoderKL.from_config(config).save_pretrained(folder / "vae")
+    with pytest.raises(UserError, match="the UNet goes from 4 channels to 4, and the VAE has 16"):
+        load_pipeline(folder)
+
+
+def test_a_single_file_is_no_backbone(tiny_backbone):
+    with pytest.raises(UserError, match="is a file; a backbone is a folder in diffusers' layout"):
+        load_pipeline(tiny_backbone / "unet/diffusion_pytorch_model.safetensors")
+
+
+def test_statistics_that_change_nothing_and_a_shift_of_0_are_fine(tiny_sdxl, tmp_path):
+    folder = shutil.copytree(tiny_sdxl, tmp_path / "xl")
+    change(folder, VAE, shift_factor=0.0, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    load_pipeline(folder)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - {"pndm"}))
+def test_a_scheduler_keeps_all_that_the_backbone_was_trained_with(name):
+    trained = {
+        "num_train_timesteps": 10,
+        "beta_schedule": "scaled_linear",
+        "trained_betas": [0.01 * (i + 1) for i in range(10)],
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+    }
+    config = make_scheduler(name, trained, steps=5).config
+    assert {key: config[key] for key in trained} == trained
+
+
+def test_a_scheduler_that_cannot_be_set_up_is_one_line():
+    for settings, named in (
+        ({"timestep_spacing": "sideways"}, "ddim cannot draw with this backbone .*sideways"),
+        ({"num_train_timesteps": 10}, "11 steps are more than the 10 that the backbone was trained on"),
+        ({"beta_schedule": "magic"}, "magic is not implemented"),
+    ):
+        with pytest.raises(UserError, match=named):
+            make_scheduler("ddim", settings, steps=11)
+
+
 def test_a_fingerprint_follows_the_unet_only(tiny_backbone, tiny_backbone_epsilon, tmp_path):
     first = fingerprint(tiny_backbone)
     assert first != fingerprint(tiny_backbone_epsilon)

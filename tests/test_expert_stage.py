@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from selma.backbones.loading import fingerprint
+from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, write_jsonl
 from selma.ground.pairs import write_image
 from selma.lora.files import load_lora
-from selma.runtime import tracking
+from selma.runtime import tracking, work
 from stages import expert, merge
 
 SETTINGS = {
@@ -108,6 +109,58 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     run(root, monkeypatch, "single")
     card = load_lora(root / "models/checkpoints/single/step-000005").provenance
     assert card["images"] == 6 * len(skills)
+
+
+@pytest.mark.parametrize("operator", ["factor_mean", "delta_mean"])
+def test_convolutions_are_trained_merged_and_opened(make_project, monkeypatch, operator):
+    """../shared/cases/params/conv_targets.yaml: trained and selected, and then the merge ended in a traceback."""
+    names, targets = ["count", "tags"], ["to_q", "proj_in", "conv1"]
+    merges = {"merged": {"operator": operator, "experts": names}}
+    root = make_project(
+        "project", {**SETTINGS, "expert.targets": targets, "expert.steps": 5, "merges": merges}
+    )
+    for name in names:
+        add_images(root, name)
+        run(root, monkeypatch, name)
+        (root / "models/experts").mkdir(exist_ok=True)
+        (root / "models/checkpoints" / name / "step-000005").rename(root / "models/experts" / name)
+    # what a killed run left: half a file, which is not published
+    monkeypatch.setenv("DVC_STAGE", "merge@merged")
+    left = root / ".work/merge@merged" / work.stage_key("merge@merged", root) / "merged"
+    left.mkdir(parents=True)
+    (left / ".tmp-1-pytorch_lora_weights.safetensors").write_bytes(b"half")
+    merge.main("merged")
+    folder = root / "models/merges/merged"
+    assert sorted(file.name for file in folder.iterdir()) == ["lora.json", "pytorch_lora_weights.safetensors"]
+    merged, metrics = load_lora(folder), read_json(root / "metrics/merge/merged.json")
+    assert {a.ndim for a, _ in merged.factors.values()} == {2, 4}
+    dense = torch.cat([merged.delta(module).flatten() for module in merged.factors])
+    assert metrics["norm"]["merged"] == pytest.approx(float(dense.norm()), abs=1e-3)
+    backbone = root / "models/backbones/shapes"
+    opened, base = load_pipeline(backbone, lora=folder).unet, load_pipeline(backbone).unet
+    for module in merged.factors:
+        weight = base.get_submodule(module).weight + merged.delta(module)
+        torch.testing.assert_close(opened.get_submodule(module).weight, weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"expert.targets": ["to_q", "norm1"]}, "expert.targets: 'norm1' names"),
+        ({"expert.targets": ["to_qq"]}, "expert.targets: 'to_qq' is not a layer"),
+        ({"expert.rank": 10**6}, "expert.rank"),
+        ({"runtime.dtype": "float16"}, "float16 gradients underflow"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_encoded(
+    make_project, monkeypatch, settings, named
+):
+    root = make_project("project", {**SETTINGS, **settings})
+    add_images(root, "count")
+    monkeypatch.setattr(expert.examples, "encode", None)
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # a gigabyte
+    with pytest.raises(UserError, match=named):
+        run(root, monkeypatch)
 
 
 def test_experts_of_one_seed_start_from_one_a_and_merge(make_project, monkeypatch):

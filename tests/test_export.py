@@ -24,6 +24,7 @@ from selma.lora.files import WEIGHTS, save_lora
 from selma.runtime.schema import load_yaml
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+CONVOLUTIONS = ["to_q", "proj_in", "conv1", "conv_shortcut", "time_emb_proj"]
 ROOT = Path(__file__).parents[1]
 SUMMARY = {
     "benchmark": "shapes",
@@ -69,8 +70,10 @@ def random_lora(backbone: Path, folder: Path, **about: Any) -> None:
     state = {}
     for name, layer in unet.named_modules():
         if name.endswith(tuple(about.get("targets", TARGETS))):
-            state[f"{name}.lora_A.weight"] = torch.randn(4, layer.in_features, generator=generator)
-            state[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.01
+            rows, *columns = layer.weight.shape  # a convolution's columns are [in, h, w]
+            a = torch.randn(4, *columns, generator=generator)
+            b = torch.randn(rows, 4, *([1] * (len(columns) - 1)), generator=generator) * 0.01
+            state |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     own = {"backbone": fingerprint(backbone), "rank": 4, "alpha": 6.0, "targets": TARGETS}
     save_lora(folder, state, {**own, **about})
 
@@ -131,10 +134,12 @@ def front_matter(folder: Path) -> dict[str, Any]:
     return ModelCard.load(folder / "README.md").data.to_dict()
 
 
+@pytest.mark.parametrize("targets", [TARGETS, CONVOLUTIONS], ids=["attention", "convolutions"])
 @pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_xl"])
-def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, make_run, request) -> None:
+def test_diffusers_draws_the_same_images_with_the_kohya_file(kind, targets, make_run, request) -> None:
     backbone = request.getfixturevalue(kind)
-    make_run(backbone)
+    run = make_run(backbone)
+    random_lora(backbone, run / "models/merges/merged", targets=targets)
     ours = draw(backbone, weights_of(export.export("merged", "diffusers")))
     kohya = draw(backbone, weights_of(export.export("merged", "kohya", "float32")))
     assert np.abs(ours - draw(backbone)).max() > 8, "the LoRA changes nothing, so this proves nothing"
@@ -273,7 +278,7 @@ def test_what_is_no_export_is_never_overwritten(run) -> None:
 def test_a_failed_export_leaves_the_one_before_it(run, tiny_backbone) -> None:
     folder = export.export("merged", "kohya")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    random_lora(tiny_backbone, run / "models/merges/merged", targets=["time_emb_proj"])
+    random_lora(tiny_backbone, run / "models/merges/merged", targets=["conv_in"])
     with pytest.raises(UserError, match="--format diffusers"):
         export.export("merged", "kohya")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -295,6 +300,53 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, run, monkeypatc
     error = capsys.readouterr().err
     assert left.value.code == 2 and named in error and error.count("\n") == 1
     assert not (run / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        (
+            "models/backbones/shapes/unet/config.json",
+            [],
+            "unet/config.json: the file is []; it must be a mapping",
+        ),
+        (
+            "models/backbones/shapes/scheduler/scheduler_config.json",
+            [1],
+            "scheduler_config.json: the file is [1]; it must be",
+        ),
+        ("models/backbones/shapes/source.json", "x", "source.json: the file is 'x'; it must be a mapping"),
+        ("models/experts/count/lora.json", [], "lora.json: the file is []; it must be a mapping of rank"),
+        ("models/experts/count/lora.json", {"images": "many"}, "lora.json"),
+        ("models/merges/merged/lora.json", {"rank": 4, "alpha": 6, "experts": 3}, "lora.json"),
+    ],
+)
+def test_a_file_of_another_shape_is_named(run, file, content, named) -> None:
+    write_json(run / file, content)
+    with pytest.raises(UserError) as caught:
+        export.export("merged", "kohya")
+    assert named in str(caught.value)
+    assert not (run / "exports").exists()
+
+
+def test_an_interrupted_export_is_one_line_and_leaves_nothing(run, monkeypatch, capsys) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write", interrupt)
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "kohya"])
+    with pytest.raises(SystemExit) as left:
+        export.main()
+    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert not list((run / "exports").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(run, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "--format", "kohya", "--out", "/proc/export"])
+    with pytest.raises(SystemExit) as left:
+        export.main()
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and "/proc" in error and error.count("\n") == 1
 
 
 def test_a_lora_of_another_backbone_is_refused(run, tiny_backbone_epsilon) -> None:

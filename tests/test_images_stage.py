@@ -56,6 +56,28 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images.main("count")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        (
+            "images.drawing.guidance",
+            1e300,
+            "the image of 'a red circle' is not finite (guidance 1e+300, float32)",
+        ),
+        ("images.drawing.steps", 1001, "1001 steps are more than the 1000"),
+        ("images.drawing.resolution", 18000, "at most 16383"),
+    ],
+)
+def test_what_cannot_be_drawn_leaves_no_images(make_project, monkeypatch, key, value, named):
+    root = make_project("project", {**SETTINGS, key: value})
+    rows = [{"id": prompt_id("count", text), "text": text} for text in PROMPTS]
+    write_jsonl(root / "data/filtered/count/prompts.jsonl", rows)
+    with pytest.raises(UserError) as caught:
+        run(root, monkeypatch)
+    assert named in str(caught.value)
+    assert not (root / "data/images").exists() and not list(root.rglob("*.webp"))
+
+
 def outs(root: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (root / "data/images/count").iterdir()}
 

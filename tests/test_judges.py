@@ -143,6 +143,35 @@ def test_a_processor_that_needs_torchvision_says_so_in_one_line(tmp_path, monkey
     assert "\n" not in str(caught.value)
 
 
+def test_blip2_is_asked_as_tifas_own_scorer_asks_it(folders, tmp_path, monkeypatch):
+    """The text of class BLIP2 in TIFA's vqa_models.py for a question with choices."""
+    monkeypatch.chdir(tmp_path)
+    JUDGES.mkdir(parents=True)
+    (JUDGES / "mine").symlink_to(folders["blip2"])
+    asked = "Answer the multiple-choice question. Question: What is the color ? Choices: red, dark blue, blue Answer:"
+    assert load_judge("mine", "cpu")._prompt(COLOR) == asked
+
+
+def test_a_judge_whose_probabilities_are_not_finite_stops(judge, image):
+    for parameter in judge._model._model.parameters():
+        parameter.data *= torch.nan
+    with pytest.raises(UserError, match="the judge's probabilities are not finite"):
+        judge.answer(image, QUESTIONS)
+    with pytest.raises(UserError, match="the judge's probabilities are not finite"):
+        judge.score(image, "a red circle")
+
+
+@pytest.mark.parametrize("p_yes", [float("nan"), float("inf"), -0.5, 7.0])
+def test_a_probability_that_is_none_names_its_question(p_yes):
+    class Broken:
+        def answer(self, image, questions):
+            return [Answer("yes", p_yes) for _ in questions]
+
+    item = Item("item-1", "a circle", "s", "t", (QUESTIONS[0],))
+    with pytest.raises(UserError, match=r"item-1: the judge's P\(yes\) to 'Is it red \?' is"):
+        ask(Broken(), item, Image.new("RGB", (4, 4)), 0)
+
+
 # Words into choices -----------------------------------------------------------------------------
 
 

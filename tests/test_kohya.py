@@ -80,6 +80,64 @@ def original_layers(base: str) -> list[Layer]:
     return found
 
 
+# A ResNet's layers in the original UNet, in the order in which it appends them: in_layers and out_layers are
+# norm, SiLU (, dropout), convolution; emb_layers are SiLU, linear.
+RESNET = {
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def original_convolutions(base: str) -> dict[str, str]:
+    """diffusers' names of the ResNets and resamplers -> the original UNet's, counted as it appends them."""
+    channels, (depths, _) = UNETS[base]["block_out_channels"], DEPTHS[base]
+    last, found, count = len(channels) - 1, {}, 1
+    for level in range(len(channels)):
+        for i in range(2):
+            found[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{count}.0"
+            count += 1
+        if level < last:
+            found[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{count}.0.op"
+            count += 1
+    found |= {f"mid_block.resnets.{i}": f"middle_block.{2 * i}" for i in (0, 1)}
+    count = 0
+    for block, level in enumerate(reversed(range(len(channels)))):
+        for i in range(3):
+            found[f"up_blocks.{block}.resnets.{i}"] = f"output_blocks.{count}.0"
+            if i == 2 and block < last:  # after the attention, where there is one
+                place = 2 if depths[level] else 1
+                found[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{count}.{place}.conv"
+            count += 1
+    return found
+
+
+@each_base
+def test_every_resnet_and_resampler_has_the_original_unets_name_in_sdxl_and_diffusers_own_elsewhere(
+    base, loras
+):
+    from diffusers import UNet2DConditionModel
+
+    unet, _ = loras[base]
+    with torch.device("meta"):
+        layers = [
+            name
+            for name, layer in UNet2DConditionModel(**UNETS[base]).named_modules()
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)
+            and re.search(r"\.(resnets|downsamplers|upsamplers)\.", name)
+        ]
+    assert len(layers) > 60
+    originals = original_convolutions(base)
+    for module in layers:
+        original = originals.get(module)
+        if original is None:
+            resnet, _, rest = module.rpartition(".")
+            original = f"{originals[resnet]}.{RESNET[rest]}"
+        expected = original if base == "sdxl" else module
+        assert kohya.layer_name(module, unet) == "lora_unet_" + expected.replace(".", "_")
+
+
 def read_by_comfyui(base: str) -> dict[str, Layer]:
     """ComfyUI takes the original UNet's names and diffusers' own, dots as underscores, after `lora_unet_`."""
     names = {}
@@ -152,7 +210,23 @@ def test_down_is_a_up_is_b_and_alpha_gives_the_scaling_back() -> None:
     assert alpha.ndim == 0
 
 
-@pytest.mark.parametrize("module", ["conv_in", "time_embedding.linear_1", "down_blocks.0.resnets.0.conv1"])
+def test_a_convolutions_down_has_its_kernel_and_its_up_has_none() -> None:
+    module = "mid_block.resnets.0.conv1"
+    a, b = torch.randn(4, 6, 3, 3), torch.randn(8, 4, 1, 1)
+    lora = LoraWeights({module: (a, b)}, 2.5, {})
+    down, up, alpha = (
+        kohya.tensors(lora, {}, "float32")[f"lora_unet_mid_block_resnets_0_conv1.{p}"] for p in PARTS
+    )
+    # as kohya's own LoCon adds it to a layer: two convolutions, one after the other
+    x = torch.randn(1, 6, 5, 5)
+    ours = torch.nn.functional.conv2d(x, lora.delta(module), padding=1)
+    theirs = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, down, padding=1), up) * (alpha / 4)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "module", ["conv_in", "conv_out", "time_embedding.linear_1", "add_embedding.linear_1"]
+)
 def test_a_layer_that_not_every_tool_reads_is_refused(module: str) -> None:
     with pytest.raises(UserError, match=rf"{module}.*--format diffusers"):
         kohya.layer_name(module, {})

@@ -15,14 +15,18 @@ from selma.merging.algebra import cosine, norm
 from selma.merging.merge import merge
 from selma.runtime import variants
 
-SHAPES = {"down.to_q": (5, 7), "mid.to_out.0": (6, 4)}  # module -> (out, in)
+# module -> (out, in), or a convolution's (out, in, h, w)
+SHAPES = {"down.to_q": (5, 7), "mid.to_out.0": (6, 4), "mid.proj_in": (6, 4, 1, 1), "up.conv1": (5, 3, 3, 3)}
 
 
 def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: object) -> LoraWeights:
     generator = torch.Generator().manual_seed(seed)
     factors = {
-        module: (torch.randn(rank, n_in, generator=generator), torch.randn(n_out, rank, generator=generator))
-        for module, (n_out, n_in) in SHAPES.items()
+        module: (
+            torch.randn(rank, *n_in, generator=generator),
+            torch.randn(n_out, rank, *([1] * (len(n_in) - 1)), generator=generator),
+        )
+        for module, (n_out, *n_in) in SHAPES.items()
     }
     card = {"name": f"e{seed}", "backbone": "b" * 64, "targets": ["to_q", "to_out.0"], **provenance}
     return LoraWeights(factors, scaling, {**card, "rank": rank, "alpha": scaling * rank})
@@ -30,6 +34,13 @@ def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: obje
 
 def merged(operator: str, experts: list[LoraWeights]) -> LoraWeights:
     return merge("merged", operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
+
+
+def product(b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+    """The dense weight of applying A, then B: of a convolution, what it makes of every single input."""
+    if a.ndim == 2:
+        return b @ a
+    return torch.einsum("or,rihw->oihw", b[:, :, 0, 0], a)
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -47,8 +58,15 @@ def test_factor_mean_is_the_papers_formula(seeds, rank, scaling):
     result = merged("factor_mean", experts)
     assert result.rank == rank
     for module in SHAPES:
-        pairs = [b.factors[module][1] @ a.factors[module][0] for a in experts for b in experts]
+        pairs = [product(b.factors[module][1], a.factors[module][0]) for a in experts for b in experts]
         close(result.delta(module), scaling * sum(pairs) / len(experts) ** 2)
+
+
+def test_a_delta_is_the_product_of_its_factors():
+    expert = random_expert(0, 3, scaling=2.0)
+    for module, (a, b) in expert.factors.items():
+        assert expert.delta(module).shape == SHAPES[module]
+        close(expert.delta(module), 2.0 * product(b, a))
 
 
 @settings(deadline=None, max_examples=40)
@@ -140,15 +158,16 @@ def test_an_unknown_operator_and_no_experts_are_refused():
         merge("mine", "delta_mean", {})
 
 
+@pytest.mark.parametrize("targets", [["to_q", "to_out.0"], ["to_q", "proj_in", "conv1"]])
 @pytest.mark.parametrize("operator", variants.names("operators"))
-def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, operator):
+def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, operator, targets):
     experts = {}
     for seed, name in enumerate(["count", "tags"]):
         unet = load_pipeline(tiny_backbone).unet
-        add_lora(unet, 2, 6.0, ["to_q", "to_out.0"], seed)
+        add_lora(unet, 2, 6.0, targets, seed)
         generator = torch.Generator().manual_seed(seed)
         state = {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in lora_state(unet).items()}
-        card = {"rank": 2, "alpha": 6.0, "targets": ["to_q", "to_out.0"]}
+        card = {"rank": 2, "alpha": 6.0, "targets": targets}
         card["backbone"] = fingerprint(tiny_backbone)
         save_lora(tmp_path / name, state, card)
         experts[name] = load_lora(tmp_path / name)
@@ -162,3 +181,11 @@ def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, op
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 77, 16)
     with torch.inference_mode():
         torch.testing.assert_close(pipe.unet(*inputs).sample, dense(*inputs).sample, rtol=1e-4, atol=1e-4)
+
+
+def test_a_merge_that_is_not_finite_is_named():
+    huge = random_expert(0, 2)
+    huge.factors["down.to_q"] = tuple(factor * 1e38 for factor in huge.factors["down.to_q"])
+    experts = {"count": huge, "tags": huge}
+    with pytest.raises(UserError, match=r"merges\.mine: the merged down\.to_q is not finite"):
+        merge("mine", "factor_mean", experts)

@@ -119,8 +119,38 @@ def test_draw_puts_base_beside_merged(project, monkeypatch, capsys):
     assert (base[:8, :8] == base[0, 0]).all()  # enlarged eight times, pixel by pixel
 
 
+def test_draw_is_interrupted_in_one_line(project, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(draw, "_draw", interrupt)
+    monkeypatch.setattr("sys.argv", ["draw", "a red circle"])
+    with pytest.raises(SystemExit) as left:
+        draw.main()
+    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert not Path("draw.png").exists()
+
+
+def test_a_prompt_that_is_not_text_is_refused(project, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["draw", "a red \udcff circle"])
+    with pytest.raises(SystemExit) as left:
+        draw.main()
+    assert left.value.code == 2
+    assert "prompt: 'a red \\udcff circle' is not UTF-8 text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("options", "named"), [(["--images", "0"], "--images"), (["--merged-away"], "models/merges/merged")]
+    ("options", "named"),
+    [
+        (["--images", "0"], "--images"),
+        (["--images", str(10**12)], "--images: 1000000000000; allowed: 1 to 100"),
+        (["--merged-away"], "models/merges/merged"),
+        (["--out", "page.jpg"], "--out: page.jpg; allowed: a file that ends in .png or .webp"),
+        (["--out", "models"], "--out: models"),
+        (["--out", "params.yaml/page.png"], "params.yaml"),
+        (["--out", "/proc/page.png"], "/proc"),
+        (["--models", "nobody"], "--models: nobody"),
+    ],
 )
 def test_draw_refuses_bad_input_in_one_line(project, monkeypatch, capsys, tmp_path, options, named):
     if options == ["--merged-away"]:

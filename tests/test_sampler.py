@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import SCHEDULERS, make_scheduler
+from selma.ground.errors import UserError
 from selma.ground.pairs import read_pairs
 from selma.images import sampler
 from selma.runtime.params import Drawing
@@ -23,6 +27,18 @@ def pipe(request):
     return load_pipeline(request.getfixturevalue(request.param))
 
 
+def theirs(pipe, guidance=3.0, scheduler="ddim"):
+    """What diffusers' own pipeline draws."""
+    pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
+    images = pipe(
+        TEXTS,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+    ).images
+    return [np.asarray(image, dtype=int) for image in images]
+
+
 def drawn(pipe, batch=3, done=(), **settings):
     images = sampler.draw(pipe, TEXTS, SEEDS, replace(DRAWING, batch=batch, **settings), done=done)
     return {i: np.asarray(image, dtype=int) for i, image in images}
@@ -32,16 +48,111 @@ def drawn(pipe, batch=3, done=(), **settings):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_it_draws_what_diffusers_draws(pipe, guidance, scheduler):
     ours = drawn(pipe, guidance=guidance, scheduler=scheduler)
-    pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
-    theirs = pipe(
-        TEXTS,
-        num_inference_steps=4,
-        guidance_scale=guidance,
-        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-    ).images
-    for i, image in enumerate(theirs):
-        assert np.abs(ours[i] - np.asarray(image, dtype=int)).max() <= 1
+    for i, image in enumerate(theirs(pipe, guidance, scheduler)):
+        assert np.abs(ours[i] - image).max() <= 1
     assert np.abs(ours[0] - ours[1]).max() > 8
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_guidance_of_1_or_less_is_none_as_in_diffusers(pipe, guidance):
+    ours = drawn(pipe, guidance=guidance)
+    for i, image in enumerate(theirs(pipe, guidance)):
+        assert np.abs(ours[i] - image).max() <= 1
+    assert all((ours[i] == image).all() for i, image in drawn(pipe, guidance=1.0).items())
+
+
+def changed(backbone: Path, folder: Path, part: str, **settings) -> Path:
+    """A copy of a backbone, with settings in one of its parts' configs."""
+    shutil.copytree(backbone, folder)
+    (config,) = (folder / part).glob("*config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    return folder
+
+
+STATISTICS = {"latents_mean": [-1.6, 1.1, 0.3, -0.4], "latents_std": [8.4, 0.5, 5.2, 2.6]}  # as Playground's
+
+
+def test_a_vae_with_statistics_of_its_latents_decodes_as_in_diffusers(tiny_sdxl, tmp_path):
+    pipe = load_pipeline(changed(tiny_sdxl, tmp_path / "xl", "vae", **STATISTICS))
+    ours, plain = drawn(pipe), drawn(load_pipeline(tiny_sdxl))
+    for i, image in enumerate(theirs(pipe)):
+        assert np.abs(ours[i] - image).max() <= 1
+        assert np.abs(ours[i] - plain[i]).max() > 8
+
+
+@pytest.mark.parametrize("guidance", [1e300, 1e38])
+def test_what_is_not_finite_names_its_prompt_and_leaves_no_picture(tiny_backbone, tmp_path, guidance):
+    rows = [{"file_name": "0.png", "text": "a red circle", "id": "0", "seed": 3}]
+    with pytest.raises(
+        UserError, match=rf"'a red circle' is not finite \(guidance {guidance}, float32\)".replace("+", r"\+")
+    ):
+        sampler.draw_folder(load_pipeline(tiny_backbone), rows, tmp_path, replace(DRAWING, guidance=guidance))
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_image_that_is_not_finite_is_the_one_that_is_named(tiny_backbone):
+    """As half precision overflows: for some prompts, in the VAE alone."""
+    pipe = load_pipeline(tiny_backbone)
+    decode = pipe.vae.decode
+
+    def broken(latents, **options):
+        image = decode(latents, **options)[0]
+        return (torch.cat([image[:1], image[1:2] * torch.inf, image[2:]]),)
+
+    pipe.vae.decode = broken
+    with pytest.raises(UserError, match="'two blue squares' is not finite"):
+        drawn(pipe)
+
+
+def test_a_text_whose_encoding_is_not_finite_is_named(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+    pipe.text_encoder.final_layer_norm.weight.data[:] = torch.inf
+    with pytest.raises(UserError, match=r"'': its encoding is not finite in torch\.float32"):
+        drawn(pipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"steps": 1001}, "ddim cannot draw with this backbone (1001 steps are more than the 1000"),
+        ({"steps": 5000, "scheduler": "euler"}, "more than the 1000 that the backbone was trained on"),
+        ({"resolution": 16384}, "resolution: 16384 pixels; at most 16383"),
+        ({"resolution": 18}, "must be a multiple of 4"),
+        (
+            {"scheduler": "pndm"},
+            "pndm does not know rescale_betas_zero_snr, which this backbone was trained with",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_anything_is(tiny_backbone, tmp_path, settings, named):
+    pipe = load_pipeline(changed(tiny_backbone, tmp_path / "zero", "scheduler", rescale_betas_zero_snr=True))
+    pipe.encode_prompt = pipe.unet.forward = None  # neither is reached
+    with pytest.raises(UserError) as caught:
+        drawn(pipe, **settings)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS.keys() - {"pndm"}))
+def test_a_zero_terminal_snr_is_kept_and_drawn_as_diffusers_draws_it(tiny_backbone, tmp_path, scheduler):
+    settings = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    pipe = load_pipeline(changed(tiny_backbone, tmp_path / "zero", "scheduler", **settings))
+    ours = drawn(pipe, scheduler=scheduler)
+    assert pipe.scheduler.config.rescale_betas_zero_snr is True
+    for i, image in enumerate(theirs(pipe, scheduler=scheduler)):
+        assert np.abs(ours[i] - image).max() <= 1
+
+
+def test_running_out_of_memory_names_what_to_lower(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+
+    def full(*args, **options):
+        torch.empty(2**60)
+
+    pipe.unet.forward = full
+    with pytest.raises(
+        UserError, match=r"out of memory; lower drawing\.batch \(3 images at once\) or drawing\.resolution"
+    ):
+        drawn(pipe)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.judging import pixels
-from selma.judging.judge import load_scorer
+from selma.judging.judge import load_scorer, rate
 from selma.published import convert, openclip, reward
 from selma.published.openclip import to_transformers
 from selma.published.reward import to_reward
@@ -68,6 +68,48 @@ def test_scores_of_clips_are_the_published_formulas(kind, prompt, image):
     assert load_scorer("mine", "cpu").score(image, prompt) == pytest.approx(
         wanted.get(kind, 100 * cosine), abs=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", ["hpsv2", "hpsv21"])
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("a ‘red’ cat’s “circle”", "a 'red' cat's \"circle\""),
+        ("salt &amp; pepper", "salt & pepper"),
+        ("salt &amp;amp; pepper", "salt & pepper"),
+        ("ＴＷＯ　ｃｉｒｃｌｅｓ", "two circles"),
+        ("a schÃ¶n circle", "a schön circle"),
+        ("  a \t red\n\ncircle ", "a red circle"),
+        ("ﬁve <b>Red</b> circles", "five <b>red</b> circles"),
+    ],
+)
+def test_hps_reads_a_prompt_as_open_clips_tokenizer_cleans_it(kind, prompt, read, image, monkeypatch):
+    """By ftfy, html.unescape twice, white space and case, as HPSv2's own open_clip/tokenizer.py does; PickScore and
+    CLIPScore were published with transformers' tokenizer, and read the prompt as it is."""
+    from transformers import CLIPModel
+
+    for name in (kind, "pickscore"):
+        path = folder(name, name)
+        CLIPModel(clip_config()).save_pretrained(path)
+        clip_tokenizer().save_pretrained(path / "tokenizer")
+        scorer, seen = load_scorer(name, "cpu"), []
+        monkeypatch.setattr(
+            scorer,
+            "_tokenizer",
+            lambda text, seen=seen, **options: seen.append(text) or clip_tokenizer()(text, **options),
+        )
+        scorer.score(image, prompt)
+        assert seen == [read if name == kind else prompt]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_names_its_prompt(value, image):
+    class Broken:
+        def score(self, image, prompt):
+            return value
+
+    with pytest.raises(UserError, match=rf"score of the image of 'a red circle' is {value}"):
+        rate(Broken(), image, "a red circle")
 
 
 # HPS: open_clip's layout ------------------------------------------------------------------------

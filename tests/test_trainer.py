@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selma.backbones import conditioning
+from selma.backbones.latents import to_vae
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop
@@ -257,6 +261,77 @@ def test_the_base_does_not_move(tiny_backbone, tmp_path):
     loop.train(denoising, pipe.unet, training_schedule(pipe), encoded, SETTINGS, provenance=card, **options)
     after = {name.replace(".base_layer", ""): tensor for name, tensor in pipe.unet.state_dict().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_latents_of_a_vae_with_statistics_are_encoded_as_diffusers_encodes_them(tiny_sdxl, tmp_path):
+    """Against the image-to-image pipeline, which is diffusers' own way from an image to the UNet's latents."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    folder = shutil.copytree(tiny_sdxl, tmp_path / "xl")
+    config = folder / "vae/config.json"
+    statistics = {"latents_mean": [-1.6, 1.1, 0.3, -0.4], "latents_std": [8.4, 0.5, 5.2, 2.6]}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **statistics}))
+    pipe = load_pipeline(folder)
+    encoded = examples.encode(pipe, pictures(2), TEXTS[:2])
+    theirs = StableDiffusionXLImg2ImgPipeline(**pipe.components)
+    images = theirs.image_processor.preprocess(pictures(2))
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    latents = theirs.prepare_latents(
+        images, None, 2, 1, torch.float32, torch.device("cpu"), generators, add_noise=False
+    )
+    noise = torch.cat(
+        [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    )
+    torch.testing.assert_close(encoded.mean + encoded.std * noise, latents, rtol=1e-4, atol=1e-5)
+    # and back: what was encoded is what the VAE decodes
+    posterior = pipe.vae.encode(images).latent_dist
+    torch.testing.assert_close(to_vae(pipe, encoded.mean), posterior.mean, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_that_are_not_finite_name_their_image(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+    encode, count = pipe.vae.encode, iter(range(9))
+
+    def broken(pixels):
+        posterior = encode(pixels)
+        if next(count) == 1:
+            posterior.latent_dist.mean[2] *= torch.inf
+        return posterior
+
+    pipe.vae.encode = broken
+    texts = [f"picture {i}" for i in range(12)]
+    with pytest.raises(UserError, match=r"latents of the image of 'picture 10' are not finite"):
+        examples.encode(pipe, pictures(12), texts)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_next_checkpoint(tiny_backbone, tmp_path):
+    """Its loss is finite: the overflow is on the way back, as in bfloat16 at a huge alpha."""
+    steps = iter(range(100))
+
+    def change(unet):
+        def overflow(gradient):
+            return gradient * torch.inf if next(steps) == 6 else gradient
+
+        next(p for name, p in unet.named_parameters() if "lora_B" in name).register_hook(overflow)
+
+    settings = replace(SETTINGS, steps=300, checkpoint_every=8)  # losses are read every third step
+    with pytest.raises(UserError, match="the loss or the gradient is not finite at step 8"):
+        trained(tiny_backbone, tmp_path, settings, change=change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(tiny_backbone, tmp_path):
+    """The last update may break them, when every loss was read."""
+    settings = replace(SETTINGS, steps=1, checkpoint_every=1, learning_rate=1e300)
+    with pytest.raises(UserError, match="holds values that are not finite; this LoRA is not written"):
+        trained(tiny_backbone, tmp_path, settings)
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_batch_beyond_the_memory_is_named(tiny_backbone, tmp_path):
+    settings = SimpleNamespace(**{**SETTINGS.__dict__, "batch": 10**12})
+    with pytest.raises(UserError, match=r"expert\.batch: 1000000000000: needs .* GB of memory"):
+        trained(tiny_backbone, tmp_path, settings)
 
 
 def test_float16_and_divergence_are_one_line(tiny_backbone, tmp_path):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from selma.ground.errors import UserError
+
 if TYPE_CHECKING:
     from selma.backbones.loading import Pipeline
 
@@ -64,7 +66,7 @@ def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Condition
 
     For most backbones that is the empty caption's states; SDXL base was trained on zeros in its place, and says
     so (`force_zeros_for_empty_prompt`). Batches have a fixed size, the last one padded with empty texts, so that
-    shapes are static.
+    shapes are static. Raises UserError, naming the text, for an encoding that is not finite.
     """
     batch = min(batch, len(texts))
     parts = []
@@ -78,6 +80,13 @@ def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Condition
         pooled = encoded[2] if len(encoded) == 4 else None
         parts.append(Conditioning(encoded[0], pooled)[: len(part)].to("cpu"))
     whole = concatenate(parts)
+    for row, text in enumerate(texts):
+        if not all(
+            tensor[row].isfinite().all() for tensor in (whole.states, whole.pooled) if tensor is not None
+        ):
+            raise UserError(
+                f"{text!r}: its encoding is not finite in {whole.states.dtype}; try another runtime.dtype"
+            )
     if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
         empty = [row for row, text in enumerate(texts) if not text]
         for tensor in (whole.states, whole.pooled):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from selma.ground.errors import UserError
-from selma.ground.files import read_json, sha256_file
-from selma.runtime.devices import pick_device, torch_dtype
+from selma.backbones.latents import check_scaling
+from selma.backbones.schedulers import check_schedule
+from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
+from selma.ground.errors import UserError, first_line
+from selma.ground.files import read_record, sha256_file
+from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -32,6 +34,13 @@ KINDS: dict[str, dict] = {
     },
     "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
 }
+# Parts that are loaded, and must be there.
+_SD = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
+PARTS = {
+    "StableDiffusionPipeline": _SD,
+    "StableDiffusionXLPipeline": (*_SD, "text_encoder_2", "tokenizer_2"),
+}
+LARGEST = 16383  # pixels of a side
 
 
 def fingerprint(folder: Path) -> str:
@@ -51,10 +60,12 @@ def load_pipeline(
     The pipeline comes in eval mode with every parameter frozen, no safety checker or watermark and no progress
     bar. Only safetensors are read, and nothing is downloaded. A VAE that overflows in float16 and declares it
     (`force_upcast`, as SDXL's does) stays in float32.
-    Raises UserError when the folder is missing, corrupt or of another kind, and when the LoRA was trained on
-    a different backbone.
+    Raises UserError when the folder is missing, corrupt, of another kind or of parts that do not fit each other, and
+    when the LoRA is broken or was trained on a different backbone.
     """
     kind = read_kind(folder)
+    _check_files(folder, kind)
+    adapter = _read_lora(folder, lora) if lora else None
     _silence_loading()
     import diffusers
 
@@ -64,10 +75,12 @@ def load_pipeline(
                 folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
             )
         _check_whole(pipe)
+        _check_parts(pipe)
     except Exception as error:  # safetensors, json, transformers and diffusers each raise their own kind
-        raise UserError(f"{folder}: this backbone cannot be opened ({_first_line(error)})") from error
+        raise UserError(f"{folder}: this backbone cannot be opened ({first_line(error)})") from error
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(pick_device(device))
+    with enough_memory("this backbone needs another runtime.device, or bfloat16 as runtime.dtype"):
+        pipe.to(pick_device(device))
     for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         part.eval().requires_grad_(False)
     if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
@@ -76,7 +89,7 @@ def load_pipeline(
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if lora is not None:
-        _put_lora(pipe, folder, lora)
+        _put_lora(pipe, adapter, lora)
     return pipe
 
 
@@ -102,6 +115,8 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
                 "resolution: null, but this backbone's unet/config.json has no sample_size; set a resolution"
             )
         return own[1] * factor, own[0] * factor
+    if side > LARGEST:
+        raise UserError(f"resolution: {side} pixels; at most {LARGEST} are possible, as in any WebP image")
     if side < 1 or side % factor:
         raise UserError(f"resolution: {side} pixels; for this backbone it must be a multiple of {factor}")
     if own is not None and set(own) != {side // factor}:
@@ -117,6 +132,66 @@ def _check_whole(pipe: Pipeline) -> None:
         if lacking:
             raise ValueError(
                 f"{type(part).__name__}'s weights lack {lacking[0]}, {len(lacking)} tensors in total"
+            )
+
+
+def _check_files(folder: Path, kind: str) -> None:
+    """Raise UserError, naming it, for a part that is missing, or whose JSON is no mapping of settings.
+
+    Of those the libraries complain in many ways, or they fill in defaults that no backbone was trained with.
+    """
+    for part in PARTS[kind]:
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder}: has no folder {part}; a backbone holds {', '.join(PARTS[kind])}")
+        for file in sorted((folder / part).glob("*.json")):
+            read_record(file, dict)
+    schedule = folder / "scheduler/scheduler_config.json"
+    if not {"beta_schedule", "trained_betas"} & read_record(schedule, dict).keys():
+        raise UserError(
+            f"{schedule}: states no betas (beta_schedule); a schedule of discrete steps is needed"
+        )
+
+
+def _check_parts(pipe: Pipeline) -> None:
+    """Raise ValueError unless the parts fit each other and are what drawing and training here know how to run.
+
+    diffusers opens any combination; it fails at the first image, or draws another one than its own pipeline would.
+    """
+    xl = "text_encoder_2" in pipe.components
+    check_schedule(pipe.scheduler)
+    unet, vae = pipe.unet.config, pipe.vae.config
+    channels = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise ValueError(
+            f"the UNet goes from {unet.in_channels} channels to {unet.out_channels}, and the VAE has {channels}; "
+            "they must be the same (inpainting and depth models are not supported)"
+        )
+    check_scaling(vae, channels, statistics=xl)
+    known = {
+        "addition_embed_type": "text_time" if xl else None,
+        "class_embed_type": None,
+        "num_class_embeds": None,
+    }
+    for key, value in {**known, "time_cond_proj_dim": None, "encoder_hid_dim_type": None}.items():
+        if unet.get(key) != value:
+            raise ValueError(f"unet/config.json: {key} is {unet[key]!r}; only {value!r} is supported")
+    size = unet.sample_size
+    if not all(isinstance(side, int) for side in (size if isinstance(size, list | tuple) else [size or 1])):
+        raise ValueError(f"unet/config.json: sample_size is {size!r}; it must be a number of latents")
+    encoders = text_encoders(pipe)
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    if unet.cross_attention_dim != width:
+        raise ValueError(
+            f"the UNet reads texts of width {unet.cross_attention_dim}, and the text encoder gives {width}"
+        )
+    for encoder, tokenizer in zip(
+        encoders, (pipe.tokenizer, getattr(pipe, "tokenizer_2", None)), strict=False
+    ):
+        texts = encoder.config
+        if len(tokenizer) > texts.vocab_size or tokenizer.model_max_length > texts.max_position_embeddings:
+            raise ValueError(
+                f"a tokenizer of {len(tokenizer)} tokens, at most {tokenizer.model_max_length} at once, does not fit "
+                f"its text encoder, which has {texts.vocab_size} and takes {texts.max_position_embeddings}"
             )
 
 
@@ -152,45 +227,52 @@ def _unlogged() -> Iterator[None]:
 
 def read_kind(folder: Path) -> str:
     """The class of pipeline that model_index.json names; raises UserError unless it is one of KINDS."""
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; a backbone is a folder in diffusers' layout")
     index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text())["_class_name"]
-    except FileNotFoundError:
+    if not index.exists():
         raise UserError(
             f"{folder}: no backbone here (no model_index.json); `dvc pull` downloads it, `dvc repro` produces it"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{index}: not a diffusers pipeline index ({_first_line(error)})") from error
-    if kind not in KINDS:
+        )
+    found = read_record(index, dict)
+    kind = found.get("_class_name")
+    if kind not in tuple(KINDS):
         raise UserError(f"{folder}: a {kind} cannot be used as a backbone; allowed: {', '.join(KINDS)}")
+    for part in PARTS[kind]:
+        named = found.get(part)
+        if not (isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)):
+            raise UserError(f"{index}: {part} is {named!r}; it must be [library, class]")
+        if named[0] not in ("diffusers", "transformers"):  # diffusers would import any
+            raise UserError(f"{index}: {part} is of {named[0]!r}; allowed: diffusers, transformers")
     return kind
 
 
-def _put_lora(pipe: Pipeline, folder: Path, lora: Path) -> None:
-    """Load a LoRA folder written by selma/lora, after checking that it belongs to this backbone."""
-    card, weights = lora / "lora.json", lora / "pytorch_lora_weights.safetensors"
-    for file in (card, weights):
-        if not file.is_file():
-            raise UserError(f"{file}: file not found; a LoRA folder holds lora.json and {weights.name}")
-    provenance = read_json(card)
-    trained_on = provenance.get("backbone") if isinstance(provenance, dict) else None
-    if trained_on != fingerprint(folder):
+def _read_lora(folder: Path, lora: Path) -> Adapter:
+    """A LoRA folder, checked for belonging to the backbone in `folder`."""
+    adapter = read_adapter(lora)
+    if adapter.card["backbone"] != fingerprint(folder):
         raise UserError(
             f"{lora}: this LoRA was trained on a different backbone than {folder}; train it again on this one"
         )
+    return adapter
+
+
+def _put_lora(pipe: Pipeline, adapter: Adapter, lora: Path) -> None:
+    """Put the LoRA of a folder on its backbone, at weight 1."""
+    weights = lora / WEIGHTS
+    layers = dict(pipe.unet.named_modules())
+    for name, (a, b) in adapter.factors.items():
+        weight, wanted = getattr(layers.get(name), "weight", None), (b.shape[0], *a.shape[1:])
+        if weight is None or tuple(weight.shape) != wanted:
+            raise UserError(f"{weights}: {name} is of shape {wanted}; this backbone has no such layer")
     try:
         with _unlogged():  # diffusers warns about a LoRA without text encoder keys; ours have none
             pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
     except Exception as error:
-        raise UserError(f"{weights}: this LoRA cannot be loaded ({_first_line(error)})") from error
+        raise UserError(f"{weights}: this LoRA cannot be loaded ({first_line(error)})") from error
     # In float32 the sum W + dW is exact enough, and fusing saves two matmuls per layer; in half
     # precision the sum would round the small dW away, so there the adapter stays separate from W.
     if pipe.unet.dtype == torch.float32:
         pipe.fuse_lora(components=["unet"])
         pipe.unload_lora_weights()
     pipe.unet.eval().requires_grad_(False)
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its type when it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 from selma.backbones import conditioning
+from selma.backbones.latents import from_vae
 from selma.backbones.loading import image_size
+from selma.ground.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +53,7 @@ def encode(
 
     An image of a size other than `resolution` (pixels of each side, by default the backbone's own) is resized and
     cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. Never flipped: captions say
-    left and right. Images are read a few at a time.
+    left and right. Images are read a few at a time. Raises UserError, naming the text, for latents that are not finite.
     """
     size = image_size(pipe, resolution)
     means, stds, ids = [], [], []
@@ -62,15 +64,23 @@ def encode(
         part = torch.stack([pixels for pixels, _ in fitted])
         scaled = (part.to(pipe.device).float() / 127.5 - 1).to(pipe.vae.dtype)
         posterior = pipe.vae.encode(scaled).latent_dist
-        means.append(posterior.mean.float() * pipe.vae.config.scaling_factor)
-        stds.append(posterior.std.float() * pipe.vae.config.scaling_factor)
+        mean, std = from_vae(pipe, posterior.mean.float(), posterior.std.float())
+        means.append(mean)
+        stds.append(std)
     if len(ids) != len(texts):
         raise ValueError(f"{len(ids)} images but {len(texts)} texts")
+    mean, std = torch.cat(means), torch.cat(stds)
+    finite = (mean.isfinite() & std.isfinite()).flatten(1).all(dim=1).tolist()
+    if not all(finite):
+        raise UserError(
+            f"the latents of the image of {texts[finite.index(False)]!r} are not finite in {pipe.vae.dtype}; "
+            "try another runtime.dtype"
+        )
     unique = list(dict.fromkeys(["", *texts]))
     row = {text: i for i, text in enumerate(unique)}
     return Examples(
-        mean=torch.cat(means),
-        std=torch.cat(stds),
+        mean=mean,
+        std=std,
         texts=conditioning.encode_texts(pipe, unique).to(pipe.device),
         caption=torch.tensor([row[text] for text in texts], device=pipe.device),
         time_ids=torch.tensor(ids, device=pipe.device).float(),

@@ -21,7 +21,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import atomic
 from selma.lora.adapter import lora_parameters, lora_state
 from selma.lora.files import save_lora
-from selma.runtime.devices import torch_dtype
+from selma.runtime.devices import check_memory, enough_memory, torch_dtype
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -51,10 +51,13 @@ def train(
     every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it
     resumes from there. The losses of the curve are means over windows of a hundredth of the steps; `on_loss` gets
     each as it comes.
-    Raises UserError for a base model in float16 (its gradients underflow) and for a loss that is not finite.
+    Raises UserError for a base model in float16 (its gradients underflow), for a batch beyond the memory, and for a
+    loss, a gradient or weights that are not finite.
     """
-    if unet.dtype == torch.float16:
-        raise UserError("runtime.dtype: float16 gradients underflow in training; allowed: float32, bfloat16")
+    check_precision(unet)
+    # Latents, noise, their sum and the target of a batch; what the UNet needs comes on top.
+    size = 16 * settings.batch * examples.mean[0].numel()
+    check_memory(size, examples.mean.device, f"expert.batch: {settings.batch}")
     for half_written in folder.rglob(".tmp-*"):
         half_written.unlink()
     parameters = lora_parameters(unet)
@@ -70,11 +73,14 @@ def train(
     window = max(1, settings.steps // 100)
     saved_at, pause = time.monotonic(), state_seconds
     for step in progress(range(first, settings.steps)):
-        for part in objective.draw_batch(schedule, examples, settings, seed, step).split(settings.accumulate):
-            loss = objective.batch_loss(unet, part) * (len(part) / settings.batch)
-            loss.backward()
-            losses[step] += loss.detach()
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
+        with enough_memory("raise expert.accumulate, or set expert.gradient_checkpointing"):
+            batch = objective.draw_batch(schedule, examples, settings, seed, step)
+            for part in batch.split(settings.accumulate):
+                loss = objective.batch_loss(unet, part) * (len(part) / settings.batch)
+                loss.backward()
+                losses[step] += loss.detach()
+        length = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
+        losses[step] += torch.where(length.isfinite(), 0.0, torch.nan)  # found where the losses are read
         optimizer.step()
         optimizer.zero_grad()
         count = step + 1
@@ -82,6 +88,7 @@ def train(
             on_loss(count, _mean(losses, count, window))
         at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
         if at_checkpoint:
+            _mean(losses, count, window)
             _save_checkpoint(folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype))
         if at_checkpoint or time.monotonic() - saved_at > pause:
             began = time.monotonic()
@@ -93,12 +100,20 @@ def train(
     return [(count, _mean(losses, count, window)) for count in ends]
 
 
+def check_precision(unet: torch.nn.Module) -> None:
+    """Raise UserError for a base model in float16."""
+    if unet.dtype == torch.float16:
+        raise UserError("runtime.dtype: float16 gradients underflow in training; allowed: float32, bfloat16")
+
+
 def _mean(losses: torch.Tensor, count: int, window: int) -> float:
     """Mean loss of the window that ends after `count` steps, to 6 places."""
     start = (count - 1) // window * window
     value = round(losses[start:count].mean().item(), 6)
     if not np.isfinite(value):
-        raise UserError(f"training diverged: the loss at step {count} is {value}; lower expert.learning_rate")
+        raise UserError(
+            f"training diverged: the loss or the gradient is not finite at step {count}; lower expert.learning_rate"
+        )
     return value
 
 

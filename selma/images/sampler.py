@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from selma.backbones import conditioning
+from selma.backbones.latents import to_vae
 from selma.backbones.loading import image_size
 from selma.backbones.schedulers import make_scheduler
+from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl
 from selma.ground.pairs import METADATA, write_image
 from selma.runtime import variants
+from selma.runtime.devices import enough_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,10 +45,11 @@ def draw(
     """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, skipping every i in `done`.
 
     `method` is the method of guidance (a file of selma/variants/guidance), `drawing.guidance` its scale;
-    classifier-free guidance at 1 makes one UNet pass per step, at anything else two.
+    classifier-free guidance at 1 or less makes one UNet pass per step, above it two.
     The whole list is cut into even batches of at most `drawing.batch`, the last one padded: shapes are static, and an
     image keeps its batch, hence its exact bytes, when drawing resumes after a stop.
-    Raises UserError for an unknown scheduler or method and an impossible size.
+    Raises UserError for an unknown scheduler or method, more steps than the backbone has and an impossible size, before
+    anything is drawn; for an image that is not finite, naming its text; and where memory runs out.
     """
     if len(texts) != len(seeds):
         raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
@@ -53,7 +57,7 @@ def draw(
         return
     guide = variants.load("guidance", method, "guidance")
     batch = math.ceil(len(texts) / math.ceil(len(texts) / drawing.batch))
-    pipe.scheduler = make_scheduler(drawing.scheduler, pipe.scheduler.config)
+    pipe.scheduler = make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
     shape = _latent_shape(pipe, drawing.resolution)
     unique = list(dict.fromkeys(["", *texts]))
     row = {text: i for i, text in enumerate(unique)}
@@ -63,15 +67,23 @@ def draw(
         if not wanted:
             continue
         indices = [min(i, len(texts) - 1) for i in range(start, start + batch)]
-        images = _draw_batch(
-            pipe,
-            {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * batch]},
-            [torch.Generator().manual_seed(seeds[i]) for i in indices],
-            shape,
-            drawing.steps,
-            drawing.guidance,
-            guide,
-        )
+        with enough_memory(f"lower drawing.batch ({batch} images at once) or drawing.resolution"):
+            pixels = _draw_batch(
+                pipe,
+                {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * batch]},
+                [torch.Generator().manual_seed(seeds[i]) for i in indices],
+                shape,
+                drawing.steps,
+                drawing.guidance,
+                guide,
+            )
+        finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
+            raise UserError(
+                f"the image of {texts[indices[finite.index(False)]]!r} is not finite (guidance {drawing.guidance}, "
+                f"{str(pipe.unet.dtype).removeprefix('torch.')}); lower guidance, or set runtime.dtype to float32"
+            )
+        images = pipe.image_processor.postprocess(pixels, output_type="pil")
         for i in wanted:
             yield i, images[i - start]
 
@@ -133,8 +145,11 @@ def _draw_batch(
     steps: int,
     guidance: float,
     guide: ModuleType,
-) -> list[Image]:
-    """Denoise and decode one batch: its conditionings by branch of the guidance, and one CPU generator per image."""
+) -> torch.Tensor:
+    """Denoise and decode one batch, from its conditionings by branch of the guidance and one CPU generator per image.
+
+    Pixels [n, 3, height, width], fp32, in about -1..1; not finite where the latents were not.
+    """
     device, dtype, scheduler = pipe.device, pipe.unet.dtype, pipe.scheduler
     branches = guide.branches(guidance)
     condition = conditioning.concatenate([texts[branch] for branch in branches])
@@ -164,13 +179,17 @@ def _step_options(scheduler: object, generators: list[torch.Generator]) -> dict:
     return {"generator": generators} if takes else {}
 
 
-def _decode(pipe: Pipeline, latents: torch.Tensor) -> list[Image]:
-    """Latents [n, channels, h, w] to RGB images, a few at a time to bound memory."""
+def _decode(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Latents [n, channels, h, w] to pixels [n, 3, height, width], fp32, a few at a time to bound memory.
+
+    Latents that are not finite stay so: a VAE's norms could hide them.
+    """
     factor = pipe.vae_scale_factor
     pixels = latents.shape[2] * latents.shape[3] * factor**2
-    latents = (latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)
-    images: list[Image] = []
-    for part in latents.split(max(1, DECODE_PIXELS // pixels)):
-        decoded = pipe.vae.decode(part, return_dict=False)[0].float()
-        images += pipe.image_processor.postprocess(decoded, output_type="pil")
-    return images
+    latents = to_vae(pipe, latents).to(pipe.vae.dtype)
+    decoded = [
+        pipe.vae.decode(part, return_dict=False)[0].float()
+        for part in latents.split(max(1, DECODE_PIXELS // pixels))
+    ]
+    broken = ~latents.isfinite().flatten(1).all(dim=1)
+    return torch.cat(decoded).masked_fill(broken[:, None, None, None], torch.nan)

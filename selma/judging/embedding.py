@@ -19,7 +19,7 @@ class SentenceEmbedder:
         """Load the model; raises UserError, naming the folder, if it is missing or incomplete."""
         from transformers import AutoModel, AutoTokenizer
 
-        folder = Path(folder)
+        folder = self._folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder}: has no {name}; a sentence-embedding model's folder is needed")
@@ -39,4 +39,7 @@ class SentenceEmbedder:
         tokens = self._model(**batch).last_hidden_state.float()  # [n, length, d]
         mask = batch["attention_mask"].unsqueeze(-1).float()  # padding does not count
         mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        found = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        if not np.isfinite(found).all():
+            raise UserError(f"{self._folder}: this sentence-embedding model gives values that are not finite")
+        return found

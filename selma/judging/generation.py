@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from selma.ground.errors import UserError
 from selma.judging.vqa import Said, yes_no_tokens
 
 LONGEST = 16  # tokens of an answer
@@ -27,10 +28,17 @@ class Reader:
         self._yes, self._no = yes_no_tokens(tokenizer, folder)
 
     def read(self, output: Any) -> list[Said]:
-        """One Said per row; the prompt's tokens, which some models repeat, are left out."""
+        """One Said per row; the prompt's tokens, which some models repeat, are left out.
+
+        Raises UserError for probabilities that are not finite: the words would be arbitrary.
+        """
         steps = len(output.logits)
         texts = self._tokenizer.batch_decode(output.sequences[:, -steps:], skip_special_tokens=True)
         first = output.logits[0].float().softmax(dim=-1)  # [n, vocabulary]
+        if not first.isfinite().all():
+            raise UserError(
+                "the judge's probabilities are not finite; set runtime.dtype to float32 or bfloat16"
+            )
         yes, no = first[:, self._yes].sum(dim=1).tolist(), first[:, self._no].sum(dim=1).tolist()
         return [Said(*row) for row in zip((text.strip() for text in texts), yes, no, strict=True)]
 

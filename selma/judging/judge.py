@@ -6,6 +6,7 @@ of selma/variants/judges. Some answer a benchmark's questions, some score an ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,13 +83,18 @@ def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
 def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, Any]]:
     """Ask all of an item's questions about its image `k`: rows {item, k, question, answer, p_yes, expected}.
 
-    `p_yes` is rounded to 4 places. An answer that is not one of the question's choices raises ValueError.
+    `p_yes` is rounded to 4 places. An answer that is not one of the question's choices raises ValueError, a
+    probability that is none UserError.
     """
     rows = []
     for question, said in zip(item.questions, judge.answer(image, list(item.questions)), strict=True):
         if said.answer not in question.choices:
             raise ValueError(
                 f"judge said {said.answer!r} to {question.text!r}, which allows {question.choices}"
+            )
+        if said.p_yes is not None and not 0 <= said.p_yes <= 1.0001:  # sums of probabilities round
+            raise UserError(
+                f"{item.id}: the judge's P(yes) to {question.text!r} is {said.p_yes}; 0 to 1 is allowed"
             )
         rows.append(
             {
@@ -101,3 +107,11 @@ def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, 
             }
         )
     return rows
+
+
+def rate(scorer: Scorer, image: Image.Image, prompt: str) -> float:
+    """A scorer's score of an image for a prompt; raises UserError, naming the prompt, where it is not finite."""
+    score = scorer.score(image, prompt)
+    if not math.isfinite(score):
+        raise UserError(f"the judge's score of the image of {prompt!r} is {score}; try another runtime.dtype")
+    return score

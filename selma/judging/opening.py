@@ -7,8 +7,8 @@ from typing import Any
 
 import transformers
 
-from selma.ground.errors import UserError
-from selma.runtime.devices import pick_device, torch_dtype
+from selma.ground.errors import UserError, first_line
+from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
 
 def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
@@ -31,7 +31,9 @@ def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
     except Exception as error:  # safetensors, json and transformers each raise their own kind
         raise _broken(folder, error) from error
     check_filled(folder, [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
-    return model.to(pick_device(device)).eval().requires_grad_(False)
+    with enough_memory("this judge needs another runtime.device, or bfloat16 as runtime.dtype"):
+        model.to(pick_device(device))
+    return model.eval().requires_grad_(False)
 
 
 def load_part(cls: Any, folder: Path) -> Any:
@@ -52,8 +54,7 @@ def check_filled(folder: Path, missing: list[str]) -> None:
 
 
 def _broken(folder: Path, error: Exception) -> UserError:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UserError(f"{folder}: this judge cannot be opened ({line})")
+    return UserError(f"{folder}: this judge cannot be opened ({first_line(error)})")
 
 
 def _silence() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from selma.ground.items import Question
 from selma.judging.generation import SETTINGS, Reader, to_model
 from selma.judging.opening import load_model, load_part
 from selma.judging.vqa import Said, VqaJudge, load_matcher
@@ -33,8 +34,10 @@ class QFormerVqa:
         return self._reader.read(self._model.generate(**to_model(inputs, self._model), **SETTINGS))
 
 
-def load_qformer(model: type, processor: type, form: str, folder: Path, device: str, dtype: str) -> VqaJudge:
-    """The judge in a folder, by transformers' classes; `form` words a question, e.g. "Question: {} Answer:"."""
+def load_qformer(
+    model: type, processor: type, form: Callable[[Question], str], folder: Path, device: str, dtype: str
+) -> VqaJudge:
+    """The judge in a folder, by transformers' classes; `form` words a question."""
     loaded = load_model(model, folder, device, dtype)
     vqa = QFormerVqa(loaded, load_part(processor, folder), folder)
-    return VqaJudge(vqa, lambda question: form.format(question.text), load_matcher(folder))
+    return VqaJudge(vqa, form, load_matcher(folder))

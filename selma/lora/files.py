@@ -8,15 +8,17 @@ from pathlib import Path
 
 import torch
 
+from selma.ground.adapters import CARD, METADATA, WEIGHTS, read_adapter
 from selma.ground.errors import UserError
-from selma.ground.files import atomic, read_json, write_json
-
-WEIGHTS, CARD = "pytorch_lora_weights.safetensors", "lora.json"
+from selma.ground.files import atomic, write_json
 
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """One LoRA: module -> (A [rank, in], B [out, rank]), fp32; the layer's update is scaling * B @ A."""
+    """One LoRA: module -> (A [rank, in], B [out, rank]), fp32; the layer's update is scaling * B @ A.
+
+    A convolution's are [rank, in, h, w] and [out, rank, 1, 1]: the same product, with in, h and w as one axis.
+    """
 
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
     scaling: float
@@ -36,9 +38,9 @@ class LoraWeights:
         return keys
 
     def delta(self, module: str) -> torch.Tensor:
-        """Dense update of one layer, [out, in]."""
+        """Dense update of one layer, [out, in] or, of a convolution, [out, in, h, w]."""
         a, b = self.factors[module]
-        return self.scaling * b @ a
+        return (self.scaling * b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
 
 
 def save_lora(
@@ -49,6 +51,7 @@ def save_lora(
     `provenance` holds at least rank, alpha, targets and backbone (its fingerprint). The file is the one that
     `StableDiffusionPipeline.save_lora_weights` writes, without importing a pipeline; the alpha travels in its
     adapter metadata, without which a loader takes alpha = rank. Same input, same bytes.
+    Raises UserError for values that are not finite in `dtype`: nothing is written.
     """
     from safetensors.torch import save
 
@@ -57,8 +60,17 @@ def save_lora(
         "unet.lora_alpha": provenance["alpha"],
         "unet.target_modules": sorted(provenance["targets"]),
     }
-    tensors = {f"unet.{key}": value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(adapter, indent=2, sort_keys=True)}
+    tensors = {}
+    for key, value in state.items():
+        tensors[f"unet.{key}"] = value.detach().cpu().to(dtype).contiguous()
+        if not tensors[f"unet.{key}"].isfinite().all():
+            why = (
+                f"too large for {str(dtype).removeprefix('torch.')}"
+                if value.isfinite().all()
+                else "not finite"
+            )
+            raise UserError(f"{folder}: {key} holds values that are {why}; this LoRA is not written")
+    metadata = {"format": "pt", METADATA: json.dumps(adapter, indent=2, sort_keys=True)}
     with atomic(folder / WEIGHTS) as temporary:
         temporary.write_bytes(sort_header(save(tensors, metadata)))
     write_json(folder / CARD, provenance)
@@ -69,31 +81,8 @@ def load_lora(folder: Path) -> LoraWeights:
 
     Raises UserError when a file is missing or corrupt, or the factors do not fit what lora.json says.
     """
-    from safetensors.torch import load_file
-
-    weights, card = folder / WEIGHTS, folder / CARD
-    for file in (weights, card):
-        if not file.is_file():
-            raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
-    provenance = read_json(card)
-    if not isinstance(provenance, dict):
-        raise UserError(f"{card}: must be a mapping of what the LoRA was trained on")
-    try:
-        state = load_file(weights)
-        rank, alpha = int(provenance["rank"]), float(provenance["alpha"])
-    except Exception as error:  # safetensors raises its own kind, with a message of one line
-        raise UserError(f"{folder}: this LoRA cannot be read ({error})") from error
-    factors = {}
-    for module in sorted({key.removeprefix("unet.").rsplit(".lora_", 1)[0] for key in state}):
-        a, b = (state.get(f"unet.{module}.lora_{letter}.weight") for letter in "AB")
-        if a is None or b is None or a.shape[0] != rank or b.shape[1] != rank:
-            raise UserError(f"{weights}: {module} does not hold two factors of rank {rank}, as {CARD} says")
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise UserError(f"{weights}: {module} holds values that are not finite; train this expert again")
-        factors[module] = (a.float(), b.float())
-    if not factors:
-        raise UserError(f"{weights}: no LoRA factors in this file")
-    return LoraWeights(factors, alpha / rank, provenance)
+    found = read_adapter(folder)
+    return LoraWeights(found.factors, found.card["alpha"] / found.card["rank"], dict(found.card))
 
 
 def sort_header(file: bytes) -> bytes:

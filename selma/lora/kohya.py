@@ -7,9 +7,11 @@ kohya's trainer writes and both tools read:
     SD 1.x, 2.x   diffusers' names:           lora_unet_down_blocks_1_attentions_0_..._attn1_to_q
     SDXL          the original UNet's (SGM):  lora_unet_input_blocks_4_1_..._attn1_to_q
 
-The original UNet numbers a side's layers and resamplers in one sequence. With n layers per block, attention `a`
-of block `b` is input_blocks.{1 + b(n+1) + a}.1 on the way down, where 0 is the first convolution and every
-block ends in a downsampler, and output_blocks.{b(n+1) + a}.1 on the way up, where a block has n+1 layers.
+The original UNet numbers a side's layers and resamplers in one sequence. With n layers per block, layer `i` of
+block `b` is input_blocks.{1 + b(n+1) + i} on the way down, where 0 is the first convolution and every block ends in
+a downsampler, and output_blocks.{b(n+1) + i} on the way up, where a block has n+1 layers. In a layer, .0 is the
+ResNet and .1 the attention; an upsampler stands last in the last one of its block. The middle is ResNet, attention,
+ResNet: middle_block.{0, 1, 2}.
 """
 
 from __future__ import annotations
@@ -24,7 +26,19 @@ import torch
 from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 
-_ATTENTION = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.(.+)")
+_LAYER = re.compile(
+    r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(attentions|resnets|downsamplers|upsamplers)\.(\d+)\.(.+)"
+)
+# The original names of a ResNet's layers and of a downsampler's.
+_ORIGINAL = {
+    "resnets": {
+        "conv1": "in_layers.2",
+        "conv2": "out_layers.3",
+        "time_emb_proj": "emb_layers.1",
+        "conv_shortcut": "skip_connection",
+    },
+    "downsamplers": {"conv": "op"},
+}
 
 
 @dataclass(frozen=True)
@@ -49,33 +63,49 @@ FAMILIES = {
 
 def family(unet: Mapping[str, Any], prediction_type: str) -> Family | None:
     """The family of a UNet by its diffusers config, or None: then ComfyUI and A1111 cannot open the base."""
-    key = (tuple(unet["block_out_channels"]), unet["cross_attention_dim"], prediction_type == "v_prediction")
-    return FAMILIES.get(key)
+    channels = unet.get("block_out_channels")
+    channels = tuple(channels) if isinstance(channels, list | tuple) else None
+    own = (channels, unet.get("cross_attention_dim"), prediction_type == "v_prediction")
+    return next((found for known, found in FAMILIES.items() if known == own), None)
 
 
 def layer_name(module: str, unet: Mapping[str, Any]) -> str:
     """The name of a UNet layer, given diffusers' dotted name for it and the UNet's diffusers config.
 
-    Raises UserError for a layer outside the attention blocks: the tools do not read all of those.
+    Raises UserError for a layer outside the UNet's blocks: the tools do not read all of those.
     """
-    match = _ATTENTION.fullmatch(module)
+    match = _LAYER.fullmatch(module)
     if match is None:
         raise UserError(
-            f"{module}: is outside the UNet's attention blocks, and a kohya file holds only those; "
+            f"{module}: is outside the UNet's blocks, and a kohya file holds only what is in them; "
             "export it with --format diffusers"
         )
-    side, block, layer, rest = match.groups()
-    path = module
     if unet.get("addition_embed_type") == "text_time":  # SDXL
-        in_row = int(block or 0) * (unet["layers_per_block"] + 1) + int(layer)
-        sides = {"down": f"input_blocks.{1 + in_row}", "up": f"output_blocks.{in_row}", None: "middle_block"}
-        path = f"{sides[side]}.1.{rest}"
-    return "lora_unet_" + path.replace(".", "_")
+        module = _original(*match.groups(), unet=unet)
+    return "lora_unet_" + module.replace(".", "_")
+
+
+def _original(
+    side: str | None, block: str | None, kind: str, layer: str, rest: str, unet: Mapping[str, Any]
+) -> str:
+    """The original UNet's name of a layer, from the parts of diffusers' name for it."""
+    number, in_block = int(layer), unet["layers_per_block"]
+    row, place = int(block or 0) * (in_block + 1), 0 if kind == "resnets" else 1
+    if kind == "downsamplers":
+        number, place = in_block, 0
+    elif kind == "upsamplers":
+        number, place = in_block, 2 if "CrossAttn" in unet["up_block_types"][int(block or 0)] else 1
+    first = {
+        "down": f"input_blocks.{1 + row + number}.{place}",
+        "up": f"output_blocks.{row + number}.{place}",
+        None: f"middle_block.{2 * number if kind == 'resnets' else 1}",
+    }[side]
+    return f"{first}.{_ORIGINAL.get(kind, {}).get(rest, rest)}"
 
 
 def tensors(lora: LoraWeights, unet: Mapping[str, Any], dtype: str) -> dict[str, torch.Tensor]:
     """The file's tensors: down [rank, in] and up [out, rank] in `dtype` (float16 or float32), alpha a
-    scalar in fp32.
+    scalar in fp32. A convolution's are [rank, in, h, w] and [out, rank, 1, 1].
 
     Raises UserError for a layer that has no name, and for a factor that `dtype` cannot hold.
     """
@@ -115,7 +145,7 @@ def metadata(
     known = family(unet, prediction_type)
     if known is None:
         return found
-    pixels = unet["sample_size"] * 8  # every family's VAE divides by 8
+    pixels = unet.get("sample_size", 64) * 8  # every family's VAE divides by 8
     found |= {
         "ss_base_model_version": known.base_version,
         "ss_v2": str(known.base_version.startswith("sd_v2")),

@@ -16,7 +16,10 @@ def inner(a: LoraWeights, b: LoraWeights) -> float:
     total = 0.0
     for module, (a1, b1) in a.factors.items():
         a2, b2 = b.factors[module]
-        left, right = b1.double().T @ b2.double(), a1.double() @ a2.double().T
+        a1, b1, a2, b2 = (
+            factor.flatten(1).double() for factor in (a1, b1, a2, b2)
+        )  # a convolution's are 4-d
+        left, right = b1.T @ b2, a1 @ a2.T
         total += float((left * right).sum())
     return a.scaling * b.scaling * total
 

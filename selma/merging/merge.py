@@ -17,6 +17,11 @@ def merge(name: str, operator: str, experts: dict[str, LoraWeights]) -> LoraWeig
         raise UserError(f"merges.{name}.experts: empty; allowed: one expert or more")
     check_compatible(experts, key=f"merges.{name}.experts")
     merged = merged_by.merge(list(experts.values()))
+    for module, factors in merged.factors.items():
+        if not all(factor.isfinite().all() for factor in factors):
+            raise UserError(
+                f"merges.{name}: the merged {module} is not finite; are the experts' alphas right?"
+            )
     first = next(iter(experts.values())).provenance
     shared = {"backbone": first["backbone"], "targets": first["targets"]}
     named = {"name": name, "operator": operator, "experts": list(experts)}
@@ -40,7 +45,7 @@ def check_compatible(experts: dict[str, LoraWeights], *, key: str) -> None:
                     f"({_short(theirs)} and {_short(ours)}); all must be the same"
                 )
         shapes, expected = (
-            {module: (a.shape[1], b.shape[0]) for module, (a, b) in lora.factors.items()}
+            {module: (a.shape[1:], b.shape[0]) for module, (a, b) in lora.factors.items()}
             for lora in (expert, first)
         )
         if shapes != expected:

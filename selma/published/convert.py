@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import save_file
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic
 
 PICKLED = (".pt", ".pth", ".bin")
@@ -63,8 +63,7 @@ def read_pickle(file: Path) -> dict[str, torch.Tensor]:
             f"{file}: holds more than tensors, so reading it could run code; only tensors are allowed"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{file}: is not a complete weights file ({line})") from None
+        raise UserError(f"{file}: is not a complete weights file ({first_line(error)})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(read, dict) and isinstance(read.get(wrapper), dict):
             read = read[wrapper]

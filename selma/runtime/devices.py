@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from selma.ground.errors import UserError
@@ -30,3 +34,39 @@ def torch_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(f"runtime.dtype: {name!r} is unknown; allowed: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+# What torch and the libraries under it say when memory runs out; on the CPU it is a bare RuntimeError.
+_OUT = (
+    "out of memory",
+    "not enough memory",
+    "t allocate memory",
+    "ALLOC_FAILED",
+    "buffer size",
+    "size calculation",
+)
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Turn running out of memory in the body into one UserError that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT):
+            raise UserError(f"out of memory; {advice}") from error
+        raise
+
+
+def check_memory(size: int, device: torch.device, key: str) -> None:
+    """Raise UserError, naming the setting `key`, if `size` bytes are more than the device has; "meta" has any."""
+    if device.type == "meta":
+        return
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > total:
+        raise UserError(
+            f"{key}: needs {size / 1e9:,.0f} GB of memory; {device.type} has {total / 1e9:,.0f} GB"
+        )

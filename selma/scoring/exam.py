@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed
-from selma.judging.judge import Judge, ask
+from selma.judging.judge import Judge, ask, rate
 from selma.scoring.scores import QuestionScore, score_answers
 
 if TYPE_CHECKING:
@@ -66,5 +66,5 @@ def vqa_scores(judge: Judge, drawn: Drawn) -> dict[str, float]:
         raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
     found: dict[str, list[float]] = {}
     for item, _, image in drawn:
-        found.setdefault(item.id, []).append(judge.score(image, item.prompt))
+        found.setdefault(item.id, []).append(rate(judge, image, item.prompt))
     return {item: fmean(scores) for item, scores in found.items()}

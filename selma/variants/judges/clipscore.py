@@ -15,4 +15,10 @@ TAKES = ("tokenizer",)
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ClipScorer:
     """The score: 2.5 x max(cosine, 0), of "A photo depicts <prompt>"."""
-    return load_clip(folder, device, cut_square, lambda cosine, _: 2.5 * max(cosine, 0.0), "A photo depicts ")
+    return load_clip(
+        folder,
+        device,
+        cut_square,
+        lambda cosine, _: 2.5 * max(cosine, 0.0),
+        lambda prompt: f"A photo depicts {prompt}",
+    )

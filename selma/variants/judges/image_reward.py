@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_model
 from transformers import BertTokenizer, BlipConfig
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.judging.opening import load_part
 from selma.judging.pixels import cut_square
 from selma.published.reward import Reward
@@ -53,7 +53,6 @@ def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ImageRe
     try:
         load_model(model, folder / "model.safetensors", strict=True)
     except Exception as error:  # safetensors and torch raise their own kinds
-        line = str(error).splitlines()[0]
-        raise UserError(f"{folder / 'model.safetensors'}: cannot be opened ({line})") from error
+        raise UserError(f"{folder / 'model.safetensors'}: cannot be opened ({first_line(error)})") from error
     model.to(device).eval().requires_grad_(False)
     return ImageReward(model, tokenizer, config.vision_config.image_size, device)

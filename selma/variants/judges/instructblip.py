@@ -20,7 +20,7 @@ def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> VqaJudg
     return load_qformer(
         InstructBlipForConditionalGeneration,
         InstructBlipProcessor,
-        "Question: {} Short answer:",
+        lambda question: f"Question: {question.text} Short answer:",
         folder,
         device,
         dtype,

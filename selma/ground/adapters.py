@@ -1,0 +1,147 @@
+"""LoRA folders, as the stages hand them on: a file of factors and lora.json, checked against each other.
+
+Everything in the file must be understood: a tensor that is skipped (DoRA's magnitudes, a bias, a text encoder's
+factors) or a setting that another loader would apply (use_rslora, alpha_pattern) would make another model of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
+
+from selma.ground.errors import UserError, first_line
+from selma.ground.files import read_record
+from selma.ground.schema import Count, Id, Positive, Texts, record
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS, CARD = "pytorch_lora_weights.safetensors", "lora.json"
+PRECISIONS = ("float16", "bfloat16", "float32")
+METADATA = "lora_adapter_metadata"  # in the file's header: what diffusers takes rank, alpha and targets from
+
+_KEY = re.compile(r"unet\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight")
+
+
+@record
+class Card(TypedDict):
+    """What lora.json must say, and what it may say that is read again; the rest (data, steps, seed) is for people."""
+
+    rank: Count
+    alpha: Positive
+    targets: Annotated[Texts, Field(min_length=1)]
+    backbone: str
+    name: NotRequired[str]
+    operator: NotRequired[str]
+    experts: NotRequired[list[Id]]
+    images: NotRequired[Count]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder's contents: layer -> (A, B) in fp32, and lora.json."""
+
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    card: Card
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a LoRA folder: factors A [rank, in] and B [out, rank], or [rank, in, h, w] and [out, rank, 1, 1].
+
+    Raises UserError when a file is missing or corrupt, when it holds anything but finite factors of the UNet's
+    layers in one of PRECISIONS, and when they do not fit what lora.json says.
+    """
+    weights, card = folder / WEIGHTS, folder / CARD
+    for file in (weights, card):
+        if not file.is_file():
+            raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
+    said: Card = read_record(card, Card)
+    state, metadata = _open(weights)
+    _check_metadata(metadata, said, weights)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in sorted(state.items()):
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise UserError(
+                f"{weights}: holds {key}; allowed: unet.<layer>.lora_A.weight and lora_B.weight "
+                "(no DoRA, LoHa, LoKr, biases or text encoders)"
+            )
+        parts.setdefault(match["layer"], {})[match["part"]] = tensor
+    if not parts:
+        raise UserError(f"{weights}: no LoRA factors in this file")
+    factors = {layer: _factors(layer, found, said, weights) for layer, found in parts.items()}
+    return Adapter(factors, said)
+
+
+def _open(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors raises its own kind
+        raise UserError(f"{file}: this LoRA cannot be read ({first_line(error)})") from error
+
+
+def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None:
+    """Raise UserError where diffusers, which reads the file's own metadata, would open another LoRA than we do."""
+    if METADATA not in metadata:
+        if said["alpha"] != said["rank"]:
+            raise UserError(
+                f"{file}: has no {METADATA}, so its alpha is its rank ({said['rank']}) for other loaders, "
+                f"and {said['alpha']} in {CARD}; they must be the same"
+            )
+        return
+    try:
+        found = json.loads(metadata[METADATA])
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: its {METADATA} is not a JSON mapping")
+    wanted = {
+        "unet.r": said["rank"],
+        "unet.lora_alpha": said["alpha"],
+        "unet.target_modules": sorted(said["targets"]),
+    }
+    for key, value in found.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            value = sorted(value)
+        if (key in wanted and value != wanted[key]) or (key not in wanted and value):
+            allowed = f"{CARD} says {wanted[key]}" if key in wanted else "no such setting is supported"
+            raise UserError(f"{file}: its {METADATA} says {key} is {repr(value)[:80]}; {allowed}")
+    if missing := wanted.keys() - found.keys():
+        raise UserError(f"{file}: its {METADATA} lacks {', '.join(sorted(missing))}")
+
+
+def _factors(
+    layer: str, found: Mapping[str, torch.Tensor], said: Card, file: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B of one layer in fp32; raises UserError unless both are there, of one kind, of the card's rank, finite."""
+    for part in "AB":
+        if part not in found:
+            raise UserError(f"{file}: {layer} has no lora_{part}; both factors are needed")
+        precision = str(found[part].dtype).removeprefix("torch.")
+        if precision not in PRECISIONS:
+            raise UserError(f"{file}: {layer} is in {precision}; allowed: {', '.join(PRECISIONS)}")
+    a, b = found["A"], found["B"]
+    linear = a.ndim == b.ndim == 2
+    convolution = a.ndim == b.ndim == 4 and b.shape[2:] == (1, 1)
+    if not (linear or convolution) or not (a.numel() and b.numel()):
+        raise UserError(
+            f"{file}: {layer} has factors of the shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: "
+            "(rank, in) and (out, rank), or (rank, in, h, w) and (out, rank, 1, 1)"
+        )
+    if a.shape[0] != said["rank"] or b.shape[1] != said["rank"]:
+        raise UserError(f"{file}: {layer} does not hold two factors of rank {said['rank']}, as {CARD} says")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise UserError(f"{file}: {layer} holds values that are not finite; train this expert again")
+    if not any(f".{layer}".endswith(f".{target}") for target in said["targets"]):
+        raise UserError(f"{file}: {layer} is named by none of the targets in {CARD}")
+    return a.float(), b.float()
