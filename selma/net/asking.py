@@ -2,11 +2,14 @@
 
 It takes a server as it is: one that is busy, fails, hangs or answers nonsense is asked again, one that refuses
 a field of the request is asked without it. What it cannot fix ends in a UserError; no message contains the key.
+The openai package writes the requests; they go out through a wire of ours, which bounds time and size and sends nothing
+that the environment would add (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, a proxy for this machine).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sys
 import threading
@@ -69,7 +72,7 @@ class Server:
         self._headers |= servers.headers(self.url, self.key)
         self._given_up: Fields = frozenset()  # fields that this server refused
         self._accepted: set[str] = set()  # those of the last request that it answered
-        self._web = web.Web()
+        self._openai = _client(self.url, self.key, _Wire(self))
         self._stop = threading.Event()  # one request's failure ends the waiting of the others
         self._lock = threading.Lock()
 
@@ -135,12 +138,7 @@ class Server:
 
     def _answer(self, path: str, body: Mapping[str, Any], read: Callable[[str], T | None]) -> tuple[T, str]:
         """One request, and what is in its answer."""
-        try:
-            status, headers, text = self._post(f"{self.url}/{path}", body)
-        except web.Lasting as error:
-            raise self.end(web.problem(error)) from None
-        except httpx2.RequestError as error:
-            raise _Failed(f"no connection ({servers.one_line(web.problem(error), self.key)})") from None
+        status, headers, text = self._post(path, body)
         if status >= 400:
             raise self._judge(status, headers, text)
         answer = read(servers.clean(text, self.key)) if 200 <= status < 300 else None
@@ -151,33 +149,43 @@ class Server:
             raise _Failed(f"an answer without a choice in it: {said}")
         return answer, servers.one_line(headers.get("x-request-id", ""), self.key)
 
-    def _post(self, url: str, body: Mapping[str, Any]) -> tuple[int, httpx2.Headers, str]:
+    def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], str]:
         """Status, headers and text of the response."""
-        content = json.dumps(body).encode()
+        import openai
+
         with web.within(WHOLE * self._timeout):
             try:
-                for _ in range(HOPS + 1):
-                    response = self._web.handle_request(self._request(url, content))
-                    try:
-                        if not 300 <= response.status_code < 400:
-                            data = self._body(response)
-                            text = data.decode(json.detect_encoding(data), "replace")
-                            return response.status_code, response.headers, text
-                        url = self._redirected(url, response)
-                    finally:
-                        response.close()
-            except httpx2.TimeoutException:
+                response = self._openai.post(f"/{path}", body=body, cast_to=httpx2.Response)
+            except openai.APIStatusError as error:
+                response = error.response
+            except openai.APITimeoutError:
                 often, whole = (f"{WHOLE} times ", "whole ") if web.overdue() else ("", "")
                 raise _Failed(
                     f"no {whole}answer within {often}{self._section}.timeout ({self._timeout:g} s)"
                 ) from None
-        raise self.end(f"it redirects more than {HOPS} times")
+            except openai.APIConnectionError as error:
+                why = error.__cause__ or error
+                if isinstance(why, web.Lasting):
+                    raise self.end(web.problem(why)) from None
+                raise _Failed(f"no connection ({servers.one_line(web.problem(why), self.key)})") from None
+        data = response.content
+        return response.status_code, response.headers, data.decode(json.detect_encoding(data), "replace")
 
-    def _request(self, url: str, content: bytes) -> httpx2.Request:
-        waits = httpx2.Timeout(self._timeout).as_dict()
-        return httpx2.Request(
-            "POST", url, headers=self._headers, content=content, extensions={"timeout": waits}
-        )
+    def send(self, by: web.Web, request: httpx2.Request) -> tuple[httpx2.Response, bytes]:
+        """What the openai package wants sent, with headers of ours alone; the response, and all of its body."""
+        url, waits = str(request.url), {"timeout": httpx2.Timeout(self._timeout).as_dict()}
+        for _ in range(HOPS + 1):
+            ours = httpx2.Request(
+                "POST", url, headers=self._headers, content=request.content, extensions=waits
+            )
+            response = by.handle_request(ours)
+            try:
+                if not 300 <= response.status_code < 400:
+                    return response, self._body(response)
+                url = self._redirected(url, response)
+            finally:
+                response.close()
+        raise self.end(f"it redirects more than {HOPS} times")
 
     def _body(self, response: httpx2.Response) -> bytes:
         data = bytearray()
@@ -235,6 +243,28 @@ class Server:
 
     def _say(self, note: str) -> None:
         print(f"{self._who}: {note}", file=sys.stderr, flush=True)
+
+
+class _Wire(httpx2.BaseTransport):
+    """Between the openai package and the web; the package sees whole responses."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._web = server, web.Web()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        response, data = self._server.send(self._web, request)
+        told = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is read by now
+        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in told]
+        return httpx2.Response(response.status_code, headers=headers, content=data, request=request)
+
+
+def _client(url: str, key: str, wire: httpx2.BaseTransport) -> Any:
+    """The openai package's client; it retries nothing, as it knows less of these servers."""
+    import openai  # a second, for those who ask a server
+
+    logging.getLogger("openai").setLevel(logging.WARNING)  # OPENAI_LOG=debug would print requests
+    web_client = httpx2.Client(transport=wire, trust_env=False, follow_redirects=False)
+    return openai.OpenAI(api_key=key or "none", base_url=url, max_retries=0, http_client=web_client)
 
 
 class _Failed(Exception):
