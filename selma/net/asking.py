@@ -9,7 +9,6 @@ that the environment would add (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, a proxy fo
 from __future__ import annotations
 
 import json
-import logging
 import random
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from selma.ground.errors import UserError
-from selma.net import refusals, servers, web
+from selma.net import refusals, servers, web, wire
 
 T = TypeVar("T")
 Fields = frozenset[str]
@@ -72,7 +71,7 @@ class Server:
         self._headers |= servers.headers(self.url, self.key)
         self._given_up: Fields = frozenset()  # fields that this server refused
         self._accepted: set[str] = set()  # those of the last request that it answered
-        self._openai = _client(self.url, self.key, _Wire(self))
+        self._openai = wire.client(self.url, self.key, self.send)
         self._stop = threading.Event()  # one request's failure ends the waiting of the others
         self._lock = threading.Lock()
 
@@ -243,28 +242,6 @@ class Server:
 
     def _say(self, note: str) -> None:
         print(f"{self._who}: {note}", file=sys.stderr, flush=True)
-
-
-class _Wire(httpx2.BaseTransport):
-    """Between the openai package and the web; the package sees whole responses."""
-
-    def __init__(self, server: Server) -> None:
-        self._server, self._web = server, web.Web()
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        response, data = self._server.send(self._web, request)
-        told = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is read by now
-        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in told]
-        return httpx2.Response(response.status_code, headers=headers, content=data, request=request)
-
-
-def _client(url: str, key: str, wire: httpx2.BaseTransport) -> Any:
-    """The openai package's client; it retries nothing, as it knows less of these servers."""
-    import openai  # a second, for those who ask a server
-
-    logging.getLogger("openai").setLevel(logging.WARNING)  # OPENAI_LOG=debug would print requests
-    web_client = httpx2.Client(transport=wire, trust_env=False, follow_redirects=False)
-    return openai.OpenAI(api_key=key or "none", base_url=url, max_retries=0, http_client=web_client)
 
 
 class _Failed(Exception):
