@@ -153,9 +153,12 @@ def read_text(path: Path, newline: str | None = None) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
+    except ValueError as error:  # a null byte in the name
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of each non-blank line of a JSON Lines file; raises UserError as `read_jsonl` does."""
     # Not splitlines: it also splits at U+2028 and friends, which JSON strings may hold.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
