@@ -414,6 +414,23 @@ def test_no_answer_is_too_odd(kind: str) -> None:
                 str(said).encode()
 
 
+def test_what_no_file_can_hold_is_null() -> None:
+    usage = b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": ' + b"9" * 5000 + b', "e": 7, "f": 0.5}'
+    body = b'{"choices": [{"message": {"content": "4. a cat"}}], "usage": ' + usage + b"}"
+    with serve(lambda number, _: Answer(body)) as server:
+        (item,) = ask(server.url)
+    assert item.details["usage"] == dict.fromkeys("abcd") | {"e": 7, "f": 0.5}
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "cp1252", "none", "zlib_codec"])
+def test_an_answer_in_another_encoding_is_read_as_its_header_says(charset: str) -> None:
+    body = '{"choices": [{"message": {"content": "4. a café"}}]}'.encode("cp1252")
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    with serve(lambda number, _: Answer(body, headers=headers)) as server:
+        (item,) = ask(server.url)
+    assert item.text == ("4. a café" if charset in ("iso-8859-1", "cp1252") else "4. a caf\ufffd")
+
+
 @pytest.mark.parametrize(
     "logprobs",
     [

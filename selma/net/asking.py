@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx2
@@ -160,9 +161,7 @@ class Server:
                     response = self._web.handle_request(self._request(url, content))
                     try:
                         if not 300 <= response.status_code < 400:
-                            data = self._body(response)
-                            text = data.decode(json.detect_encoding(data), "replace")
-                            return response.status_code, response.headers, text
+                            return response.status_code, response.headers, _text(response)
                         url = self._redirected(url, response)
                     finally:
                         response.close()
@@ -178,16 +177,6 @@ class Server:
         return httpx2.Request(
             "POST", url, headers=self._headers, content=content, extensions={"timeout": waits}
         )
-
-    def _body(self, response: httpx2.Response) -> bytes:
-        data = bytearray()
-        for part in response.iter_bytes():
-            data += part
-            if len(data) > LARGEST:
-                if response.status_code >= 400:
-                    break
-                raise _Failed(f"an answer of more than {LARGEST >> 20} MB")
-        return bytes(data[:LARGEST])
 
     def _redirected(self, url: str, response: httpx2.Response) -> str:
         """Where a redirect leads, if the same request may go there: to the same server, by POST."""
@@ -235,6 +224,22 @@ class Server:
 
     def _say(self, note: str) -> None:
         print(f"{self._who}: {note}", file=sys.stderr, flush=True)
+
+
+def _text(response: httpx2.Response) -> str:
+    """A response's body, at most LARGEST bytes of it, which is enough of an error."""
+    data = bytearray()
+    for part in response.iter_bytes():
+        data += part
+        if len(data) > LARGEST and response.status_code < 400:
+            raise _Failed(f"an answer of more than {LARGEST >> 20} MB")
+        if len(data) > LARGEST:
+            break
+    data = bytes(data[:LARGEST])
+    for encoding in (json.detect_encoding(data), response.charset_encoding):
+        with suppress(LookupError, ValueError, TypeError):  # not in this one; no such one; none is named
+            return data.decode(encoding)
+    return data.decode("utf-8", "replace")
 
 
 class _Failed(Exception):
