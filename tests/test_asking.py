@@ -99,6 +99,7 @@ WORDINGS: dict[str, tuple[str, Answer]] = {
         "response_format",
         error(400, "This model does not support structured outputs"),
     ),
+    "not allowed, 403": ("top_p", error(403, "You are not allowed to set top_p for this model")),
     "llama.cpp, 501": ("response_format", error(501, "grammar is not supported by this build")),
     "in words": ("top_p", Answer(b"Top P cannot be set for this model", 400)),
     "one named after another": (
@@ -131,6 +132,42 @@ def test_a_field_that_is_refused_without_a_name_is_found(field: str, answer: Ans
     renamed = {"max_completion_tokens"} if field == "max_tokens" else set()
     assert last == everything - {field} | renamed
     assert len(server.seen) <= 7
+
+
+SAMPLING = ["response_format", "seed", "top_p", "max_tokens", "temperature"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("Unrecognized request argument supplied: seed", "seed"),
+        ("[{'type': 'extra_forbidden', 'loc': ('body', 'top_p'), 'input': {'seed': 1}}]", "top_p"),
+        ("Input validation error: `top_p` must be > 0.0 and < 1.0", "top_p"),
+        ("`inputs` tokens + `max_new_tokens` must be <= 2048", "max_tokens"),
+        ("This response_format type is unavailable now", "response_format"),
+        ("Argument not supported on this model: topP", "top_p"),
+        ("top_p\u53c2\u6570\u975e\u6cd5", "top_p"),
+        ("create() got an unexpected keyword argument 'seed'", "seed"),
+        ("temperature and top_p are mutually exclusive", "top_p"),
+        ("Cannot specify temperature with top_p", "top_p"),
+        ("only one of temperature, top_p may be set", "top_p"),
+        ("'temperature' is not supported with this model, use 'top_p'", "temperature"),
+        ("The request was stopped: too many topics, reseeded, hot temperatures", None),
+        ("The model seed-oss-36b does not exist", None),
+        ("max_completion_tokens is not known", None),
+    ],
+)
+def test_the_field_that_a_refusal_names(text: str, field: str | None) -> None:
+    assert refusals.blamed(text, SAMPLING) == field
+    assert refusals.blamed(json.dumps({"error": {"message": text, "param": None}}), SAMPLING) == field
+
+
+def test_a_refusal_of_the_messages_is_not_about_a_field() -> None:
+    answer = error(400, "This model's maximum context length is 512 tokens", param="messages")
+    with serve(lambda number, body: answer) as server:
+        with pytest.raises(UserError, match="400: This model's maximum context"):
+            ask(server.url)
+        assert len(server.seen) == 1
 
 
 def test_two_fields_that_do_not_go_together_keep_the_temperature() -> None:

@@ -95,7 +95,8 @@ class Server:
                 field = refusals.blamed(error.text, droppable)
                 if field in LIMITS and refusals.is_value(error.text):
                     raise self.end(error.problem) from None
-                if field is None and (error.named_only or set(sent) == self._accepted):  # not about a field
+                known = error.named_only or set(sent) == self._accepted or refusals.is_elsewhere(error.text)
+                if field is None and known:  # it is not about a field that can be left out
                     raise self.end(error.problem) from None
                 if field is not None:
                     given_up, guesses = given_up | {field}, None
@@ -201,7 +202,7 @@ class Server:
         named = refusals.blamed(text, self._optional) is not None
         if status in (400, 422):
             return _Refused(said, text)
-        if named and (status in (404, 501) or (status == 500 and refusals.is_unknown(text))):
+        if named and (status in (404, 501) or (status in (403, 500) and refusals.is_unknown(text))):
             return _Refused(said, text, named_only=True)
         if status in (401, 403):
             return self.end(
