@@ -368,6 +368,17 @@ def test_an_answer_that_drips_is_given_up(slow_headers: bool) -> None:
         assert 2.0 <= time.monotonic() - start < 20.0  # two attempts
 
 
+def test_a_judge_that_hangs_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(endpoint, "TIMEOUT", 0.2)
+    monkeypatch.setattr(endpoint, "RETRIES", 1)
+    hangs = serve(lambda number, body: Answer({}, delay=1.0))
+    with (
+        hangs as server,
+        pytest.raises(UserError, match=r"no answer within 0\.2 s, at the last of 2 attempts"),
+    ):
+        judge(server.url)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_that_is_too_large_is_given_up(packed: bool) -> None:
     data = b'{"choices": "' + b"x" * 50_000_000

@@ -51,12 +51,14 @@ class Server:
         timeout: float,
         retries: int,
         optional: Sequence[str],
+        timeout_is: str = "",
         ending: str = "",
     ) -> None:
         """Sends nothing yet. Raises UserError for an invalid address or a missing key.
 
-        `timeout` is seconds to wait for the next byte; all of an answer may take WHOLE times that. `optional` are
-        fields that may be dropped, the most dispensable first. `model` is what a 404 is about, `ending` ends errors.
+        `timeout` is seconds to wait for the next byte, `timeout_is` its setting; all of an answer may take WHOLE times
+        that. `optional` are fields that may be dropped, the most dispensable first. `model` is what a 404 is about,
+        `ending` ends errors.
         """
         self.url = servers.address(base_url, param=f"{section}.base_url")
         self.key = servers.read(self.url, key_env, param=f"{section}.key_env")
@@ -64,6 +66,7 @@ class Server:
         self._who, self._ending = f"{who} at {self.url}", ending
         self._section, self._model = section, model
         self._timeout, self._retries = timeout, retries
+        self._patience = f"{timeout_is} ({timeout:g} s)" if timeout_is else f"{timeout:g} s"
         self._optional = tuple(optional)
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         self._headers |= {"Accept-Encoding": "identity", "User-Agent": "selma"}
@@ -168,9 +171,7 @@ class Server:
                         response.close()
             except httpx2.TimeoutException:
                 often, whole = (f"{WHOLE} times ", "whole ") if web.overdue() else ("", "")
-                raise _Failed(
-                    f"no {whole}answer within {often}{self._section}.timeout ({self._timeout:g} s)"
-                ) from None
+                raise _Failed(f"no {whole}answer within {often}{self._patience}") from None
         raise self.end(f"it redirects more than {HOPS} times")
 
     def _request(self, url: str, content: bytes) -> httpx2.Request:
