@@ -19,7 +19,6 @@ from selma.ground.pairs import write_image
 from selma.runtime import command
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES
-from selma.scoring import exam
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,6 +73,7 @@ def _check_out(out: Path) -> None:
 def _draw(params: Params, model: str, item: Item, images: int, seed: int) -> list[Image]:
     """Images of one prompt by one model, drawn as the evaluation draws."""
     from selma.backbones.loading import open_model  # torch: not before the options are known to be right
+    from selma.scoring import exam
 
     row, runtime = params.models[model], params.runtime
     pipe = open_model(

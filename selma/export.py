@@ -22,7 +22,6 @@ from selma.ground.adapters import CARD, WEIGHTS, Card
 from selma.ground.errors import UserError
 from selma.ground.files import atomic, read_json, read_record, sha256_file, write_json, write_text
 from selma.net.pipelines import SOURCE
-from selma.reporting import model_card
 from selma.reporting.metrics import EVAL, read_summary
 from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from selma.lora.files import LoraWeights
+    from selma.reporting import model_card
 
 MARK, README = "export.json", "README.md"
 CITATION = Path("CITATION.cff")
@@ -61,9 +61,11 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     Raises UserError for a name that is neither a merge nor an expert, a LoRA that is missing, damaged or of
     a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
     """
-    from selma.backbones.loading import fingerprint  # torch: Ctrl-C is one line while it is imported, too
+    # Here and not above, so that Ctrl-C is one line while torch and scipy are imported, too.
+    from selma.backbones.loading import fingerprint
     from selma.lora import kohya
     from selma.lora.files import load_lora
+    from selma.reporting import model_card
 
     params = load_params()
     name = next(iter(params.merges), None) if name is None else name
@@ -151,6 +153,7 @@ def _row(params: Params, weights: Path) -> str | None:
 def _base(folder: Path) -> model_card.Base:
     """What a backbone's folder says about itself: its kind, and where it comes from if source.json exists."""
     from selma.backbones.loading import read_kind
+    from selma.reporting import model_card
 
     kind = read_kind(folder)
     if (folder / SOURCE).is_file():
@@ -163,12 +166,14 @@ def _base(folder: Path) -> model_card.Base:
     for stage in dvcfile.load_stages(Path.cwd()).values():
         if folder.as_posix() in stage.outs:  # trained here, so under this repository's licence
             licence = schema.load_yaml(CITATION)["license"].lower()
-            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name.partition("@")[0])
+            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
     return model_card.Base(folder.name, kind)
 
 
 def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
     """What the LoRA, or the experts merged into it, were trained on."""
+    from selma.reporting import model_card
+
     experts = weights.provenance.get("experts", [name])
     cards = [Path(EXPERTS) / expert / CARD for expert in experts]
     counts = [read_record(card, Card).get("images") if card.is_file() else None for card in cards]

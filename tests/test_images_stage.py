@@ -65,7 +65,18 @@ def run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "the image of 'a red circle' is not finite (guidance 1e+300, float32)",
         ),
         ("images.drawing.steps", 1001, "1001 steps are more than the 1000"),
-        ("images.drawing.resolution", 18000, "at most 16383"),
+        (
+            "images.drawing.steps",
+            10**12,
+            "images.drawing.steps is 1000000000000; it must be less than or equal to",
+        ),
+        (
+            "images.drawing.batch",
+            10**12,
+            "images.drawing.batch is 1000000000000; it must be less than or equal to",
+        ),
+        ("images.drawing.resolution", 10**12, "it must be less than or equal to 16383"),
+        ("evaluate.images_per_prompt", 10**12, "it must be less than or equal to 1000"),
     ],
 )
 def test_what_cannot_be_drawn_leaves_no_images(make_project, monkeypatch, key, value, named):

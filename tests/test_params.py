@@ -124,7 +124,7 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("compare", [["merged"]], "missing key compare[0][1]; compare[0] needs one more"),
         ("compare", [["a", "b", "c"]], "compare[0] is ['a', 'b', 'c']; it must have at most 2 items, not 3"),
         ("compare", [], "compare is []; it must have at least 1 item"),
-        ("filter.keep", 10**9, "they must be at most prompts.candidates"),
+        ("filter.keep", 10**6, "they must be at most prompts.candidates"),
         ("filter.rouge_l", 1.5, "filter.rouge_l is 1.5; it must be less than or equal to 1"),
         ("filter.rouge_l", float("nan"), "filter.rouge_l is nan; it must be a finite number"),
         ("prompts.examples", 4, "prompts.examples is 4; it must be less than or equal to 3"),

@@ -40,7 +40,6 @@ PARTS = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionXLPipeline": (*_SD, "text_encoder_2", "tokenizer_2"),
 }
-LARGEST = 16383  # pixels of a side
 
 
 def fingerprint(folder: Path) -> str:
@@ -115,8 +114,6 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
                 "resolution: null, but this backbone's unet/config.json has no sample_size; set a resolution"
             )
         return own[1] * factor, own[0] * factor
-    if side > LARGEST:
-        raise UserError(f"resolution: {side} pixels; at most {LARGEST} are possible, as in any WebP image")
     if side < 1 or side % factor:
         raise UserError(f"resolution: {side} pixels; for this backbone it must be a multiple of {factor}")
     if own is not None and set(own) != {side // factor}:

@@ -75,9 +75,7 @@ def _stays_inside(value: str) -> str:
 
 
 once = AfterValidator(_once)  # a list that names nothing twice
-Count = Annotated[
-    int, Field(ge=1, le=10**9)
-]  # how many of something; beyond lies a slip, and no memory holds it
+Count = Annotated[int, Field(ge=1, le=10**7)]  # how many of something; more fit into no memory, or never end
 Index = Annotated[int, Field(ge=0, lt=2**31)]  # a number from 0
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -35,7 +35,8 @@ from selma.runtime.schema import (
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 
 NonNegative = Annotated[float, Field(ge=0)]
-Pixels = Annotated[int, Field(ge=8)]  # of each side of an image
+Pixels = Annotated[int, Field(ge=8, le=16383)]  # of each side of an image; WebP's largest
+Few = Annotated[int, Field(ge=1, le=1000)]
 
 
 @section
@@ -180,7 +181,7 @@ class Training:
 @section
 class Select:
     policy: Annotated[str, one_of(("best", "last"))]
-    images_per_prompt: Count
+    images_per_prompt: Few
 
 
 @section
@@ -188,7 +189,7 @@ class Evaluate:
     """`benchmarks` in use, the first of which leads."""
 
     benchmarks: Names
-    images_per_prompt: Count
+    images_per_prompt: Few
     drawing: Drawing
     bootstrap: Count
 
