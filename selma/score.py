@@ -30,6 +30,7 @@ from selma.scoring.saved import Saved, read_answers, read_scores
 from selma.variants.benchmarks import dsg, tifa
 
 FOLDER = Path("data/benchmarks")
+MOST = 1_000_000  # resamples: minutes
 
 
 def main() -> None:
@@ -39,10 +40,10 @@ def main() -> None:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if arguments.resamples < 1:
-        raise UserError(f"--resamples: {arguments.resamples}; allowed: 1 or more")
-    if arguments.seed < 0:
-        raise UserError(f"--seed: {arguments.seed}; allowed: 0 or more")
+    if not 1 <= arguments.resamples <= MOST:
+        raise UserError(f"--resamples: {arguments.resamples}; allowed: 1 to {MOST}")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed: {arguments.seed}; allowed: 0 to {2**32 - 1}")
     print(json.dumps(arguments.score(arguments), indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -13,6 +13,7 @@ writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `fil
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,6 +63,7 @@ def main(name: str) -> None:
 
     held = {(2 * i + 1) * len(kept) // (2 * dev) for i in range(dev)}
     with work.folder(stage.name()) as folder:
+        shutil.rmtree(folder / "out", ignore_errors=True)  # incomplete, if a run was stopped here
         trained_on = [row for i, row in enumerate(kept) if i not in held]
         write_jsonl(folder / "out" / "prompts.jsonl", trained_on)
         if dev:

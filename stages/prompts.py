@@ -15,6 +15,7 @@ what has no answer yet. A server's replies stay in .llm/<skill>.jsonl, so that n
 
 from __future__ import annotations
 
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main(name: str) -> None:
     provider = load_provider(params.llm)
 
     with work.folder(stage.name()) as folder:
+        shutil.rmtree(folder / "out", ignore_errors=True)  # incomplete, if a run was stopped here
         recorded = keep_replies(provider, name, folder)
         arriving = collect(
             skill,

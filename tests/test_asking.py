@@ -99,6 +99,7 @@ WORDINGS: dict[str, tuple[str, Answer]] = {
         "response_format",
         error(400, "This model does not support structured outputs"),
     ),
+    "not allowed, 403": ("top_p", error(403, "You are not allowed to set top_p for this model")),
     "llama.cpp, 501": ("response_format", error(501, "grammar is not supported by this build")),
     "in words": ("top_p", Answer(b"Top P cannot be set for this model", 400)),
     "one named after another": (
@@ -131,6 +132,42 @@ def test_a_field_that_is_refused_without_a_name_is_found(field: str, answer: Ans
     renamed = {"max_completion_tokens"} if field == "max_tokens" else set()
     assert last == everything - {field} | renamed
     assert len(server.seen) <= 7
+
+
+SAMPLING = ["response_format", "seed", "top_p", "max_tokens", "temperature"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("Unrecognized request argument supplied: seed", "seed"),
+        ("[{'type': 'extra_forbidden', 'loc': ('body', 'top_p'), 'input': {'seed': 1}}]", "top_p"),
+        ("Input validation error: `top_p` must be > 0.0 and < 1.0", "top_p"),
+        ("`inputs` tokens + `max_new_tokens` must be <= 2048", "max_tokens"),
+        ("This response_format type is unavailable now", "response_format"),
+        ("Argument not supported on this model: topP", "top_p"),
+        ("top_p\u53c2\u6570\u975e\u6cd5", "top_p"),
+        ("create() got an unexpected keyword argument 'seed'", "seed"),
+        ("temperature and top_p are mutually exclusive", "top_p"),
+        ("Cannot specify temperature with top_p", "top_p"),
+        ("only one of temperature, top_p may be set", "top_p"),
+        ("'temperature' is not supported with this model, use 'top_p'", "temperature"),
+        ("The request was stopped: too many topics, reseeded, hot temperatures", None),
+        ("The model seed-oss-36b does not exist", None),
+        ("max_completion_tokens is not known", None),
+    ],
+)
+def test_the_field_that_a_refusal_names(text: str, field: str | None) -> None:
+    assert refusals.blamed(text, SAMPLING) == field
+    assert refusals.blamed(json.dumps({"error": {"message": text, "param": None}}), SAMPLING) == field
+
+
+def test_a_refusal_of_the_messages_is_not_about_a_field() -> None:
+    answer = error(400, "This model's maximum context length is 512 tokens", param="messages")
+    with serve(lambda number, body: answer) as server:
+        with pytest.raises(UserError, match="400: This model's maximum context"):
+            ask(server.url)
+        assert len(server.seen) == 1
 
 
 def test_two_fields_that_do_not_go_together_keep_the_temperature() -> None:
@@ -331,6 +368,17 @@ def test_an_answer_that_drips_is_given_up(slow_headers: bool) -> None:
         assert 2.0 <= time.monotonic() - start < 20.0  # two attempts
 
 
+def test_a_judge_that_hangs_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(endpoint, "TIMEOUT", 0.2)
+    monkeypatch.setattr(endpoint, "RETRIES", 1)
+    hangs = serve(lambda number, body: Answer({}, delay=1.0))
+    with (
+        hangs as server,
+        pytest.raises(UserError, match=r"no answer within 0\.2 s, at the last of 2 attempts"),
+    ):
+        judge(server.url)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_that_is_too_large_is_given_up(packed: bool) -> None:
     data = b'{"choices": "' + b"x" * 50_000_000
@@ -412,6 +460,23 @@ def test_no_answer_is_too_odd(kind: str) -> None:
             else:
                 assert "4. a cat" in str(said)
                 str(said).encode()
+
+
+def test_what_no_file_can_hold_is_null() -> None:
+    usage = b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": ' + b"9" * 5000 + b', "e": 7, "f": 0.5}'
+    body = b'{"choices": [{"message": {"content": "4. a cat"}}], "usage": ' + usage + b"}"
+    with serve(lambda number, _: Answer(body)) as server:
+        (item,) = ask(server.url)
+    assert item.details["usage"] == dict.fromkeys("abcd") | {"e": 7, "f": 0.5}
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "cp1252", "none", "zlib_codec"])
+def test_an_answer_in_another_encoding_is_read_as_its_header_says(charset: str) -> None:
+    body = '{"choices": [{"message": {"content": "4. a café"}}]}'.encode("cp1252")
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    with serve(lambda number, _: Answer(body, headers=headers)) as server:
+        (item,) = ask(server.url)
+    assert item.text == ("4. a café" if charset in ("iso-8859-1", "cp1252") else "4. a caf\ufffd")
 
 
 @pytest.mark.parametrize(

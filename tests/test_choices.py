@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selma import score
 from selma.ground.errors import UserError
-from selma.judging.choices import choose, chooser, match, nearest, normal
+from selma.judging.choices import choose, chooser, match, nearest, normal, yes_or_no
 from tests.test_sources import tifa_question, write
 
 ANIMALS = ["dog", "cat", "polar bear"]
@@ -39,6 +39,35 @@ def embed(texts):
 )
 def test_an_answer_says_a_choice_in_any_case_and_punctuation(answer, choice):
     assert match(answer, ANIMALS) == choice
+
+
+@pytest.mark.parametrize(
+    ("answer", "means"),
+    [
+        *(
+            (said, "yes")
+            for said in ("yes", "Yes.", "YES!", "Yes, there are two cats.", "yes it is", "True", "TRUE")
+        ),
+        *(
+            (said, "yes")
+            for said in ("1", "1.0", "1.", "y", " Y ", "'yes'", "**Yes**, two", "- yes", "Answer: yes")
+        ),
+        *(
+            (said, "no")
+            for said in ("no", "No, they are not", "no bus", "False", "0", "0.0", "n", "The answer is no.")
+        ),
+        *(
+            (said, None)
+            for said in ("", "maybe", "nothing", "none", "N/A", "11", "10", "-1", "yesterday", "not one")
+        ),
+        *((said, None) for said in ("yes or no", "Yes/No", "two", "there are", "nope", "1 cat", "０")),
+    ],
+)
+def test_a_free_answer_to_yes_or_no_is_what_it_begins_with(answer, means):
+    assert yes_or_no(answer) == means
+    assert match(answer, ("yes", "no")) == means
+    assert match(answer, ("No", "Yes")) == (means and means.title())
+    assert match(answer, ("two", "three")) == (answer if answer == "two" else None)
 
 
 def test_the_literal_choice_wins_over_one_that_reads_alike():

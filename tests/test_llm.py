@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from selma.ground.errors import UserError
+from selma.ground.files import read_jsonl, write_jsonl
+from selma.prompts.answers import read_answer
+from selma.prompts.collecting import cost
 from selma.prompts.provider import Reply, Request, ThreadedProvider
-from selma.prompts.store import RecordedProvider, keep_replies
+from selma.prompts.store import RecordedProvider, keep_replies, writable
 
 REQUESTS = [Request(index, f"text {index}", index * 7, 20) for index in range(8)]
 
@@ -134,3 +143,204 @@ def test_replies_of_this_repositorys_own_code_stay_in_the_work_folder(tmp_path, 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     keep_replies(ThreadedProvider(answer, 2), "count", tmp_path).complete(REQUESTS)
     assert [path.name for path in tmp_path.iterdir()] == ["replies.jsonl"]
+
+
+# What servers say and what is on file ------------------------------------------------------------
+
+DEEP: list = []
+for _ in range(900):
+    DEEP = [DEEP]
+ODD = [
+    "half \ud83d",
+    "\x00\x1b[31m",
+    [],
+    {},
+    True,
+    -1,
+    2**70,
+    float("nan"),
+    float("inf"),
+    DEEP,
+    {"\udc00": "\ud83d"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[str(number) for number in range(len(ODD))])
+def test_whatever_a_server_says_of_a_reply_can_be_kept_and_read_again(tmp_path, odd):
+    def says(request: Request) -> Reply:
+        text = f"1. {odd}" if isinstance(odd, str) else "1. a cat"
+        return Reply(request.index, text, "stop", {"id": odd, "model": odd, "usage": {"prompt_tokens": odd}})
+
+    first = RecordedProvider(ThreadedProvider(says, 2), tmp_path / "replies.jsonl")
+    replies = first.complete(REQUESTS)
+    write_jsonl(tmp_path / "raw.jsonl", first.rows)
+    assert read_jsonl(tmp_path / "raw.jsonl") == first.rows
+    assert cost(first.rows, 1.0, 1.0) == {"requests": 8, "empty": 0}
+    again = RecordedProvider(ThreadedProvider(fails, 2), tmp_path / "replies.jsonl")
+    assert (again.complete(REQUESTS), again.rows) == (replies, first.rows)
+
+
+def fails(request: Request) -> Reply:
+    raise AssertionError("asked again")
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(json_like)
+def test_what_is_written_is_json_in_utf_8(value):
+    kept = writable(value)
+    assert json.loads(json.dumps(kept, ensure_ascii=False, allow_nan=False).encode()) == kept
+    assert writable(kept) == kept
+
+
+def test_two_halves_are_a_whole_character():
+    assert writable("\ud83d\ude00") == "😀"
+
+
+JUNK = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"\xff\xfe",
+    b"[" * 5000 + b"]" * 5000,
+    b"9" * 5000,
+    b'{"key": "%(key)s"}',
+    b'{"key": ["%(key)s"], "index": 0, "reply": "1. a cow", "finish_reason": "stop"}',
+    b'{"key": "%(key)s", "index": 0, "reply": null, "finish_reason": "stop"}',
+    b'{"key": "%(key)s", "index": true, "reply": "1. a cow", "finish_reason": "stop"}',
+    b'{"key": "%(key)s", "index": 7, "reply": "1. a cow", "finish_reason": "stop"}',
+    b'{"key": "%(key)s", "index": 0, "reply": "1. a cow", "finish_reason": {}}',
+    b'{"key": "%(key)s", "index": "0", "reply": {"a": 1}, "finish_reason": 3}',
+]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_a_line_that_is_no_reply_is_as_if_it_were_not_there(tmp_path, junk):
+    path = tmp_path / "replies.jsonl"
+    first = RecordedProvider(ThreadedProvider(answer, 1), path)
+    replies = first.complete(REQUESTS)
+    lines = path.read_bytes().splitlines()
+    key = json.loads(lines[0])["key"].encode()
+    path.write_bytes(b"\n".join([junk.replace(b"%(key)s", key), *lines[1:], junk.replace(b"%(key)s", key)]))
+    again = RecordedProvider(ThreadedProvider(answer, 1), path)
+    assert (again.complete(REQUESTS), again.reused) == (replies, 7)
+    assert again.rows == first.rows
+
+
+@pytest.mark.parametrize("place", ["a folder", "below a file", "not writable"])
+def test_a_store_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path, place):
+    path = tmp_path / "llm" / "count.jsonl"
+    if place == "a folder":
+        path.mkdir(parents=True)
+    elif place == "below a file":
+        path.parent.write_text("a file")
+    else:
+        path.parent.mkdir()
+        path.parent.chmod(0o500)
+        if os.access(path.parent, os.W_OK):
+            pytest.skip("nothing is forbidden to this user")
+    with pytest.raises(
+        UserError, match=r"count\.jsonl: replies cannot be kept there \(.+\); nothing was asked"
+    ):
+        RecordedProvider(ThreadedProvider(fails, 1), path)
+
+
+def test_when_the_disk_is_full_replies_in_flight_are_kept_if_they_can_be(tmp_path, monkeypatch):
+    begun, tried = threading.Barrier(4), []
+
+    def together(request: Request) -> Reply:
+        begun.wait(10)  # nothing beyond the first four is ever asked
+        return answer(request)
+
+    def full_once(descriptor: int) -> None:
+        tried.append(descriptor)
+        if len(tried) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "replies.jsonl"
+    recorded = RecordedProvider(ThreadedProvider(together, 4), path)
+    monkeypatch.setattr("selma.prompts.store.os.fsync", full_once)
+    with pytest.raises(
+        UserError, match=r"replies\.jsonl: a reply cannot be kept \(No space left on device\)"
+    ):
+        recorded.complete(REQUESTS[:4])
+    assert len(tried) == 4
+    monkeypatch.undo()
+    assert {row["index"] for row in read_jsonl(path)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("written", [1, 10])
+def test_a_line_that_was_written_in_part_is_finished_or_an_error(tmp_path: Path, monkeypatch, written):
+    """On a disk that is nearly full a write ends early, without an error."""
+    path = tmp_path / "replies.jsonl"
+    recorded = RecordedProvider(ThreadedProvider(answer, 1), path)
+    builtin, short = open, [written]
+
+    def nearly_full(*arguments, **more):
+        file = builtin(*arguments, **more)
+        if more.get("buffering") != 0:
+            return file
+
+        class Short:
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                file.close()
+
+            def write(self, data):
+                return file.write(data[: short.pop()] if short else data)
+
+        return Short()
+
+    monkeypatch.setitem(RecordedProvider._append.__globals__, "open", nearly_full)
+    recorded.complete(REQUESTS[:2])
+    assert RecordedProvider(ThreadedProvider(fails, 1), path).complete(REQUESTS[:2])
+
+
+USAGES = [
+    [], "many", 7, {}, None, {"prompt_tokens": True}, {"prompt_tokens": -1}, {"prompt_tokens": 1.5},
+    {"prompt_tokens": "9"}, {"prompt_tokens": 10**18}, {"prompt_tokens": {"text": 1}}, {"input_tokens": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("usage", USAGES, ids=str)
+def test_token_counts_of_another_shape_are_left_out(usage):
+    rows = [
+        {"reply": "1. a cat", "finish_reason": "stop", "usage": {"prompt_tokens": 2, "completion_tokens": 3}},
+        {"reply": "", "finish_reason": "length", "usage": usage},
+    ]
+    assert cost(rows, 1.0, 1.0) == {"requests": 2, "empty": 1}
+    assert cost(rows[:1], 1e6, 1e6)["estimated_cost"] == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("1. a cat", "1. a cat"),
+        (None, ""),
+        (7, ""),
+        ({"text": "1. a cat"}, ""),
+        ([{"type": "text", "text": "1. a"}, {"type": "text", "text": " cat"}], "1. a cat"),
+        ([{"type": "output_text", "text": "1. a cat"}], "1. a cat"),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "no"}]}, {"type": "text", "text": "1. a cat"}],
+         "1. a cat"),
+        ([{"type": "reasoning", "text": "1. no"}, {"type": "text", "text": "1. a cat"}], "1. a cat"),
+        (["1. a ", {"text": "cat"}, {"type": "image_url", "image_url": {}}], "1. a cat"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reasoning", ["reasoning_content", "reasoning", "thinking"])
+def test_a_message_is_read_without_its_reasoning(content, text, reasoning):
+    message = {"content": content, reasoning: "1. Pick colours\n2. Repeat nothing"}
+    reply = read_answer(json.dumps({"choices": [{"message": message, "finish_reason": None}]}), 3)
+    assert (reply.index, reply.text, reply.finish_reason) == (3, text, "stop")
+    assert reply.details == ({} if text else {"reasoning_only": True})

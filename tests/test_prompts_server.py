@@ -314,11 +314,13 @@ def test_the_key_is_nowhere(repo: Path, server: Server, monkeypatch, capsys) -> 
     with pytest.raises(SystemExit) as left:
         stage.run(prompts_stage.main)
     assert left.value.code == 2
-    server.behave = lambda number, body: (
-        error(500, f"Bearer {KEY}")
-        if number % 4 == 0
-        else reply({**body, "model": KEY}, json.dumps({"prompts": [*prompts(body), f"the key {KEY}"]}))
-    )
+    escaped = KEY.replace("-", "\\u002d")  # in the model's own JSON, which another one carries
+
+    def behave(number: int, body: dict[str, Any]) -> Answer:
+        said = json.dumps({"prompts": [*prompts(body), "the key KEY"]}).replace("KEY", escaped)
+        return error(500, f"Bearer {KEY}") if number % 4 == 0 else reply({**body, "model": KEY}, said)
+
+    server.behave = behave
     stage.run(prompts_stage.main)
     out, err = capsys.readouterr()
     assert "Incorrect API key provided: ***" in err and "Bearer ***" in err

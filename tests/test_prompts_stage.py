@@ -206,6 +206,68 @@ def test_a_provider_that_runs_dry_ends_in_an_error(repo, monkeypatch, reply):
     assert not (repo / "data/prompts").exists()
 
 
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "cure"),
+    [
+        ("", "length", "raise llm.max_tokens"),
+        ("", "MAX_TOKENS", "raise llm.max_tokens"),
+        ("<think>1. Pick colours\n2. Repeat", "length", "raise llm.max_tokens"),
+        ("<think>1. Pick colours\n2. Repeat", "stop", "thoughts and no answer: raise llm.max_tokens"),
+        ("4. a pic", "length", "raise llm.max_tokens"),
+        ("", "stop", "the replies are empty"),
+        ("4. a pic", "content_filter", "a content filter stops the replies"),
+        (
+            "I cannot help with that.",
+            "stop",
+            "lower prompts.candidates, raise prompts.round, or widen its rules",
+        ),
+        (
+            "4. two red circles\n5. two",
+            "length",
+            "lower prompts.candidates, raise prompts.round, or widen its rules",
+        ),
+    ],
+)
+def test_a_dry_run_names_the_cure_that_fits(repo, monkeypatch, reply, finish_reason, cure):
+    use(monkeypatch, lambda request, seed: (reply, finish_reason))
+    with pytest.raises(UserError, match=r"nothing new after [01] prompts") as error:
+        run(monkeypatch, prompts_stage)
+    assert cure in str(error.value) and "\n" not in str(error.value)
+
+
+def test_half_a_character_ends_no_run_and_spoils_no_later_one(repo, monkeypatch):
+    def half(request: str, seed: int) -> tuple[str, str]:
+        return "4. two red \ud83d circles\n" + write(request, seed)[0], "stop"
+
+    use(monkeypatch, half)
+    run(monkeypatch, prompts_stage)
+    assert read_jsonl(repo / "data/prompts/count/prompts.jsonl")[0]["text"] == "two red circles"
+    run(monkeypatch, filter_stage)
+    assert len(read_jsonl(repo / "data/filtered/count/prompts.jsonl")) == 20
+
+
+@pytest.mark.parametrize(("module", "out"), [(prompts_stage, "prompts"), (filter_stage, "filtered")])
+def test_what_a_killed_run_was_writing_is_never_published(repo, monkeypatch, module, out):
+    run(monkeypatch, prompts_stage)
+    run(monkeypatch, filter_stage)
+    folder = repo / "data" / out / "count"
+    whole = sorted(path.name for path in folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(module.work, "publish", stop)
+        patch.setattr(module.work, "publish_all", stop, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            run(monkeypatch, module)
+    [left] = (repo / ".work" / f"{module.__name__.rpartition('.')[2]}@count").glob("*/out")
+    (left / ".tmp-123-prompts.jsonl").write_text("half a li")
+    (left / "old.jsonl").write_text("of another version")
+    run(monkeypatch, module)
+    assert sorted(path.name for path in folder.iterdir()) == whole
+
+
+def stop(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_bad_input_is_one_line_and_exit_code_2(repo, monkeypatch, capsys):
     seeds = repo / "data/skills/shapes/count.yaml"
     seeds.write_text(seeds.read_text().replace("  - there is one purple circle on plain white\n", ""))

@@ -101,6 +101,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_fault(tmp_path: Path) -> None:
 def test_a_folder_and_a_name_that_is_too_long_are_named(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(read_json, tmp_path)
     assert "cannot be read" in refusal(read_json, tmp_path / ("x" * 300))
+    assert "cannot be read" in refusal(read_json, tmp_path / "x\0")
 
 
 json_values = st.recursive(

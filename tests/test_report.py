@@ -232,6 +232,30 @@ def test_a_malformed_file_is_one_line(run, file, content):
     assert "\n" not in str(error.value) and "metrics" in str(error.value)
 
 
+def test_no_text_of_any_file_breaks_out_of_the_page(run):
+    """Every name and text of the files is hostile, as if a remote had been tampered with."""
+    metrics, grid = run
+    for path in (*metrics.rglob("*.json"), *metrics.glob("by_*.csv"), grid / "examples.json"):
+        text = path.read_text()
+        for word in (
+            "count",
+            "color",
+            "base",
+            "merged",
+            "shapes",
+            "oracle",
+            "ddim",
+            "delta_mean",
+            "last",
+            "too_long",
+        ):
+            text = re.sub(rf"(?<![/\w]){word}(?![/\w])", f"{word}<b onclick='x'>", text)
+        path.write_text(text)
+    html = page(run)
+    assert "<b onclick" not in html and html.count("&lt;b onclick=") > 30
+    Tags(html)
+
+
 def test_a_picture_outside_the_grid_is_refused(run):
     """data/grid is pulled from a remote."""
     file = run[1] / "examples.json"

@@ -235,6 +235,10 @@ def test_bad_answers_are_one_line_and_exit_code_2(dsg, text, named):
         (["dsg", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["dsg", "a.csv"], "data/benchmarks/dsg/annotations.csv is missing: download it with"),
         (["dsg", "a.csv", "--resamples", "0"], "--resamples: 0"),
+        (
+            ["dsg", "a.csv", "--resamples", "1000000000000"],
+            "--resamples: 1000000000000; allowed: 1 to 1000000",
+        ),
         (["dsg", "a.csv", "--seed", "-1"], "--seed: -1"),
         (["web", "a.csv"], "invalid choice: 'web'"),
         ([], "required"),
@@ -432,6 +436,13 @@ def styles(tmp_path):
     return items
 
 
+def test_a_picture_without_a_score_is_an_error(run, styles, tmp_path):
+    rows = [{"item": f"anime-0000{i}", "k": k, "score": 1.0} for i in (0, 1) for k in (0, 1)][:-1]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, line = run("hps", "s.jsonl")
+    assert code == 2 and "item 'anime-00001', image 1 has no score" in line
+
+
 def test_preference_scores_by_style(run, styles, tmp_path):
     (tmp_path / "s.csv").write_text(
         "item_id,score\nanime-00000,0.25\nanime-00001,0.75\nphoto-00000,0.1\nphoto-00001,-0.1\n"
@@ -464,6 +475,7 @@ def test_one_judges_scores_of_several_images_are_averaged(run, styles, tmp_path)
         ("anime-00000,nan\n", "score is 'nan'"),
         ("anime-00000,1\nanime-00000,1\n", "already has a score"),
         ("oil-00000,1\n", "are not in the benchmark"),
+        ("anime-00000,1_0\n", "score is '1_0'; it must be a finite number"),
     ],
 )
 def test_bad_scores_are_one_line(run, styles, tmp_path, text, named):

@@ -153,9 +153,12 @@ def read_text(path: Path, newline: str | None = None) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
+    except ValueError as error:  # a null byte in the name
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of each non-blank line of a JSON Lines file; raises UserError as `read_jsonl` does."""
     # Not splitlines: it also splits at U+2028 and friends, which JSON strings may hold.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -209,8 +212,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
     Raises UserError, naming the file and what is wrong, for one that is missing, not UTF-8, without one of
     the columns, without rows, or with a row of a different length than the header.
     """
+    reader = csv.reader(io.StringIO(read_text(path, newline=""), newline=""), strict=True)
     try:
-        reader = csv.reader(io.StringIO(read_text(path, newline=""), newline=""), strict=True)
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header, columns)
         rows = []
@@ -223,7 +226,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
                 )
             rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
-        raise UserError(f"{path}: is not valid CSV ({error})") from None
+        raise UserError(f"{path}, line {reader.line_num}: is not valid CSV ({error})") from None
     if not rows:
         raise UserError(f"{path}: holds no rows; a header and at least one row are needed")
     return rows
@@ -232,7 +235,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
 def number(path: Path, row: Row, column: str) -> float:
     """A cell as a finite number; raises UserError, naming file and line, otherwise."""
     with suppress(ValueError):
-        if math.isfinite(value := float(row.cells[column])):
+        if math.isfinite(value := float(row.cells[column])) and "_" not in row.cells[column]:
             return value
     raise UserError(
         f"{path}, line {row.line}: {column} is {row.cells[column][:40]!r}; it must be a finite number"

@@ -26,8 +26,10 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().split()).strip(string.punctuation + string.whitespace)
 
 
-_OPENING = re.compile(r"[\W_]*(?:(?:the )?(?:final )?answer(?: is)?[\W_]+)?(yes|no|true|false|y|n)\b")
-_NUMBER = re.compile(r"[\s'\"]*([01])(?:\.0*)?[\s'\"]*")
+_OPENING = re.compile(
+    r"[\W_]*(?:(?:the )?(?:final )?answer(?: is)?[\W_]+)?(yes|no|true|false)\b(?!\s*(?:/|or\b)\s*(?:yes|no)\b)"
+)
+_SHORT = re.compile(r"[\s'\"]*([yn01])(?:\.0*)?[\s'\"]*")
 _MEANS = {
     "yes": "yes",
     "y": "yes",
@@ -42,7 +44,7 @@ _MEANS = {
 
 def yes_or_no(answer: str) -> str | None:
     """ "yes" or "no", as a free answer begins: "Yes, there are two", "**No**", "True", "1"; None if with neither."""
-    found = _OPENING.match(answer.casefold()) or _NUMBER.fullmatch(answer)
+    found = _OPENING.match(said := answer.casefold()) or _SHORT.fullmatch(said)
     return _MEANS[found[1]] if found else None
 
 

@@ -2,6 +2,8 @@
 
 It takes a server as it is: one that is busy, fails, hangs or answers nonsense is asked again, one that refuses
 a field of the request is asked without it. What it cannot fix ends in a UserError; no message contains the key.
+The openai package writes the requests; they go out through a wire of ours, which bounds time and size and sends nothing
+that the environment would add (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, a proxy for this machine).
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx2
 
 from selma.ground.errors import UserError
-from selma.net import refusals, servers, web
+from selma.net import refusals, servers, web, wire
 
 T = TypeVar("T")
 Fields = frozenset[str]
@@ -50,12 +53,14 @@ class Server:
         timeout: float,
         retries: int,
         optional: Sequence[str],
+        timeout_is: str = "",
         ending: str = "",
     ) -> None:
         """Sends nothing yet. Raises UserError for an invalid address or a missing key.
 
-        `timeout` is seconds to wait for the next byte; all of an answer may take WHOLE times that. `optional` are
-        fields that may be dropped, the most dispensable first. `model` is what a 404 is about, `ending` ends errors.
+        `timeout` is seconds to wait for the next byte, `timeout_is` its setting; all of an answer may take WHOLE times
+        that. `optional` are fields that may be dropped, the most dispensable first. `model` is what a 404 is about,
+        `ending` ends errors.
         """
         self.url = servers.address(base_url, param=f"{section}.base_url")
         self.key = servers.read(self.url, key_env, param=f"{section}.key_env")
@@ -63,13 +68,14 @@ class Server:
         self._who, self._ending = f"{who} at {self.url}", ending
         self._section, self._model = section, model
         self._timeout, self._retries = timeout, retries
+        self._patience = f"{timeout_is} ({timeout:g} s)" if timeout_is else f"{timeout:g} s"
         self._optional = tuple(optional)
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         self._headers |= {"Accept-Encoding": "identity", "User-Agent": "selma"}
         self._headers |= servers.headers(self.url, self.key)
         self._given_up: Fields = frozenset()  # fields that this server refused
         self._accepted: set[str] = set()  # those of the last request that it answered
-        self._web = web.Web()
+        self._openai = wire.client(self.url, self.key, self.send)
         self._stop = threading.Event()  # one request's failure ends the waiting of the others
         self._lock = threading.Lock()
 
@@ -94,7 +100,8 @@ class Server:
                 field = refusals.blamed(error.text, droppable)
                 if field in LIMITS and refusals.is_value(error.text):
                     raise self.end(error.problem) from None
-                if field is None and (error.named_only or set(sent) == self._accepted):  # not about a field
+                known = error.named_only or set(sent) == self._accepted or refusals.is_elsewhere(error.text)
+                if field is None and known:  # it is not about a field that can be left out
                     raise self.end(error.problem) from None
                 if field is not None:
                     given_up, guesses = given_up | {field}, None
@@ -135,12 +142,7 @@ class Server:
 
     def _answer(self, path: str, body: Mapping[str, Any], read: Callable[[str], T | None]) -> tuple[T, str]:
         """One request, and what is in its answer."""
-        try:
-            status, headers, text = self._post(f"{self.url}/{path}", body)
-        except web.Lasting as error:
-            raise self.end(web.problem(error)) from None
-        except httpx2.RequestError as error:
-            raise _Failed(f"no connection ({servers.one_line(web.problem(error), self.key)})") from None
+        status, headers, text = self._post(path, body)
         if status >= 400:
             raise self._judge(status, headers, text)
         answer = read(servers.clean(text, self.key)) if 200 <= status < 300 else None
@@ -151,43 +153,40 @@ class Server:
             raise _Failed(f"an answer without a choice in it: {said}")
         return answer, servers.one_line(headers.get("x-request-id", ""), self.key)
 
-    def _post(self, url: str, body: Mapping[str, Any]) -> tuple[int, httpx2.Headers, str]:
+    def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], str]:
         """Status, headers and text of the response."""
-        content = json.dumps(body).encode()
+        import openai
+
         with web.within(WHOLE * self._timeout):
             try:
-                for _ in range(HOPS + 1):
-                    response = self._web.handle_request(self._request(url, content))
-                    try:
-                        if not 300 <= response.status_code < 400:
-                            data = self._body(response)
-                            text = data.decode(json.detect_encoding(data), "replace")
-                            return response.status_code, response.headers, text
-                        url = self._redirected(url, response)
-                    finally:
-                        response.close()
-            except httpx2.TimeoutException:
+                response = self._openai.post(f"/{path}", body=body, cast_to=httpx2.Response)
+            except openai.APIStatusError as error:
+                response = error.response
+            except openai.APITimeoutError:
                 often, whole = (f"{WHOLE} times ", "whole ") if web.overdue() else ("", "")
-                raise _Failed(
-                    f"no {whole}answer within {often}{self._section}.timeout ({self._timeout:g} s)"
-                ) from None
+                raise _Failed(f"no {whole}answer within {often}{self._patience}") from None
+            except openai.APIConnectionError as error:
+                why = error.__cause__ or error
+                if isinstance(why, web.Lasting):
+                    raise self.end(web.problem(why)) from None
+                raise _Failed(f"no connection ({servers.one_line(web.problem(why), self.key)})") from None
+        return response.status_code, response.headers, _text(response)
+
+    def send(self, by: web.Web, request: httpx2.Request) -> tuple[httpx2.Response, bytes]:
+        """What the openai package wants sent, with headers of ours alone; the response, and all of its body."""
+        url, waits = str(request.url), {"timeout": httpx2.Timeout(self._timeout).as_dict()}
+        for _ in range(HOPS + 1):
+            ours = httpx2.Request(
+                "POST", url, headers=self._headers, content=request.content, extensions=waits
+            )
+            response = by.handle_request(ours)
+            try:
+                if not 300 <= response.status_code < 400:
+                    return response, _body(response)
+                url = self._redirected(url, response)
+            finally:
+                response.close()
         raise self.end(f"it redirects more than {HOPS} times")
-
-    def _request(self, url: str, content: bytes) -> httpx2.Request:
-        waits = httpx2.Timeout(self._timeout).as_dict()
-        return httpx2.Request(
-            "POST", url, headers=self._headers, content=content, extensions={"timeout": waits}
-        )
-
-    def _body(self, response: httpx2.Response) -> bytes:
-        data = bytearray()
-        for part in response.iter_bytes():
-            data += part
-            if len(data) > LARGEST:
-                if response.status_code >= 400:
-                    break
-                raise _Failed(f"an answer of more than {LARGEST >> 20} MB")
-        return bytes(data[:LARGEST])
 
     def _redirected(self, url: str, response: httpx2.Response) -> str:
         """Where a redirect leads, if the same request may go there: to the same server, by POST."""
@@ -212,7 +211,7 @@ class Server:
         named = refusals.blamed(text, self._optional) is not None
         if status in (400, 422):
             return _Refused(said, text)
-        if named and (status in (404, 501) or (status == 500 and refusals.is_unknown(text))):
+        if named and (status in (404, 501) or (status in (403, 500) and refusals.is_unknown(text))):
             return _Refused(said, text, named_only=True)
         if status in (401, 403):
             return self.end(
@@ -235,6 +234,27 @@ class Server:
 
     def _say(self, note: str) -> None:
         print(f"{self._who}: {note}", file=sys.stderr, flush=True)
+
+
+def _body(response: httpx2.Response) -> bytes:
+    """A response's body, at most LARGEST bytes of it, which is enough of an error."""
+    data = bytearray()
+    for part in response.iter_bytes():
+        data += part
+        if len(data) > LARGEST and response.status_code < 400:
+            raise _Failed(f"an answer of more than {LARGEST >> 20} MB")
+        if len(data) > LARGEST:
+            break
+    return bytes(data[:LARGEST])
+
+
+def _text(response: httpx2.Response) -> str:
+    """A whole response's text, in whichever encoding it is."""
+    data = response.content
+    for encoding in (json.detect_encoding(data), response.charset_encoding):
+        with suppress(LookupError, ValueError, TypeError):  # not in this one; no such one; none is named
+            return data.decode(encoding)
+    return data.decode("utf-8", "replace")
 
 
 class _Failed(Exception):

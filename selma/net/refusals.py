@@ -13,21 +13,24 @@ from typing import Any
 _ALSO = {
     "response_format": r"json[_\- ]?(?:schema|mode|object)|structured[_\- ]?outputs?|grammar|guided[_\- ]?\w+",
     "logprobs": r"top[_\- ]?logprobs|log[_\- ]?prob\w*",
-    "max_tokens": r"max[_\- ]?output[_\- ]?tokens",
+    "max_tokens": r"max[_\- ]?(?:output|new)[_\- ]?tokens",
 }
 # Keys under which errors name the field, over the libraries that servers are made with.
 _POINTERS = {"param", "params", "parameter", "loc", "field", "fieldViolations", "path", "location"}
 _TOGETHER = re.compile(
-    r"\b(?:both|together|simultaneously|either|only one|combination|mutually)\b", re.IGNORECASE
+    r"\b(?:both|together|simultaneously|either|only one|one of|combin\w+|mutually|exclusive|same time|conflict\w*"
+    r"|along|alongside|with (?!this\b|the\b))",
+    re.IGNORECASE,
 )
 _UNKNOWN = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|extra|permitted|allowed|invalid|forbidden|refused|not available",
     re.IGNORECASE,
 )
 _VALUE = re.compile(
-    r"too (?:large|big|high|long|many)|at most|less than|greater than|exceed|maximum|between",
+    r"too (?:large|big|high|long|many)|at most|less than|greater than|exceed|maximum|must be|between|[<>]",
     re.IGNORECASE,
 )
+_REQUIRED = {"messages", "prompt", "model"}
 
 
 def error_message(text: str) -> str:
@@ -67,6 +70,11 @@ def blamed(text: str, fields: Sequence[str]) -> str | None:
     return None
 
 
+def is_elsewhere(text: str) -> bool:
+    """Whether a refusal points to a field that no request can do without."""
+    return bool(_REQUIRED & set(_pointed(text)))
+
+
 def is_unknown(text: str) -> bool:
     """Whether an error's words are those for a field that is not known or not allowed."""
     return bool(_UNKNOWN.search(text))
@@ -93,7 +101,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _pattern(name: str) -> re.Pattern[str]:
     spelled = name.replace("_", r"[_\- ]?")
     also = f"|{_ALSO[name]}" if name in _ALSO else ""
-    return re.compile(rf"(?<![\w\-])(?:{spelled}{also})(?![\w\-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w\-])(?:{spelled}{also})(?![\w\-])", re.IGNORECASE | re.ASCII)
 
 
 def _pointed(text: str) -> Iterator[str]:

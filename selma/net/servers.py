@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import re
 from functools import lru_cache
@@ -114,23 +115,25 @@ def _spellings(key: str) -> re.Pattern[str]:
 
 
 def clean(text: str, key: str) -> str:
-    """A server's words without the key, and writable as UTF-8. JSON is decoded for that and encoded again.
+    """A server's words without the key, and such as every file can hold. JSON is decoded for that and encoded again.
 
-    Numbers of thousands of digits, which Python refuses, become infinite.
+    Half a surrogate pair becomes "?"; NaN, infinity and integers beyond 64 bits become null.
     """
     try:
-        return json.dumps(_clean(json.loads(text, parse_int=_number), key))
+        return json.dumps(_clean(json.loads(text, parse_int=_integer), key))
     except (ValueError, RecursionError):
         return _clean(text, key)
 
 
-def _number(digits: str) -> float:
-    return int(digits) if len(digits) < 40 else float(digits)
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) < 20 else None  # Python itself refuses thousands of digits
 
 
 def _clean(value: Any, key: str) -> Any:
     if isinstance(value, str):
-        return hide(value, key).encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
+        return hide(value, key).encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, list):
         return [_clean(item, key) for item in value]
     if isinstance(value, dict):

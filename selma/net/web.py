@@ -28,12 +28,17 @@ from selma.ground.errors import UserError, first_line
 
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
+# What a further attempt does not mend: a name that does not resolve, a certificate that is none, no TLS at all; but a
+# server may hang up while it says so.
+LASTING = (socket.gaierror, ssl.SSLError)
+PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
 # Of this thread: when its request must be over, on time.monotonic's clock; and what begins the time anew.
 _clock = threading.local()
 
 
 class Lasting(httpx2.TransportError):
-    """A connection that a further attempt will not mend: a name that does not resolve, a certificate that is none."""
+    """A connection that a further attempt will not mend; the message says why."""
 
 
 class Unreached(httpx2.ConnectError):
@@ -66,7 +71,7 @@ class Web(httpx2.BaseTransport):
         except httpx2.ConnectError as error:
             root = cause(error)
             where = f"the proxy that {variable} names: " if variable else ""
-            if request.url.host in self._met or not isinstance(root, (socket.gaierror, ssl.SSLError)):
+            if request.url.host in self._met or not isinstance(root, LASTING) or isinstance(root, PASSING):
                 raise Unreached(f"{where}{_words(root)}", request=request) from None
             why = "its name does not resolve" if isinstance(root, socket.gaierror) else "no secure connection"
             raise Lasting(f"{where}{why} ({_words(root)})", request=request) from None

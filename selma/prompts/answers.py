@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from selma.prompts.provider import Reply
 
 
 def read_answer(raw: str, index: int) -> Reply | None:
-    """The answer in a response's body; None if it holds no answer."""
+    """The answer in a response's body; None if it holds no answer.
+
+    Reasoning that a server reports beside the answer is no part of it; where there is nothing else, `details` say so.
+    """
     try:
         body = json.loads(raw)
         choice = body["choices"][0]
         details = {name: body[name] for name in ("id", "model", "usage") if body.get(name) is not None}
         if "message" in choice:
-            content = choice["message"].get("content")
-            if isinstance(content, list):  # parts
-                content = "".join(part.get("text") or "" for part in content)
-            if not content and choice["message"].get("refusal"):
-                content, details["refused"] = choice["message"]["refusal"], True
+            message = choice["message"]
+            content = _text(message.get("content"))
+            if not content and message.get("refusal"):
+                content, details["refused"] = _text(message["refusal"]), True
+            if not content and any(
+                message.get(name) for name in ("reasoning_content", "reasoning", "thinking")
+            ):
+                details["reasoning_only"] = True
         else:
-            content = choice["text"]
-        return Reply(index, str(content or ""), str(choice.get("finish_reason") or "stop"), details)
+            content = _text(choice["text"])
+        reason = choice.get("finish_reason")
+        return Reply(index, content, reason if isinstance(reason, str) and reason else "stop", details)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content, which may come in parts, some of them thoughts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    said = [part for part in parts if isinstance(part, str) or "text" in str(part.get("type", "text"))]
+    return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in said)

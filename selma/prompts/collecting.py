@@ -10,12 +10,14 @@ from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.pairs import prompt_id
-from selma.prompts.provider import Provider, Request
-from selma.prompts.replies import parse_reply
+from selma.prompts.final import final_part
+from selma.prompts.provider import Provider, Reply, Request
+from selma.prompts.replies import FILTERED, TOO_LONG, parse_reply
 from selma.prompts.request import request_text
 from selma.prompts.skills import Skill
 
 PATIENCE = 5  # rounds in a row without a single new prompt before giving up
+MOST = 10**9  # tokens of one reply; a server that reports more counts something else
 
 
 def collect(
@@ -45,12 +47,33 @@ def collect(
                     yield rows[text]
         barren = 0 if new else barren + 1
         if barren == PATIENCE:
+            last = replies[-1]
             raise UserError(
-                f"skill {skill.name}: {PATIENCE} rounds of requests produced nothing new after "
-                f"{len(rows)} prompts; lower prompts.candidates, raise prompts.round, or widen its rules. "
-                f"The last reply ended by {replies[-1].finish_reason!r} and begins: "
-                f"{' '.join(replies[-1].text.split())[:80]!r}"
+                f"skill {skill.name}: {PATIENCE} rounds of requests produced nothing new after {len(rows)} prompts; "
+                f"{_advice(replies)}. The last reply ended by {last.finish_reason[:40]!r} and begins: "
+                f"{' '.join(last.text.split())[:80]!r}"
             )
+
+
+def _advice(replies: Sequence[Reply]) -> str:
+    """What fits a round that brought nothing new."""
+    if not any(parse_reply(reply.text, reply.finish_reason) for reply in replies):
+        if any(TOO_LONG.fullmatch(reply.finish_reason) for reply in replies):
+            return (
+                "the replies are cut off before their first whole prompt: raise llm.max_tokens (a model that reasons "
+                "spends it on thoughts), or lower prompts.per_request"
+            )
+        if any(FILTERED.fullmatch(reply.finish_reason) for reply in replies):
+            return "a content filter stops the replies: change the skill's words, or take another llm.model"
+        if any(reply.details.get("reasoning_only") or _only_thought(reply.text) for reply in replies):
+            return "the replies hold thoughts and no answer: raise llm.max_tokens, or take a model that does not reason"
+        if not any(reply.text.strip() for reply in replies):
+            return "the replies are empty: raise llm.max_tokens, or take another llm.model or llm.api"
+    return "lower prompts.candidates, raise prompts.round, or widen its rules"
+
+
+def _only_thought(text: str) -> bool:
+    return bool(text.strip()) and not final_part(text).strip()
 
 
 def cost(
@@ -59,16 +82,17 @@ def cost(
     """What the replies in `raw` (rows of raw.jsonl) took: `requests`, `empty`, tokens, `estimated_cost`.
 
     `empty` counts replies without a single prompt. Prices are per million tokens. What the server did not
-    report, or has no price, is left out.
+    report for every reply as a count, or has no price, is left out.
     """
     took: dict[str, int | float] = {
         "requests": len(raw),
         "empty": sum(not parse_reply(row["reply"], row["finish_reason"]) for row in raw),
     }
-    usages = [row.get("usage") or {} for row in raw]
+    usages = [usage if isinstance(usage := row.get("usage"), dict) else {} for row in raw]
     for name in ("prompt_tokens", "completion_tokens"):
-        if all(isinstance(usage.get(name), int) for usage in usages):
-            took[name] = sum(usage[name] for usage in usages)
+        tokens = [usage.get(name) for usage in usages]
+        if all(type(number) is int and 0 <= number < MOST for number in tokens):
+            took[name] = sum(tokens)
     if {"prompt_tokens", "completion_tokens"} <= set(took) and None not in (input_price, output_price):
         spent = took["prompt_tokens"] * input_price + took["completion_tokens"] * output_price
         took["estimated_cost"] = round(spent / 1e6, 6)

@@ -79,8 +79,8 @@ class ThreadedProvider:
     ) -> list[Reply]:
         """Replies in request order, whatever the order they came in.
 
-        After a failure, requests in flight finish, so that no reply is paid for and lost, no others start, and
-        the failure is raised; Ctrl-C does not wait.
+        After a failure, `done`'s too, requests in flight finish and go to `done`, so that no reply is paid for and
+        lost, no others start, and the first failure is raised; Ctrl-C does not wait.
         """
         todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
         came: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()  # None: a thread's end
@@ -117,8 +117,12 @@ class ThreadedProvider:
                     failure = failure or item
                 else:
                     replies[item.index] = item
-                    if done is not None:
-                        done(item)
+                    try:
+                        if done is not None:
+                            done(item)
+                    except Exception as error:
+                        stop.set()
+                        failure = failure or error
         finally:
             stop.set()
         if failure is not None:

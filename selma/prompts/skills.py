@@ -7,6 +7,7 @@ teach another one, write its file and list it in params.yaml.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,8 @@ def load_skill(folder: Path | str, name: str) -> Skill:
 def _says_something(value: str) -> str:
     if len(value.strip().splitlines()) != 1 or not any(char.isalnum() for char in value):
         raise ValueError("it must be one line of text")
+    if any(unicodedata.category(char) == "Cc" and not char.isspace() for char in value):
+        raise ValueError("it must be one line of text, without control characters")
     return value
 
 

@@ -31,19 +31,34 @@ class Interval(TypedDict):
 
 
 @record
+class Share(TypedDict):
+    """A model's faithfulness with its interval, 0 to 1."""
+
+    mean: Fraction
+    low: Fraction
+    high: Fraction
+
+
+@record
 class Score(Interval):
-    """A model's; `skill` holds it by skill or style."""
+    """A model's preference score, on the judge's own scale; `skill` holds it by skill or style."""
 
     skill: NotRequired[dict[Text, Bounded]]
 
 
 @record
-class Measured(TypedDict):
-    """One benchmark, as scoring/summary.py writes it."""
+class Preferred(TypedDict):
+    """One judge's scores on one benchmark, as scoring/summary.py writes them."""
 
-    n_prompts: NotRequired[Count]
-    images_per_prompt: NotRequired[Count]
     models: Annotated[dict[Text, Score], Field(min_length=1)]
+    gains: dict[Text, Interval]
+
+
+@record
+class Measured(TypedDict):
+    """One benchmark's answers, as scoring/summary.py summarises them."""
+
+    models: Annotated[dict[Text, Share], Field(min_length=1)]
     gains: dict[Text, Interval]
 
 
@@ -118,7 +133,7 @@ class Example(TypedDict):
 
 
 Benchmarks = dict[Text, Measured]  # metrics/benchmarks.json
-Preferences = dict[Text, Benchmarks]  # metrics/preferences.json, by benchmark and judge
+Preferences = dict[Text, dict[Text, Preferred]]  # metrics/preferences.json, by benchmark and judge
 Examples = list[Example]
 
 
@@ -140,5 +155,7 @@ def read_parts(path: Path, part: str) -> Parts:
             raise UserError(f"{path}, line {row.line}: model and {part} are needed; one is empty")
         if name in found.setdefault(model, {}):
             raise UserError(f"{path}, line {row.line}: {model}, {name} is there twice")
-        found[model][name] = number(path, row, "score")
+        found[model][name] = score = number(path, row, "score")
+        if not 0 <= score <= 1:
+            raise UserError(f"{path}, line {row.line}: score is {score:g}; it must be from 0 to 1")
     return found

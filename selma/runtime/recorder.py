@@ -20,13 +20,10 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any
 
-from pydantic import AllowInfNan, Field
-from typing_extensions import TypedDict
-
-from selma.ground import schema
-from selma.ground.errors import UserError, first_line
+from selma.ground.errors import first_line
+from selma.runtime.events import read
 from selma.runtime.tracking import redact, spools
 from selma.runtime.work import home
 
@@ -34,64 +31,6 @@ EXPERIMENT = "selma"
 LINGER = 4.0  # seconds without work before a recorder that a stage started exits
 POLL = 0.5
 CHUNK = 90  # entries per request, below MLflow's limit of 100 params and tags
-
-
-Moment = Annotated[int, Field(ge=0, lt=2**53)]  # ms since 1970
-Figure = Annotated[float, AllowInfNan(True)]
-
-
-@schema.record
-class _Start(TypedDict):
-    time: Moment
-    stage: str
-    run: str
-    params: dict[str, Any]
-    tags: dict[str, str]
-    settings: NotRequired[dict[str, Any]]
-    inputs: NotRequired[dict[str, str]]
-
-
-@schema.record
-class _Metric(TypedDict):
-    time: Moment
-    name: str
-    value: Figure
-    step: schema.Index
-
-
-@schema.record
-class _Metrics(TypedDict):
-    time: Moment
-    file: str
-    values: dict[str, Figure]
-
-
-@schema.record
-class _Result(TypedDict):
-    time: Moment
-    name: str
-    value: Figure
-
-
-@schema.record
-class _Image(TypedDict):
-    file: schema.FileName
-
-
-@schema.record
-class _End(TypedDict):
-    time: Moment
-    status: Literal["FINISHED", "FAILED", "KILLED"]
-
-
-_EVENTS = {
-    "start": _Start,
-    "metric": _Metric,
-    "metrics": _Metrics,
-    "result": _Result,
-    "image": _Image,
-    "end": _End,
-}
 
 
 def address(root: Path) -> str:
@@ -153,7 +92,7 @@ class Stage:
         """Hand over the lines written since; True once the stage has ended or died and everything is handed over."""
         gone = self._writer_gone()  # checked before reading: what a dead writer wrote is then complete
         *lines, self.rest = (self.rest + self.file.read()).split("\n")
-        events = [event for line in lines if (event := _event(line))]
+        events = [event for line in lines if (event := read(line))]
         points = [event for event in events if event["event"] == "metric"]
         for event in events:
             if event["event"] == "start":
@@ -242,15 +181,6 @@ class Stage:
             self.store.client.set_terminated(run, status=status, end_time=when)
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    """An event of a spool; None for a line that is none, torn or written by something else."""
-    try:
-        event = json.loads(line)
-        return schema.check(_EVENTS[event["event"]], event, "")
-    except (UserError, LookupError, RecursionError, TypeError, ValueError):
-        return None
-
-
 def _fail(folder: Path, problem: str) -> None:
     """Say what could not be recorded, here and, through the next stage, to whom has a terminal."""
     print(f"warning: MLflow tracking: {redact(problem)}", file=sys.stderr)
@@ -318,4 +248,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted: what is not handed over waits for the next stage", file=sys.stderr)
+        sys.exit(130)

@@ -128,7 +128,7 @@ def style_table(
 ) -> dict[str, Any]:
     """Preference scores by style (HPS v2's four) and over all, means over prompts of means over their images.
 
-    Over every prompt of the styles that the scores are about; one without a score raises UserError.
+    Over every prompt of the styles that the scores are about; one without a score of every image raises UserError.
     """
     images: dict[str, list[float]] = {}
     for (item, _), score in scores.items():
@@ -136,9 +136,15 @@ def style_table(
     known = {item.id: item.skill for item in items}
     present = {known[item] for item in _known(images, known, where)}
     scope = [item for item in items if item.skill in present]
+    numbers = sorted({k for _, k in scores})
     for item in scope:
         if item.id not in images:
             raise UserError(f"{where}: item {item.id!r} has no score; every prompt of its style needs one")
+        if missing := [k for k in numbers if (item.id, k) not in scores]:
+            raise UserError(
+                f"{where}: item {item.id!r}, image {missing[0]} has no score, but others have; "
+                f"every prompt needs {len(numbers)}"
+            )
     means = {item.id: (sum(images[item.id]) / len(images[item.id]), 1) for item in scope}
     styles = dict.fromkeys(item.skill for item in scope)
     return {

@@ -90,10 +90,10 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float]:
     """The likeliest tokens of an answer's first position, and their probabilities."""
     try:
         tokens = choice["logprobs"]["content"][0]["top_logprobs"]
-        found = {str(token["token"]): math.exp(min(token["logprob"], 0.0)) for token in tokens}
-    except (LookupError, TypeError, AttributeError, ValueError):
+        found = {str(token["token"]): token["logprob"] for token in tokens}
+    except (LookupError, TypeError):
         return {}
-    return {} if any(math.isnan(probability) for probability in found.values()) else found
+    return {token: math.exp(min(p, 0.0)) for token, p in found.items() if isinstance(p, (int, float))}
 
 
 def data_url(image: Image.Image) -> str:

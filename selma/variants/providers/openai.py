@@ -45,6 +45,7 @@ class Client:
             section="llm",
             model=f"model {settings.model} or API {settings.api}",
             timeout=settings.timeout,
+            timeout_is="llm.timeout",
             retries=settings.retries,
             optional=OPTIONAL,
             ending=". Replies so far are kept; a new run resumes from them",

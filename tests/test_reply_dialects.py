@@ -1,0 +1,423 @@
+"""Replies in the dialects of many models and templates: thoughts, JSON and lists as they write them."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selma.prompts.replies import parse_list, parse_reply
+
+RIGHT = ["two red kites", "five blue cups"]
+LIST = "1. two red kites\n2. five blue cups"
+IDEAS = "1. Pick the colours first\n2. Make sure no prompt repeats"
+
+# Thoughts ----------------------------------------------------------------------------------------
+
+TAGS = [
+    ("<think>", "</think>"),
+    ("<THINK>", "</THINK>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<Thoughts>", "</Thoughts>"),
+    ("<reasoning>", "</reasoning>"),
+    ('<reasoning effort="high">', "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("<analysis>", "</analysis>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<inner_monologue>", "</inner_monologue>"),
+    ("<chain_of_thought>", "</chain_of_thought>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<plan>", "</plan>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("[THINK]", "[/THINK]"),
+    ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|think|>", "<|/think|>"),
+    ("<｜think｜>", "<｜/think｜>"),
+    ("<|thinking_start|>", "<|thinking_end|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<details><summary>Thoughts</summary>", "</details>"),
+    ("<!-- ", " -->"),
+    ("```thinking\n", "\n```\n"),
+    ("Thinking...\n", "\n...done thinking.\n"),
+]
+
+
+@pytest.mark.parametrize(("begin", "end"), TAGS)
+def test_no_thought_is_a_prompt_whatever_marks_it(begin, end):
+    assert parse_reply(f"{begin}{IDEAS}\n{end}{LIST}") == RIGHT
+    assert parse_reply(f"{begin}\n{IDEAS}\n{end}\n\n{json.dumps({'prompts': RIGHT})}") == RIGHT
+    assert parse_reply(f"{begin}{json.dumps(['a draft', 'another'])}\n{end}\n{LIST}") == RIGHT
+    assert parse_reply(f"{begin}{IDEAS}") == []  # cut off
+    assert parse_reply(f"{begin}{IDEAS}\n{end}") == []  # nothing but a thought
+    assert parse_reply(f"{begin}{IDEAS}", "length") == []
+
+
+@pytest.mark.parametrize(("begin", "end"), [tags for tags in TAGS[:28] if "unused" not in tags[0]])
+def test_a_thought_that_its_template_opened(begin, end):
+    assert parse_reply(f"{IDEAS}\n{end}\n{LIST}") == RIGHT
+    assert parse_reply(f"{LIST}\n{begin}{IDEAS}{end}") == RIGHT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"### Reasoning\n{IDEAS}\n\n### Final answer\n{LIST}",
+        f"## Thought process\n#### Colours\n{IDEAS}\n## Prompts\n{LIST}",
+        f"# Analysis\n{IDEAS}\n# Kites and cups\n{LIST}",
+        f"**Thinking:**\n{IDEAS}\n\n**Answer:**\n{LIST}",
+        f"**Reasoning**\n{IDEAS}\n\n**Final prompts**\n\n{LIST}",
+        f"Here is my thought process:\n{IDEAS}\n\nHere is my response:\n{LIST}",
+        f"Reasoning: I pick colours first.\n{IDEAS}\nFinal answer: \n{LIST}",
+        f"Thought: I pick colours.\n{IDEAS}\nAnswer: {LIST}",
+        f"Let me think about this:\n{IDEAS}\n\nHere are the prompts:\n{LIST}",
+        f"I will follow these rules:\n{IDEAS}\n\nPrompts:\n{LIST}",
+        f"Draft prompts:\n{IDEAS}\n\nFinal prompts:\n{LIST}",
+        f"**Thinking**\n{IDEAS}\n\n---\n\n{LIST}",
+        f"{LIST}\n\n**Notes:**\n- I varied the colours\n- and the numbers",
+        f"{LIST}\n\nExplanation:\n1. kites fly\n2. cups do not",
+        f"{LIST}\n\n### Why these work\nThey count.",
+        f"Here are 2 prompts that need spatial reasoning:\n{LIST}",
+        f"Sure! Here are prompts on reasoning:\n{LIST}",
+        f"<think>{IDEAS}</think>\n<answer>\n{LIST}\n</answer>",
+        f"<think>{IDEAS}</think>\n<final>{LIST}",
+        f"<thinking>{IDEAS}<reflection>{IDEAS}</reflection>{IDEAS}</thinking>\n<output>{LIST}</output>",
+        f"<think>a <think> in a thought\n{IDEAS}</think>\n{LIST}",
+        f"<think>{IDEAS}<think>{IDEAS}</think>{IDEAS}</think>\n{LIST}",
+        f"<thinking>{IDEAS}</think>\n{LIST}",
+        f"{IDEAS}\n<answer>{LIST}</answer>\nI hope these help:\n- one\n- two",
+        f"<answer>{IDEAS}</answer><reflection>no</reflection><answer>{LIST}</answer>",
+        f"<think>{IDEAS}\n<answer>{LIST}</answer>",
+        f"<|begin_of_thought|>{IDEAS}<|end_of_thought|><|begin_of_solution|>{LIST}<|end_of_solution|>",
+        f"<|START_THINKING|>{IDEAS}<|END_THINKING|><|START_RESPONSE|>{LIST}<|END_RESPONSE|>",
+        f"<|channel|>analysis<|message|>{IDEAS}<|end|><|start|>assistant<|channel|>commentary<|message|>"
+        f"{IDEAS}<|end|><|start|>assistant<|channel|>final<|message|>{LIST}<|return|>",
+        f"analysisWe need prompts.\n{IDEAS}assistantfinal{LIST}",
+        f"<|begin|>assistant<|think|>{IDEAS}<|end|><|begin|>assistant<|content|>{LIST}<|end|>",
+        f"<|im_start|>user\nRules:\n{IDEAS}<|im_end|>\n<|im_start|>assistant\n{LIST}<|im_end|>",
+        f"[INST] Rules:\n{IDEAS} [/INST] {LIST}</s>",
+        f"{LIST}<|im_end|>\n<|im_start|>user\nMore:\n{IDEAS}<|im_end|>\n<|im_start|>assistant\n{IDEAS}",
+        f"{LIST}<|endoftext|>Human: go on\n{IDEAS}",
+        f"{LIST}</s>\n{IDEAS}",
+        f"<s>{LIST}</s>",
+        f"> Thinking about colours\n> {IDEAS.replace(chr(10), chr(10) + '> ')}\n\n{LIST}",
+    ],
+)
+def test_the_final_part_is_read(text):
+    assert parse_reply(text) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"analysisWe need prompts.\n{IDEAS}",
+        f"<|channel|>analysis<|message|>{IDEAS}",
+        f"### Reasoning\n{IDEAS}",
+        f"**Thinking:**\n{IDEAS}",
+        f"<think>{IDEAS}</think>\n<answer>",
+        json.dumps({"reasoning": IDEAS}),
+        json.dumps({"thoughts": IDEAS.split("\n"), "prompts": []}),
+        '{"reasoning": "I will\n1. pick colours\n2. not repeat',
+        '{"thoughts": ["pick colours", "do not repeat"], "prom',
+    ],
+)
+def test_reasoning_alone_is_no_answer(text):
+    assert parse_reply(text) == []
+
+
+# JSON --------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"prompts": {"type": "array", "items": {"type": "string", "description": "a prompt"}}},
+    "required": ["prompts"],
+    "additionalProperties": False,
+}
+ITEMS = [{"id": "p1", "prompt": "two red kites", "style": "photo"}, {"id": "p2", "prompt": "five blue cups"}]
+DATA = [
+    RIGHT,
+    [[text] for text in RIGHT],
+    [RIGHT],
+    [[1, "two red kites"], [2, "five blue cups"]],
+    {"prompts": RIGHT},
+    {"Prompts": RIGHT},
+    {"prompts": {"1": "two red kites", "2": "five blue cups"}},
+    {"prompts": {"kites": ["two red kites"], "cups": ["five blue cups"]}},
+    {"prompts": ITEMS},
+    {"prompts": [{"text": text, "skill": "count"} for text in RIGHT]},
+    {"prompts": [{"prompt": {"text": text}, "explanation": "it counts"} for text in RIGHT]},
+    {"prompts": [{"negative_prompt": "blurry", "image_prompt": text, "seed": 4} for text in RIGHT]},
+    {"prompts": RIGHT, "negative_prompts": ["blurry", "dark"]},
+    {"prompts": [f"{n}. {text}" for n, text in enumerate(RIGHT, 4)]},
+    {"prompts": [f"Prompt {n}: {text}" for n, text in enumerate(RIGHT, 4)]},
+    {"prompts": LIST},
+    {"prompts": json.dumps(RIGHT)},
+    {"new_prompts": RIGHT, "examples": ["a cat"]},
+    {"result": {"prompts": RIGHT}},
+    {"status": "ok", "data": {"items": [{"caption": text} for text in RIGHT]}},
+    {"thinking": "pick colours", "output": RIGHT},
+    {"reasoning": ["pick colours", "no repeats"], "answer": {"list": RIGHT}},
+    {"answer": LIST},
+    {"role": "assistant", "content": LIST},
+    {"name": "write_prompts", "arguments": json.dumps({"prompts": RIGHT})},
+    {"choices": [{"message": {"role": "assistant", "content": LIST}, "index": 0}]},
+    {"prompt_1": "two red kites", "prompt_2": "five blue cups"},
+    {"Prompt 1": "two red kites", "Prompt 2": "five blue cups"},
+    {"first": "two red kites", "second": "five blue cups"},
+    {"count": RIGHT},
+    {"type": "object", "prompts": RIGHT},
+    {"type": "object", "properties": {"prompts": {"type": "array", "items": RIGHT}}},
+    {"type": "object", "properties": {"prompts": RIGHT}},
+    ITEMS,
+]
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_of_any_shape(data, indent):
+    text = json.dumps(data, indent=indent)
+    schema = json.dumps(SCHEMA, indent=indent)
+    assert parse_reply(text) == RIGHT
+    for reply in (
+        f"Sure!\n```json\n{text}\n```\nEnjoy!",
+        f"Here they are: {text}",
+        f"{schema}\n{text}",
+        f"```json\n{schema}\n```\n\n```json\n{text}\n```",
+        f"prompts = {text}",
+        f"1. colours\n2. no repeats\n</think>{text}",
+        repr(data),
+    ):
+        assert parse_reply(reply) == RIGHT, reply
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"prompt": "two red kites"}\n{"prompt": "five blue cups"}\n',
+        '{"prompt": "two red kites"},\n{"prompt": "five blue cups"}',
+        '{"id": 1, "text": "two red kites", "style": "photo"}\n\n{"id": 2, "text": "five blue cups", "style": "oil"}',
+        '{"output": "two red kites"}\n{"output": "five blue cups"}',
+        '```jsonl\n{"prompt": "two red kites"}\n{"prompt": "five blue cups"}\n```',
+        '["two red kites"]\n["five blue cups"]',
+        '1. {"prompt": "two red kites"}\n2. {"prompt": "five blue cups"}',
+        '- {"prompt": "two red kites", "style": "photo"}\n- {"prompt": "five blue cups", "style": "oil"}',
+        '{"prompt": "two red kites"}\n{"prompt": "a "big" cup"}\n{"prompt": "five blue cups"}',
+        '"two red kites"\n"five blue cups"',
+        '"two red kites",\n"five blue cups"',
+        "['two red kites', 'five blue cups',]",
+        "{prompts: ['two red kites', 'five blue cups']}",
+        '{\n  // two prompts\n  "prompts": ["two red kites", "five blue cups"], # done\n}',
+        "{“prompts”: [“two red kites”, “five blue cups”]}",
+        '{"prompts": ["two red kites", "five blue cups"]',
+        '{"prompts": ["two red kites", "five blue cups", "six gr',
+        '{"1": "two red kites", "2": "five blue cups", "3": "six gr',
+        '[{"prompt": "two red kites"}, {"prompt": "five blue cups"}, {"style": "photo", "prom',
+        '{"result": {"prompts": ["two red kites", "five blue cups"',
+        '{"thoughts": ["pick"], "prompts": ["two red kites", "five blue cups", "six gr',
+        '{"prompts": ["two red\\nkites", "five\nblue cups", "", "...", null, 7, true, {}]}',
+        '{"prompts": ["two red kites", "five blue cups", ...]}',
+        '{"prompts": ["<b>two</b> red kites", "**five** blue cups"]}',
+        'print(["two red kites", "five blue cups"])',
+    ],
+)
+def test_json_lines_and_what_is_nearly_json(text):
+    assert parse_reply(text) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(SCHEMA),
+        json.dumps(SCHEMA, indent=2),
+        json.dumps({"type": "json_schema", "json_schema": {"name": "prompts", "schema": SCHEMA}}, indent=2),
+        '{"error": "I cannot help with that"}',
+        '{"response": "I cannot help with that"}',
+        '{"refusal": "I cannot help with that", "prompts": []}',
+        '{"prompts": null, "message": "no"}',
+        '{"status": "ok", "id": "p1"}',
+        '[["two red kites", "photo"], ["five blue cups", "oil"]]',
+        '[{"scene": "two red kites", "place": "a lake"}]',
+        "[]",
+        "{}",
+        "[" * 5000 + "]" * 5000,
+        '{"prompts": ' * 5000,
+        '["' + "9" * 5000,
+    ],
+)
+def test_json_without_a_prompt(text):
+    assert parse_reply(text) == []
+
+
+def test_a_list_that_speaks_of_lists_is_no_json():
+    text = '1. a sign: ["open", "closed"]\n2. five {blue} cups [photo]'
+    assert parse_reply(text) == ['a sign: ["open", "closed"]', "five {blue} cups [photo]"]
+
+
+# Lists -------------------------------------------------------------------------------------------
+
+MARKERS = [
+    "{n}. ", "{n}) ", "({n}) ", "{n}: ", "{n} - ", "{n} – ", "{n}.) ", "{n}\\. ", "[{n}] ", "#{n} ", "#{n}: ",
+    "No. {n}: ",
+    "**{n}.** ", "**{n})** ", "{n}．", "{n}、", "（{n}）", "Prompt {n}: ", "Prompt #{n}: ", "**Prompt {n}:** ",
+    "**Prompt {n}**: ",
+    "**Prompt {n}** ", "### Prompt {n}: ", "### Prompt {n}\n", "### {n}. ", "## Prompt {n}\n\n", "**Prompt {n}:**\n",
+    "**Prompt {n}:**\n\n", "Prompt: ", "**Prompt:** ", "- Prompt {n}: ", "- **Prompt:** ", "{n}. Prompt: ",
+    "{n}. **Prompt:** ",
+    "{n}. **Kites:** ", "{n}. **Kites**: ", "{n}.\n", "{n}\t", "- ", "* ", "+ ", "• ", "◦ ", "– ", "- [ ] ",
+    "- [x] ", "- {n}. ",
+    "✅ ", "> {n}. ", "> - ", "  {n}. ", "prompt: ", "- prompt: ", "- text: >\n    ", "Caption {n}: ",
+    "{n}\ufe0f\u20e3 ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize(
+    "quote", ["{}", '"{}"', "“{}”", "'{}'", "**{}**", "*{}*", "`{}`", "«{}»", "{}  ", '"{}",']
+)
+def test_lists_with_every_marker(marker, quote):
+    lines = [marker.replace("{n}", str(n)) + quote.format(text) for n, text in enumerate(RIGHT, start=4)]
+    for gap in ("\n", "\n\n"):
+        assert parse_reply(gap.join(lines)) == RIGHT
+        assert parse_reply("Sure! Here you go:\n\n" + gap.join(lines) + "\n\nLet me know!") == RIGHT
+        if ">" in marker[:1]:
+            continue
+        below = [f"{line}\n   - Style: photo\n   - Mood: calm" for line in lines]
+        assert parse_reply(gap.join(below)) == RIGHT
+        assert parse_reply(gap.join(f"{line}\n   Style: photo" for line in lines)) == RIGHT
+        assert parse_reply(gap.join(f"{line}\n   *(tests counting)*" for line in lines)) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a) two red kites\nb) five blue cups",
+        "(a) two red kites\n(b) five blue cups",
+        "A. two red kites\nB. five blue cups",
+        "i. two red kites\nii. five blue cups",
+        "I) two red kites\nII) five blue cups",
+        "① two red kites\n② five blue cups",
+        "⑴ two red kites\n⑵ five blue cups",
+        "❶ two red kites\n❷ five blue cups",
+        "１．two red kites\n２．five blue cups",
+        "（１）two red kites\n（２）five blue cups",
+        "１：two red kites\n２：five blue cups",
+        "一、two red kites\n二、five blue cups",
+        "  1. two red\n     kites\n  2. five blue\n     cups",
+        "1. two red kites\n  2. five blue cups",
+        " 9. two red kites\n10. five blue cups",
+        "1. two red kites (3 words)\n2. five blue cups (3 words)",
+        "1. two red kites\n   1. Style: photo\n   2. Mood: calm\n2. five blue cups\n   1. Style: photo",
+        "1. two red kites\n   a) photo\n   b) calm\n2. five blue cups\n   a) photo",
+        "1. two red kites\na) photo\n2. five blue cups\na) photo",
+        "1. two red kites\n- photo\n2. five blue cups\n- photo",
+        "- two red kites\n    - photo\n- five blue cups\n    - photo",
+        "- Kites:\n  - two red kites\n- Cups:\n  - five blue cups",
+        "1. Kites:\n   - two red kites\n2. Cups:\n   - five blue cups",
+        "1. **Kites:**\n   a. two red kites\n2. **Cups:**\n   a. five blue cups",
+        "- **Kites**\n  1. two red kites\n- **Cups**\n  2. five blue cups",
+        "**Kites**\n1. two red kites\n\n**Cups**\n1. five blue cups",
+        "1. Kite scene\n   Prompt: two red kites\n   Style: photo\n2. Cup scene\n   Prompt: five blue cups",
+        "1. Kite scene\n   - Prompt: two red kites\n   - Style: photo\n2. Cup scene\n   - Prompt: five blue cups",
+        "Prompt: two red kites\nStyle: photo\n\nPrompt: five blue cups\nStyle: photo",
+        "- id: 1\n  prompt: two red kites\n  style: photo\n- id: 2\n  prompt: five blue cups\n  style: photo",
+        "prompts:\n  - two red kites\n  - five blue cups",
+        'prompts:\n- prompt: "two red kites"\n  style: photo\n- prompt: "five blue cups"\n  style: photo',
+        '[[prompts]]\nprompt = "two red kites"\n\n[[prompts]]\nprompt = "five blue cups"',
+        '1,"two red kites"\n2,"five blue cups"',
+        "id,prompt,style\n1,two red kites,photo\n2,five blue cups,photo",
+        'prompt,style\n"two red kites",photo\n"five blue cups",photo',
+        "| # | Prompt | Style |\n|---|:---|---|\n| 1 | two red kites | photo |\n| 2 | five blue cups | oil |",
+        "| No. | Scene |\n|--|--|\n| 1 | two red kites |\n| 2 | five blue cups |",
+        "<ol>\n<li>two red kites</li>\n<li><b>five</b> blue cups</li>\n</ol>",
+        "<ul><li>two red kites<ul><li>Style: photo</li></ul></li><li>five blue cups</li></ul>",
+        "<prompt>two red kites</prompt>\n<prompt>five blue cups</prompt>",
+        '<prompts><prompt id="1">two red kites</prompt><prompt id="2">five blue cups</prompt></prompts>',
+        "<prompts>\n<prompt><text>two red kites</text><style>photo</style></prompt>\n"
+        "<prompt><style>oil</style><text>five blue cups</text></prompt>\n</prompts>",
+        "<item><prompt>two red kites</prompt><skill>count</skill></item>"
+        "<item><prompt>five blue cups</prompt><skill>count</skill></item>",
+        "<prompt>two red kites</prompt>\n<prompt>five blue cups</prompt>\n<prompt>six gr",
+        "1. two <b>red</b> kites<br>2. five blue cups",
+        "```text\n1. two red kites\n2. five blue cups\n```\n- I varied the colours",
+        "```markdown\n- two red kites\n- five blue cups\n```",
+        "1. two red kites\n2. five blue cups\n\nNote: all new.\n- really",
+        "1. two red kites\n2. five blue cups\n---\nTotal: 2",
+        "Rules:\n- State a number.\n\nExamples:\n1. a cat\n2. a dog\n\nPrompts:\n3. two red kites\n4. five blue cups",
+        "1. two red \ud83dkites\n2. five\x00 blue\u200b cups\ufffd",
+    ],
+)
+def test_lists_of_every_layout(text):
+    assert parse_reply(text) == RIGHT
+
+
+def test_wrapped_lines_and_names_stay_whole():
+    text = (
+        "1. a drawing of a rope of\n   3.5 metres in the style of\n   A. Rackham\n2. a cat\n10:30 on a clock"
+    )
+    assert parse_list(text) == [
+        "a drawing of a rope of 3.5 metres in the style of A. Rackham",
+        "a cat 10:30 on a clock",
+    ]
+
+
+def test_characters_are_whole():
+    text = '{"prompts": ["a \\ud83d\\ude00 kite", "R&amp;D &lt;3", "a \\ud83d cup", "a 👨\u200d👩\u200d👧 kite"]}'
+    assert parse_reply(text) == ["a 😀 kite", "R&D <3", "a cup", "a 👨\u200d👩\u200d👧 kite"]
+
+
+# Anything ----------------------------------------------------------------------------------------
+
+TOKENS = [
+    *(token for tags in TAGS for token in tags), *(marker.replace("{n}", "3") for marker in MARKERS), LIST, IDEAS,
+    json.dumps(SCHEMA), json.dumps(ITEMS), "<answer>", "</answer>", "<prompt>", "</prompt>", "<li>", "</li>",
+    "<|", "|>",
+    "[/INST]", "</s>", "<|end|>", "\n", "\n\n", "   ", '"', "'", "“", "\\", "\\u", "{", "}", "[", "]", ":",
+    ",", "|", "```",
+    "```json", "### Final answer", "**Notes:**", "two red kites", "a < b", "&lt;", "\ud83d", "\x00", "\u2028", "\t",
+]  # fmt: skip
+anything = st.one_of(st.text(), st.lists(st.sampled_from(TOKENS), max_size=14).map("".join))
+
+
+@given(anything, st.sampled_from(["stop", "length"]))
+def test_whatever_comes_items_are_clean_lines(text, finish_reason):
+    for item in parse_reply(text, finish_reason):
+        assert item == " ".join(item.split()) and any(char.isalnum() for char in item)
+        assert not {unicodedata.category(char) for char in item} & {"Cc", "Cs"}
+        assert item.encode() and not re.search(r"<[/|]?[a-z]\w*[^<>]*>", item, re.IGNORECASE)
+
+
+word = st.text(alphabet="abcdefghijklmnopqrstuvwxyzäéß☃😀", min_size=2, max_size=8)
+said = st.lists(word, min_size=2, max_size=6).map(lambda words: f"a {' '.join(words)}")
+
+
+@given(st.lists(said, min_size=2, max_size=8, unique=True), st.sampled_from(MARKERS), st.sampled_from(TAGS))
+def test_items_written_in_any_dialect_are_read_back(items, marker, tags):
+    lines = [marker.replace("{n}", str(n)) + item for n, item in enumerate(items, start=4)]
+    thought = f"{tags[0]}\n{IDEAS}\n{tags[1]}\n"
+    assert parse_reply(thought + "\n".join(lines)) == items
+    assert parse_reply(thought + "\n".join(lines), "length") == items[:-1]
+    for value in (items, {"prompts": items}, [{"prompt": item, "style": "photo"} for item in items]):
+        assert parse_reply(thought + json.dumps(value)) == items
+        assert parse_reply(thought + repr(value)) == items
+    rows = "\n".join(json.dumps({"text": item}) for item in items)
+    assert parse_reply(thought + rows) == items
+
+
+@pytest.mark.parametrize(
+    "piece", ["<think>", "</think>", "[", "{", '{"a":', "1. a\n", "- [", "<", "<a ", "'", '"', "```\n", "*"]
+)
+def test_long_replies_take_no_time(piece):
+    parse_reply(piece * (200_000 // len(piece)))
