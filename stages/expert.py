@@ -51,15 +51,16 @@ def main(name: str) -> None:
     # What does not fit is said before anything is computed.
     loop.check_precision(unet)
     add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
-    # Encode every pair once; the VAE and the text encoders are not needed after that.
-    images = (read_image(pair.file) for pair in pairs)
-    with enough_memory("lower expert.resolution"):
-        encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
-    del pipe
-    if params.expert.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
 
     with work.folder(stage.name()) as folder:
+        # Encode every pair once; the VAE and the text encoders are not needed after that.
+        images = (read_image(pair.file) for pair in pairs)
+        with enough_memory("lower expert.resolution"):
+            encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
+        del pipe
+        if params.expert.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+
         out = folder / "checkpoints"
         with work.called({out: f"models/checkpoints/{name}"}):
             curve = loop.train(
