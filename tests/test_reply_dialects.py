@@ -555,6 +555,21 @@ def test_wrapped_lines_and_names_stay_whole():
     ]
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        "a bird's nest with three eggs\n   — stock photo",
+        "a city by\n   [makoto shinkai] style, 8K",
+        "a still from The Wizard of Oz set in the Pacific\n   Northwest :: --ar 16:9",
+        "in this image\n   it rains and\nthis is\n   the end",
+        "a shelf by\n   A. Rackham with\n   3.5 metres of books",
+        "a clock that says\n   10:30",
+    ],
+)
+def test_wrapped_lines_that_look_like_something_else(item):
+    assert parse_reply(f"1. {item}\n2. five blue cups") == [" ".join(item.split()), "five blue cups"]
+
+
 def test_characters_are_whole():
     text = '{"prompts": ["a \\ud83d\\ude00 kite", "R&amp;D &lt;3", "a \\ud83d cup", "a 👨\u200d👩\u200d👧 kite"]}'
     assert parse_reply(text) == ["a 😀 kite", "R&D <3", "a cup", "a 👨\u200d👩\u200d👧 kite"]

@@ -83,7 +83,7 @@ _MARKER = re.compile(
     )
     |(?P<label>["']?(?:(?:new|image|text|final)\s+)?(?:prompt|caption|text)(?:\s+text)?["']?\s*[*_]{{0,2}}\s*[:：=])
     |(?P<letter>[(（]?(?:[A-Za-z]|[ivxIVX]{{2,5}})[.)）](?=\s))
-    |(?P<bullet>(?:\\?[-*+.]|[•‣–—·∙\u2190-\u23ff\u2500-\u2bff\U0001F000-\U0001FAFF]|(?-i:o))\ufe0f?(?=\s|$))
+    |(?P<bullet>(?:\\?(?:[-*+]|\.(?=\s+\w))|[•‣–—·∙\u2190-\u23ff\u2500-\u2bff\U0001F000-\U0001FAFF]|(?-i:o))\ufe0f?(?=\s|$))
     |(?P<bracket>\[{_DIGITS}\][.:)]?)
     )(?:\s+\[[ xX]\](?=\s))?\s*(?P<unbold>\*\*|__|[*_](?=\s))?\s*(?P<text>.*)
     """,
@@ -95,13 +95,14 @@ _CHATTER = re.compile(
     r"|happy to (help|write)|if you['\u2019 ](d|would|need|want)|i(['\u2019]ve| have| tried| made| kept| varied) "
     r"|(all|each) (of )?(the |these )?prompt|this (prompt|one|tests|checks)\b|(these|those|the above) (are|prompts)"
     r"|that['\u2019]s (all|it)|\(?note( that|:)|#|```|~~~|[-=_*]{3,}$|\\|(sure|okay|certainly|of course|great)[!,]"
-    r"|here (are|is) .*:$|(?-i:\[?(END|DONE|EOF|STOP)\]?[.!]?$)|done[.!]?$|[*_]?\(.*\)[*_]?$|\[.*\]$|(=>|->|//|>)",
+    r"|here (are|is) .*:$"
+    r"|(?-i:\[?(END|DONE|EOF|STOP)\]?[.!]?$)|done[.!]?$|[*_]?\(.*\)[*_]?$|\[.*[:=].*\]$|(=>|->|//|>)",
     re.IGNORECASE,
 )
 # "Style: photo", "Style - photo" and the like, which say something about an item.
 _ATTRIBUTE = re.compile(
-    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[\w'/&-]+){0,2}[*_]{0,3}\s*[:：=]"
-    rf"|(?i:{_ABOUT}|word count|negative[ _]prompt|setting|subject|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
+    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
+    rf"|(?i:{_ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
 )
 _HEADED = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*|\W*\w{1,4}\W+\*\*[^*]+\*\*)\s*")
 CONTINUES = 2  # columns by which a marker is indented below its item
@@ -144,8 +145,7 @@ def list_items(text: str) -> list[str]:
     items: list[_Item] = []
     inside = False  # whether a line without a marker continues the item before it
     lines = text.splitlines()
-    # In a numbered list "A. Rackham" is a name.
-    numbered = any(item.kind in ("number", "bullet") for item in map(_marked, lines) if item)
+    kinds = {item.kind for item in map(_marked, lines) if item}
     for line in lines:
         bare = line.strip()
         if items and items[-1].waits:
@@ -154,7 +154,7 @@ def list_items(text: str) -> list[str]:
                 inside = True
                 continue
         item = _marked(line)
-        if item and not (numbered and item.kind == "letter" and bare[0].isupper() and bare[1] == "."):
+        if item and not _continues(item, bare, kinds):
             items += _on_one_line(item)
             inside = True
         elif not bare:
@@ -166,6 +166,13 @@ def list_items(text: str) -> list[str]:
         elif inside:
             items[-1].lines.append(bare)
     return [item.text for item in _chosen(items)]
+
+
+def _continues(item: _Item, line: str, kinds: set[str]) -> bool:
+    """Whether what looks like a marker is text: in a list of other markers "A. Rackham" is a name, "— photo" a dash."""
+    if item.kind == "letter":
+        return bool({"number", "bullet"} & kinds) and line[0].isupper() and line[1] == "."
+    return "number" in kinds and item.kind == "bullet" and line[0] in "–—" and not item.describes
 
 
 def _marked(line: str) -> _Item | None:
