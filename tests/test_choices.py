@@ -162,5 +162,5 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         SentenceEmbedder(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mpnet"}')
     (tmp_path / "model.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be opened"):
         SentenceEmbedder(tmp_path)

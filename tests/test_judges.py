@@ -124,8 +124,51 @@ def test_unknown_names_kinds_and_cards_are_named(tmp_path, monkeypatch):
         write_json(JUDGES / name / JUDGE_CARD, card)
     with pytest.raises(UserError, match="'pick' is of kind pickscore, which answers no questions"):
         load_judge("pick")
-    with pytest.raises(UserError, match=r"odd/judge\.json: has no kind"):
+    with pytest.raises(
+        UserError, match=r"odd/judge\.json: the file is \['kind'\]; it must be a mapping of kind"
+    ):
         load_judge("odd")
+
+
+@pytest.mark.parametrize(
+    ("card", "named"),
+    [
+        ({"kind": ["blip2"]}, "kind is ['blip2']"),
+        ({"kind": 3}, "kind is 3"),
+        ({}, "missing key kind"),
+        ({"kind": "../blip2"}, "kind is '../blip2'; it must be one of"),
+        ({"kind": "endpoint"}, "has no endpoint; run stage judge@odd again"),
+        ({"kind": "endpoint", "endpoint": "http://x"}, "endpoint is 'http://x'"),
+        (
+            {"kind": "endpoint", "endpoint": {"model": 3, "base_url": None, "key_env": None}},
+            "endpoint.model is 3",
+        ),
+        ({"kind": "endpoint", "endpoint": {"model": "x"}}, "missing key endpoint.base_url"),
+    ],
+)
+def test_a_judge_json_that_says_something_impossible_is_named(tmp_path, monkeypatch, card, named):
+    monkeypatch.chdir(tmp_path)
+    write_json(JUDGES / "odd" / JUDGE_CARD, card)
+    with pytest.raises(UserError) as caught:
+        load_judge("odd")
+    assert named in str(caught.value) and "models/judges/odd/judge.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1, {}]", "null", "{}", ""])
+@pytest.mark.parametrize("kind", ["blip_vqa", "chat_vlm"])
+def test_a_config_of_another_shape_is_one_line(folders, tmp_path, monkeypatch, image, kind, content):
+    monkeypatch.chdir(tmp_path)
+    files = [file.name for file in folders[kind].glob("*.json") if file.name != JUDGE_CARD]
+    assert "config.json" in files and "tokenizer.json" in files
+    for number, file in enumerate(sorted(files)):
+        folder = shutil.copytree(folders[kind], JUDGES / f"odd{number}")
+        (folder / file).write_text(content)
+        try:
+            load_judge(f"odd{number}", "cpu")
+        except UserError as error:
+            assert f"odd{number}" in str(error)
+        else:
+            assert file not in ("config.json", "tokenizer.json")
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is here")

@@ -115,6 +115,7 @@ def test_a_text_whose_encoding_is_not_finite_is_named(tiny_backbone):
     ("settings", "named"),
     [
         ({"steps": 1001}, "ddim cannot draw with this backbone (1001 steps are more than the 1000"),
+        ({"steps": 1000}, "1000 steps would begin beyond the last of 1000"),
         ({"steps": 5000, "scheduler": "euler"}, "more than the 1000 that the backbone was trained on"),
         ({"resolution": 18}, "must be a multiple of 4"),
         (
@@ -139,6 +140,12 @@ def test_a_zero_terminal_snr_is_kept_and_drawn_as_diffusers_draws_it(tiny_backbo
     assert pipe.scheduler.config.rescale_betas_zero_snr is True
     for i, image in enumerate(theirs(pipe, scheduler=scheduler)):
         assert np.abs(ours[i] - image).max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+def test_a_step_or_two_are_enough(tiny_backbone, scheduler, steps):
+    assert len(drawn(load_pipeline(tiny_backbone), scheduler=scheduler, steps=steps)) == len(TEXTS)
 
 
 def test_running_out_of_memory_names_what_to_lower(tiny_backbone):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
@@ -214,6 +216,36 @@ def test_a_published_hps_file_scores_as_open_clip_does(image, monkeypatch):
         with torch.no_grad():
             cosine = openclip_cosine(state, tiny, pixels.pad_square(image, SIZE)[None], ids)
         assert scorer.score(image, prompt) == pytest.approx(100 * cosine, abs=1e-3)
+
+
+def test_tensors_of_other_shapes_and_kinds_are_named():
+    tiny = clip_config()
+    state = random_state(openclip_layout(tiny))
+    for key, tensor, named in (
+        ("transformer.resblocks.0.attn.in_proj_weight", torch.tensor(1.0), "has the shape ()"),
+        ("transformer.resblocks.0.attn.in_proj_bias", torch.zeros(2), "has the shape (2,)"),
+        ("visual.proj", torch.zeros(3), "has the shape (3,)"),
+        ("text_projection", torch.zeros(()), "has the shape ()"),
+        ("logit_scale", torch.zeros(2), "has the shape (2,); () is needed"),
+        ("logit_scale", torch.tensor(1), "is in int64; weights in floating point are needed"),
+    ):
+        with pytest.raises(UserError) as caught:
+            to_transformers({**state, key: tensor}, tiny, "hps.pt")
+        assert "hps.pt: " in str(caught.value) and named in str(caught.value)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 1200), st.binary(min_size=1, max_size=8))
+def test_a_damaged_pickle_is_read_or_one_line(tmp_path_factory, place, odd):
+    file = tmp_path_factory.getbasetemp() / "damaged.pt"
+    torch.save({"state_dict": {"a": torch.zeros(3), "b": torch.ones(2, 2)}}, file)
+    content = bytearray(file.read_bytes())
+    content[place : place + len(odd)] = odd
+    file.write_bytes(content)
+    try:
+        convert.read_pickle(file)
+    except UserError as error:
+        assert "damaged.pt" in str(error)
 
 
 def test_hps_at_full_size_fills_every_weight_and_uses_every_tensor():

@@ -64,6 +64,8 @@ def make_scheduler(name: str, config: Mapping[str, Any], steps: int | None = Non
                     f"{steps} steps are more than the {trained} that the backbone was trained on"
                 )
             scheduler.set_timesteps(steps)
+            if scheduler.timesteps.max() >= trained:  # by its offset: 1,000 steps from 1 on
+                raise ValueError(f"{steps} steps would begin beyond the last of {trained}; take fewer")
     except Exception as error:  # an unknown spacing or beta schedule, each an error of its own kind
         raise UserError(f"scheduler: {name} cannot draw with this backbone ({first_line(error)})") from error
     return scheduler

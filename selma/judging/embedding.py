@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from selma.ground.errors import UserError
 
@@ -19,17 +18,16 @@ class SentenceEmbedder:
         """Load the model; raises UserError, naming the folder, if it is missing or incomplete."""
         from transformers import AutoModel, AutoTokenizer
 
+        from selma.judging.opening import load_model, load_part
+
         folder = self._folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder}: has no {name}; a sentence-embedding model's folder is needed")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            # Safetensors only, and none of the repository's code.
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise UserError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
-        self._model = model.to(device).eval()
+        self._tokenizer = load_part(AutoTokenizer, folder)
+        self._model = load_model(
+            AutoModel, folder, device, "float32", unused="pooler."
+        )  # the mean is taken here
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

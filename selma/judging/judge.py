@@ -9,15 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
 
 from PIL import Image
+from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json
+from selma.ground.files import read_record
 from selma.ground.items import Item, Question
+from selma.ground.schema import Text, record
 from selma.runtime import variants
 from selma.runtime.places import JUDGE_CARD, JUDGES
+
+
+@record
+class Server(TypedDict):
+    """The server behind a judge of kind endpoint, as in params.yaml."""
+
+    model: Text
+    base_url: str | None
+    key_env: str | None
+
+
+@record
+class Card(TypedDict):
+    """judge.json, as far as it is read again: the kind; the rest says where the files came from."""
+
+    kind: str
+    endpoint: NotRequired[Server]
 
 
 @dataclass(frozen=True)
@@ -65,10 +84,7 @@ def read_card(name: str) -> dict[str, Any]:
     file = JUDGES / name / JUDGE_CARD
     if not file.is_file():
         raise UserError(f"judge {name!r}: {file} is missing; stage judge@{name} writes it")
-    card = read_json(file)
-    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
-        raise UserError(f"{file}: has no kind; run stage judge@{name} again")
-    return card
+    return read_record(file, Card)
 
 
 def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
@@ -77,6 +93,8 @@ def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
     kind = variants.load("judges", card["kind"], f"{folder / JUDGE_CARD}: kind")
     if not getattr(kind, needed):
         raise UserError(f"judge {name!r} is of kind {card['kind']}, which {lacking}")
+    if lacks := {"endpoint"} & set(kind.NEEDS) - card.keys():
+        raise UserError(f"{folder / JUDGE_CARD}: has no {lacks.pop()}; run stage judge@{name} again")
     return kind.load(folder, card, device, dtype)
 
 

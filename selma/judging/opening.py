@@ -11,10 +11,11 @@ from selma.ground.errors import UserError, first_line
 from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
 
-def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
+def load_model(cls: Any, folder: Path, device: str, dtype: str, unused: str | None = None) -> Any:
     """A model of transformers' class `cls` from `folder`, frozen, in eval mode, on its device.
 
-    Raises UserError when it cannot be opened and when the files leave one of its weights uninitialised.
+    Raises UserError when it cannot be opened and when the files leave one of its weights uninitialised, other than
+    those whose names begin with `unused`.
     """
     _silence()
     try:
@@ -30,7 +31,8 @@ def load_model(cls: Any, folder: Path, device: str, dtype: str) -> Any:
         raise
     except Exception as error:  # safetensors, json and transformers each raise their own kind
         raise _broken(folder, error) from error
-    check_filled(folder, [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    check_filled(folder, [key for key in missing if unused is None or not key.startswith(unused)])
     with enough_memory("this judge needs another runtime.device, or bfloat16 as runtime.dtype"):
         model.to(pick_device(device))
     return model.eval().requires_grad_(False)

@@ -30,7 +30,7 @@ def pad_square(image: Image.Image, side: int) -> torch.Tensor:
     height, width = pixels.shape[1:]
     scale = side / max(height, width)
     if scale != 1:
-        size = (round(height * scale), round(width * scale))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
         pixels = torch.nn.functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
         rest_y, rest_x = side - size[0], side - size[1]
         around = (rest_x // 2, rest_x - rest_x // 2, rest_y // 2, rest_y - rest_y // 2)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from selma.ground.errors import UserError
 from selma.published.layout import check_layout
 
 # open_clip's ViT-H-14: GELU, not CLIP's own quick GELU; head width 80 in the vision tower, 64 in the text's.
@@ -68,7 +69,12 @@ def to_transformers(
     """The weights of transformers' CLIPModel of `config`; raises UserError, naming `where`, unless all fit."""
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
-        tensors |= _rename(key, tensor)
+        try:
+            tensors |= _rename(key, tensor)
+        except (IndexError, RuntimeError, ValueError):  # of too few dimensions to be cut or turned
+            raise UserError(
+                f"{where}: {key} has the shape {tuple(tensor.shape)}; is it the published file?"
+            ) from None
     with torch.device("meta"):
         check_layout(tensors, CLIPModel(config).state_dict(), where)
     return tensors
@@ -79,7 +85,7 @@ def _rename(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if key in _WHOLE:
         return {_WHOLE[key]: tensor}
     if key in _TRANSPOSED:
-        return {_TRANSPOSED[key]: tensor.T}
+        return {_TRANSPOSED[key]: tensor.transpose(0, 1)}
     if match := _BLOCK.fullmatch(key):
         tower = "vision_model" if match[1] else "text_model"
         layer = f"{tower}.encoder.layers.{match[2]}"

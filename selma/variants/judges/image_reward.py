@@ -49,8 +49,8 @@ def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ImageRe
     device = pick_device(device)
     tokenizer = load_part(BertTokenizer, folder / "tokenizer")
     config = load_part(BlipConfig, folder)
-    model = Reward(config)
     try:
+        model = Reward(config)
         load_model(model, folder / "model.safetensors", strict=True)
     except Exception as error:  # safetensors and torch raise their own kinds
         raise UserError(f"{folder / 'model.safetensors'}: cannot be opened ({first_line(error)})") from error
