@@ -1,4 +1,4 @@
-"""The lists in a reply: numbered, bulleted, labelled, in a table or in markup; each item on one line.
+"""The list in a reply: numbered, bulleted or labelled lines.
 
 A line is an item by its marker, whatever the number says. Of several kinds of markers the most telling one makes the
 items; what hangs below an item (a sub-bullet, a line "Style: photo") is about it and is left out.
@@ -6,58 +6,12 @@ items; what hangs below an item (a sub-bullet, a line "Style: photo") is about i
 
 from __future__ import annotations
 
-import csv
-import html
 import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from selma.prompts.cleaning import ABOUT, clean
 from selma.prompts.final import is_aside
-
-# Cleaning --------------------------------------------------------------------------------------
-
-_WRAPPED = re.compile(
-    r'"([^"]*)"|`([^`]*)`|\*([^*]*)\*|\u201c([^\u201c\u201d]*)\u201d|«([^«»]*)»|„([^„“”]*)[“”]|「([^「」]*)」'
-    # Single quotes, around apostrophes or not.
-    r"|'((?:[^']|(?<=\w)'(?=\w))*)'|\u2018((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)\u2019"
-)
-_TAG = re.compile(r"<[/|｜!]?[A-Za-z|｜][^<>]*>|\[/?(?:THINK|INST|BOS|EOS)\]|<!\[CDATA\[|\]\]>")
-# "**Kites:** two red kites": a name for the item, not a part of it.
-_TITLE = re.compile(r"\s*(?:\*\*|__)[^*_]{1,60}?(?:\s*[:：]\s*(?:\*\*|__)|(?:\*\*|__)\s*[:：])\s*(?=\S)")
-# '"two red kites" - they fly': what is said about an item that is quoted.
-_REMARK = re.compile(r"""(["“])([^"“”]{8,})["”]\s*(?:[-–—:]\s|[(\[]).*""")
-_ABOUT = r"style|mood|lighting|tags?|skill|category|words?|count|negative|explanation|rationale|reason(ing)?|why|notes?"
-_SUFFIX = re.compile(rf"\s*[(\[{{](?:\d+ words?|(?:{_ABOUT})\s*[:=][^()\[\]{{}}]*)[)\]}}]$", re.IGNORECASE)
-_UNSEEN = {"Cc", "Cs"}  # control characters, halves of characters
-_HIDDEN = frozenset(
-    "\ufeff\u200b\u00ad\ufffd\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069"
-)
-
-
-def clean(item: str) -> str:
-    """The item on one line, without what a writer wraps around it; empty if it says nothing."""
-    item = re.sub(r"~~[^~]*~~", "", html.unescape(_TAG.sub(" ", item)))
-    item = _TITLE.sub("", item, count=1)
-    item = readable(_TAG.sub(" ", item).replace("**", "").replace("__", ""))
-    while True:
-        bare = _SUFFIX.sub("", item.strip()).rstrip(",;").strip()
-        if remark := _REMARK.fullmatch(bare):
-            bare = remark[2]
-        if wrapped := _WRAPPED.fullmatch(bare):
-            bare = next(group for group in wrapped.groups() if group is not None)
-        if bare == item:
-            return item if any(char.isalnum() for char in item) else ""
-        item = bare
-
-
-def readable(text: str) -> str:
-    """The text on one line, without control characters, halves of characters and invisible marks."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two halves are a whole
-    seen = (c for c in text if c.isspace() or (c not in _HIDDEN and unicodedata.category(c) not in _UNSEEN))
-    return " ".join("".join(seen).split())
-
-
-# Lines -----------------------------------------------------------------------------------------
 
 _DIGITS = r"\d{1,4}"
 _WORD = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|[a-z])"
@@ -102,7 +56,7 @@ _CHATTER = re.compile(
 # "Style: photo", "Style - photo" and the like, which say something about an item.
 _ATTRIBUTE = re.compile(
     r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
-    rf"|(?i:{_ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
+    rf"|(?i:{ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
 )
 _HEADED = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*|\W*\w{1,4}\W+\*\*[^*]+\*\*)\s*")
 CONTINUES = 2  # columns by which a marker is indented below its item
@@ -256,93 +210,3 @@ def _chosen(items: list[_Item]) -> list[_Item]:
                     chosen.pop()
                 chosen.append(item)
     return chosen
-
-
-# Other layouts ---------------------------------------------------------------------------------
-
-_COLUMN = re.compile(r"(?:new |image |text )?(?:prompts?|captions?|text)", re.IGNORECASE)
-
-
-def table_items(text: str) -> list[str]:
-    """The cells below "Prompt" in a table of Markdown or CSV; without that header, those of the only column of text."""
-    for delimiter in "|\t,;":
-        rows = [_cells(line, delimiter) for line in text.splitlines() if delimiter in line]
-        rows = [row for row in rows if not all(re.fullmatch(r":?-*:?", cell) for cell in row)]
-        for number, header in enumerate(rows):
-            found = [i for i, cell in enumerate(header) if _COLUMN.fullmatch(clean(cell))]
-            if len(header) > 1 and found:
-                return [row[found[0]] for row in rows[number + 1 :] if len(row) == len(header)]
-        if delimiter == "|" and len(rows) > 1 and all(len(row) == len(rows[0]) for row in rows):
-            texts = [
-                i
-                for i, column in enumerate(zip(*rows[1:], strict=True))
-                if any(re.search(r"[^\W\d]", cell) for cell in column)
-            ]
-            if len(texts) == 1:
-                return [row[texts[0]] for row in rows[1:]]
-    return []
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == "|":
-        return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
-    try:
-        return [
-            cell.strip()
-            for cell in next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True), [])
-        ]
-    except csv.Error:
-        return []
-
-
-_ELEMENTS = (r"prompt[_\d]*", "item", "caption", "text", "output", "result")
-_INLINE = r"(?:b|i|em|strong|span|code|u|s|a|br|mark|small|q)\b"
-
-
-def element_items(text: str) -> list[str]:
-    """The contents of elements such as <prompt>; of one that has elements itself, its <text> or what is in none."""
-    for name in _ELEMENTS:
-        found = re.findall(
-            rf"<{name}\b[^<>]*(?<!/)>((?:(?!<{name}\b).)*?)</{name}\s*>", text, re.DOTALL | re.IGNORECASE
-        )
-        if found:
-            return [_own_text(inner) for inner in found]
-    return []
-
-
-def _own_text(inner: str) -> str:
-    named = re.search(
-        r"<(text|caption|content|description|prompt)\b[^<>]*>(.*?)</\1\s*>", inner, re.DOTALL | re.IGNORECASE
-    )
-    if named:
-        return named[2]
-    return re.sub(rf"<(?!{_INLINE})(\w+)\b[^<>]*>.*?</\1\s*>", " ", inner, flags=re.DOTALL | re.IGNORECASE)
-
-
-def as_lines(text: str) -> str:
-    """HTML's lists, line breaks and bold as a text has them; other marks are dropped."""
-    depth = 0
-
-    def line(match: re.Match[str]) -> str:
-        nonlocal depth
-        name = match[2].lower()
-        if name in ("ol", "ul"):
-            depth = max(depth + (-1 if match[1] else 1), 0)
-            return "\n"
-        if name == "li":
-            return "\n" if match[1] else "\n" + "    " * max(depth - 1, 0) + "- "
-        if name in ("td", "th"):
-            return "" if match[1] else "|"
-        return {"b": "**", "strong": "**", "br": "\n", "p": "\n", "div": "\n", "tr": "\n"}.get(name, "")
-
-    text = re.sub(
-        r"<(/?)(ol|ul|li|br|b|strong|p|div|tr|td|th|i|em)\b[^<>]*>", line, text, flags=re.IGNORECASE
-    )
-    return html.unescape(_TAG.sub("", text))
-
-
-def quoted_lines(text: str) -> list[str]:
-    """The texts of lines that are quoted from end to end, if there are several."""
-    found = [line.strip().removesuffix(",") for line in text.splitlines()]
-    found = [line for line in found if len(line) > 2 and line[0] in '"“' and line[-1] in '"”']
-    return found if len(found) > 1 else []

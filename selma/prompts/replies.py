@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from selma.prompts import lists
+from selma.prompts import layouts, lists
+from selma.prompts.cleaning import clean
 from selma.prompts.final import final_part
 from selma.prompts.objects import texts, values
 
@@ -40,7 +41,7 @@ def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
     for one in found:
         for said, is_item in texts(one.value, listed=listed):
             inner = _within(said, depth)
-            items += inner or ([lists.clean(said)] if is_item else [])
+            items += inner or ([clean(said)] if is_item else [])
     items = _unmarked(items)
     if found:  # what is no list in the JSON is none beside it
         outside = [a.end for a in found]
@@ -55,7 +56,7 @@ def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
 def _unmarked(items: list[str]) -> list[str]:
     """The items without the markers that all of them begin with, once more."""
     marked = [lists.unmarked(item) for item in items]
-    return [lists.clean(item) for item in marked if item] if all(marked) else items
+    return [clean(item) for item in marked if item] if all(marked) else items
 
 
 def _within(said: str, depth: int) -> list[str]:
@@ -75,17 +76,17 @@ def parse_list(text: str, finish_reason: str = "stop") -> list[str]:
     """
     if "\n" not in text.strip() and "\\n" in text:  # escaped once too often
         text = text.strip().strip("\"'").replace("\\n", "\n")
-    if elements := lists.element_items(text):
+    if elements := layouts.element_items(text):
         found = [item for inner in elements for item in lists.list_items(inner)]
         return _cleaned(found if len(found) >= len(elements) else elements)
-    lines = lists.as_lines(text)
+    lines = layouts.as_lines(text)
     items = lists.list_items(lines)
-    if table := lists.table_items(lines):
+    if table := layouts.table_items(lines):
         items = table
     elif not items:
-        items = _unmarked(lists.quoted_lines(lines))
+        items = _unmarked(layouts.quoted_lines(lines))
     return _cleaned(items[:-1] if CUT_OFF.fullmatch(finish_reason) else items)
 
 
 def _cleaned(items: list[str]) -> list[str]:
-    return [item for item in map(lists.clean, items) if item]
+    return [item for item in map(clean, items) if item]
