@@ -38,7 +38,8 @@ def main(name: str) -> None:
         vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
         out = folder / "backbone"
         files = fetch_pipeline(repository, out, wanted.variant, vae)
-        load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
+        with work.called({out: repository.name}):
+            load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
         came = {
             "source": wanted.source,
             "id": wanted.id,

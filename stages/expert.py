@@ -61,19 +61,20 @@ def main(name: str) -> None:
 
     with work.folder(stage.name()) as folder:
         out = folder / "checkpoints"
-        curve = loop.train(
-            variants.load("objectives", expert.objective, f"experts.{name}.objective"),
-            unet,
-            schedule,
-            encoded,
-            settings,
-            seed=params.seed,
-            folder=out,
-            state=folder / "state.safetensors",
-            provenance=provenance,
-            on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
-            progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
-        )
+        with work.called({out: f"models/checkpoints/{name}"}):
+            curve = loop.train(
+                variants.load("objectives", expert.objective, f"experts.{name}.objective"),
+                unet,
+                schedule,
+                encoded,
+                settings,
+                seed=params.seed,
+                folder=out,
+                state=folder / "state.safetensors",
+                provenance=provenance,
+                on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
+                progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
+            )
         rows = [{"step": step, "loss": loss} for step, loss in curve]
         write_csv(folder / "loss.csv", rows, ["step", "loss"])
         work.publish_all(

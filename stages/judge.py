@@ -43,7 +43,8 @@ def main(name: str) -> None:
         if source.weights is not None:
             from selma.published.convert import convert  # torch: an endpoint does without it
 
-            convert(out, source.kind)
+            with work.called({out: f"judges.{name}"}):
+                convert(out, source.kind)
         write_json(out / JUDGE_CARD, card)
         work.publish(out, JUDGES / name)
 

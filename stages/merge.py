@@ -41,7 +41,8 @@ def main(name: str) -> None:
     cosines = {f"{a}|{b}": cosine(experts[a], experts[b]) for a, b in combinations(experts, 2)}
 
     with work.folder(stage.name()) as folder:
-        save_lora(folder / "merged", merged.state(), merged.provenance)
+        with work.called({folder / "merged": f"{MERGES}/{name}"}):
+            save_lora(folder / "merged", merged.state(), merged.provenance)
         write_json(
             folder / "metrics.json",
             {

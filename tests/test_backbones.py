@@ -15,6 +15,7 @@ from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_state
 from selma.lora.files import save_lora
 from selma.runtime import devices
+from stages import backbone
 
 
 def saved_lora(folder: Path, backbone: Path, alpha: float = 8.0) -> Path:
@@ -262,6 +263,22 @@ def test_a_vae_of_other_channels_than_the_unet_is_named(tiny_backbone, tmp_path)
 def test_a_single_file_is_no_backbone(tiny_backbone):
     with pytest.raises(UserError, match="is a file; a backbone is a folder in diffusers' layout"):
         load_pipeline(tiny_backbone / "unet/diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "file", [VAE, "unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"]
+)
+def test_the_stage_names_the_users_own_file(tiny_backbone, make_project, tmp_path, monkeypatch, file):
+    mine = shutil.copytree(tiny_backbone, tmp_path / "mine")
+    content = (mine / file).read_bytes()
+    (mine / file).write_bytes(b"[1]" if file.endswith("json") else content[:-64])
+    root = make_project("project", {"backbones": {"own": {"source": "local", "path": str(mine)}}})
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_STAGE", "backbone@own")
+    with pytest.raises(UserError) as caught:
+        backbone.main("own")
+    assert str(mine) in str(caught.value) and ".work" not in str(caught.value)
+    assert not Path("models/backbones/own").exists()
 
 
 def test_statistics_that_change_nothing_and_a_shift_of_0_are_fine(tiny_sdxl, tmp_path):

@@ -163,6 +163,15 @@ def test_what_cannot_be_trained_is_said_before_anything_is_encoded(
         run(root, monkeypatch)
 
 
+def test_a_run_that_diverges_names_its_checkpoint_and_leaves_nothing(make_project, monkeypatch):
+    root = make_project("project", {**SETTINGS, "expert.learning_rate": 1e300, "expert.steps": 5})
+    add_images(root, "count")
+    with pytest.raises(UserError, match="diverged|models/checkpoints/count/step-") as caught:
+        run(root, monkeypatch)
+    assert ".work" not in str(caught.value)
+    assert not (root / "models/checkpoints").exists() and not list(root.rglob("*.csv"))
+
+
 def test_experts_of_one_seed_start_from_one_a_and_merge(make_project, monkeypatch):
     names = ["count", "tags"]
     root = make_project(
