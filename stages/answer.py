@@ -33,7 +33,7 @@ def main(model: str) -> None:
     with work.folder(stage.name()) as folder:
         # A file per image, as it comes: a run that is stopped and restarted asks nothing twice.
         todo = [
-            (name, item, pair, folder / "images" / name / f"{pair.file.name}.jsonl")
+            (name, item, pair, folder / "images" / name / f"{pair.id}-{pair.k}.jsonl")
             for name, found in shots.items()
             for item, pair in found
         ]

@@ -86,10 +86,10 @@ def _write_grid(out: Path, benchmark: str, models: Scores, seed: int) -> None:
     cells, examples = [], []
     for item in sheets.choose(drawn, PER_SKILL, seed):
         images = {name: read_image(files[name][item.id]) for name in models}
+        pictures = {name: f"{name}/{item.id}-0{files[name][item.id].suffix}" for name in models}
         for name, image in images.items():
-            write_image(out / name / files[name][item.id].name, image)
+            write_image(out / pictures[name], image)
         cells.append(sheets.Cell(item.prompt, item.skill, images))
-        pictures = {name: f"{name}/{files[name][item.id].name}" for name in models}
         examples.append(example(item, pictures, models))
     write_image(out / "before_after.png", sheets.compose(cells))
     write_json(out / "examples.json", examples)

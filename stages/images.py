@@ -3,7 +3,7 @@
     python -m stages.images count
 
 reads   data/filtered/<skill>/prompts.jsonl, models/backbones/<images.backbone>/
-writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder
+writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
+from selma.ground.files import write_text
 from selma.ground.pairs import image_seed, read_image, read_prompts, write_image
 from selma.images import sampler
+from selma.images.card import card
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, IMAGES
@@ -35,9 +37,8 @@ def main(skill: str) -> None:
         }
         for prompt in prompts
     ]
-    pipe = load_pipeline(
-        Path(BACKBONES) / params.images.backbone, params.runtime.device, params.runtime.dtype
-    )
+    backbone, drawing = Path(BACKBONES) / params.images.backbone, params.images.drawing
+    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
 
     with work.folder(stage.name()) as folder:
         out = folder / "images"
@@ -45,9 +46,17 @@ def main(skill: str) -> None:
             pipe,
             rows,
             out,
-            params.images.drawing,
+            drawing,
             progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
         )
+        about = f"Training images for the skill `{skill}`, one for each prompt that an LLM wrote and the filter kept."
+        told = {
+            "title": f"Training images, {skill}",
+            "split": "train",
+            "images": len(rows),
+            "seed": params.seed,
+        }
+        write_text(out / "README.md", card(backbone, drawing, about=about, **told))
         sheet = folder / "sheet.png"
         write_image(
             sheet, sampler.contact_sheet([read_image(out / row["file_name"]) for row in rows[:SHEET]])

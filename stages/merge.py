@@ -19,6 +19,7 @@ from selma.lora.files import load_lora, save_lora
 from selma.merging.algebra import cosine, norm
 from selma.merging.merge import merge
 from selma.runtime import stage, work
+from selma.runtime.checks import warn
 from selma.runtime.params import load_params
 from selma.runtime.places import EXPERTS, MERGES
 
@@ -27,6 +28,7 @@ def main(name: str) -> None:
     params = load_params()
     if name not in params.merges:
         raise UserError(f"merges: no merge {name!r} in params.yaml; allowed: {', '.join(params.merges)}")
+    warn(params, name)
     operator = params.merges[name].operator
     experts = {
         expert: load_lora(Path(EXPERTS) / expert) for expert in params.merges[name].experts or params.skills

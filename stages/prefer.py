@@ -36,7 +36,7 @@ def main(judge: str, model: str) -> None:
         # A file per image, as it comes: a run that is stopped and restarted scores nothing twice.
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in params.evaluate.benchmarks}
         for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
-            file = folder / "images" / name / f"{pair.file.name}.json"
+            file = folder / "images" / name / f"{pair.id}-{pair.k}.json"
             if not file.exists():
                 score = rate(scorer, read_image(pair.file), pair.text)
                 row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}

@@ -25,11 +25,13 @@ from selma.prompts.provider import load_provider
 from selma.prompts.skills import load_skill
 from selma.prompts.store import keep_replies
 from selma.runtime import stage, work
+from selma.runtime.checks import warn
 from selma.runtime.params import load_params
 
 
 def main(name: str) -> None:
     params = load_params()
+    warn(params, name)
     skill = load_skill(params.prompts.skills, name)
     provider = load_provider(params.llm)
 

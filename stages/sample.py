@@ -4,7 +4,8 @@
 
 reads   models.<model>.weights               a backbone's folder, or a LoRA folder applied to expert.backbone
         data/benchmarks/<benchmark>/         for each of evaluate.benchmarks
-writes  data/samples/<model>/<benchmark>/    <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k}
+writes  data/samples/<model>/<benchmark>/    <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k},
+                                             and README.md, the dataset card
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 
 from selma.backbones.loading import open_model
 from selma.ground.errors import UserError
+from selma.ground.files import write_text
 from selma.ground.items import load_split
 from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images import sampler
+from selma.images.card import card
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -46,6 +49,16 @@ def main(model: str) -> None:
                 method=row.guidance,
                 progress=lambda images, total, label=label: stage.progress(images, total, label),
             )
+            about = f"What the model `{model}` draws for the test prompts of the benchmark `{name}`."
+            told = {
+                "title": f"{model} on {name}",
+                "split": "test",
+                "images": len(rows[name]),
+                "seed": params.seed,
+            }
+            told |= {"method": row.guidance, "columns": ", `k` (which image of its prompt)"}
+            told |= {"weights": "" if row.weights.startswith(BACKBONES) else row.weights}
+            write_text(out / name / "README.md", card(backbone, params.evaluate.drawing, about=about, **told))
         sheet = folder / "sheet.png"
         shown = [out / names[0] / row["file_name"] for row in rows[names[0]][:SHEET]]
         write_image(sheet, sampler.contact_sheet([read_image(file) for file in shown]))

@@ -152,7 +152,7 @@ for _ in range(900):
     DEEP = [DEEP]
 ODD = [
     "half \ud83d",
-    "\x00\x1b[31m",
+    "\x00\x1b a",
     [],
     {},
     True,

@@ -250,6 +250,27 @@ def test_images_of_other_prompts_or_too_few_of_them_are_an_error(project, monkey
         run(monkeypatch, answer, "merged")
 
 
+def test_images_of_one_name_in_two_folders_are_kept_apart(project, monkeypatch):
+    """Two pictures called x.png, one bright and one dark."""
+    samples = Path("data/samples/merged/shapes")
+    rows = read_jsonl(samples / "metadata.jsonl")
+    for row, place, color in ((rows[0], "a", BRIGHT), (rows[2], "b", DARK)):
+        row["file_name"] = f"{place}/x.png"
+        write_image(samples / row["file_name"], Image.new("RGB", (32, 32), color))
+    write_jsonl(samples / "metadata.jsonl", rows)
+    evaluated(monkeypatch)
+    said = {
+        (row["item"], row["k"]): row["answer"] for row in read_jsonl(Path("data/answers/merged/shapes.jsonl"))
+    }
+    assert (said[rows[0]["id"], 0], said[rows[2]["id"], 0]) == ("yes", "no")
+    shown = {
+        example["id"]: example["images"]["merged"] for example in read_json(Path("data/grid/examples.json"))
+    }
+    pictures = {file: read_image(Path("data/grid") / file).getpixel((0, 0)) for file in shown.values()}
+    for row, color in ((rows[0], BRIGHT), (rows[2], DARK)):
+        assert row["id"] not in shown or pictures[shown[row["id"]]] == color
+
+
 def test_a_model_without_samples_and_an_unknown_judge_are_named(project, monkeypatch):
     with pytest.raises(UserError, match="no model 'nobody' in params"):
         run(monkeypatch, answer, "nobody")

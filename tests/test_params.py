@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from selma.backbones import schedulers
 from selma.ground.errors import UserError
 from selma.runtime import params as schema
+from selma.runtime.checks import warn
 from selma.runtime.params import Params, load_params
 from selma.runtime.schema import load_yaml
 
@@ -170,7 +171,7 @@ def test_what_is_wrong_is_named(key: str, value: Any, says: str, tmp_path: Path)
     assert "\n" not in str(error.value)
 
 
-def test_a_skill_that_no_expert_trains_on_is_warned_of(
+def test_a_skill_without_an_expert_and_a_merge_that_forgets_one_are_warned_of_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contents = changed("merges.merged.experts", ["count"])
@@ -178,13 +179,18 @@ def test_a_skill_that_no_expert_trains_on_is_warned_of(
         for name in names:
             del contents[section][name]
     contents["compare"] = [["merged", "base"]]
-    load_params(write(tmp_path, contents))
-    warned = capsys.readouterr().err
-    assert (
-        warned.startswith("warning: skills holds tags, but no expert trains on its images")
-        and warned.count("\n") == 1
+    params = load_params(write(tmp_path, contents))
+    assert not capsys.readouterr().err, "forty stages read params.yaml: each warning is for one of them"
+    warn(params)
+    skill, merge = capsys.readouterr().err.splitlines()
+    assert skill.startswith("warning: skills holds tags, but no expert trains on its images")
+    assert merge.startswith(
+        "warning: merges.merged leaves out the skill's expert objects, paragraph, counterfactual"
     )
-    load_params(ROOT / "params.yaml")
+    for about, said in (("tags", skill), ("merged", merge), ("count", "")):
+        warn(params, about)
+        assert capsys.readouterr().err.strip() == said
+    warn(load_params(ROOT / "params.yaml"))
     assert not capsys.readouterr().err
 
 

@@ -182,6 +182,41 @@ DATA = [
     {"type": "object", "properties": {"prompts": {"type": "array", "items": RIGHT}}},
     {"type": "object", "properties": {"prompts": RIGHT}},
     ITEMS,
+    {
+        "prompts": {
+            "p1": {"text": "two red kites", "style": "photo"},
+            "p2": {"text": "five blue cups", "style": "photo"},
+        }
+    },
+    {
+        "tool_calls": [
+            {"function": {"name": "w", "arguments": '{"prompts": ["two red kites", "five blue cups"]}'}}
+        ]
+    },
+    {
+        "prompts": [
+            {"id": 0, "style": {"mood": "calm"}, "prompt": "two red kites", "words": ["a", "b"]},
+            {"id": 1, "style": {"mood": "calm"}, "prompt": "five blue cups", "words": ["a", "b"]},
+        ]
+    },
+    {
+        "prompts": [
+            {"skill": "count", "objects": ["kite", "lake"], "text": "two red kites"},
+            {"skill": "count", "objects": ["kite", "lake"], "text": "five blue cups"},
+        ]
+    },
+    {
+        "prompts": [
+            {"positive": "two red kites", "negative": "blurry"},
+            {"positive": "five blue cups", "negative": "blurry"},
+        ]
+    },
+    {
+        "items": [
+            {"content": "two red kites", "meta": {"skill": "count"}},
+            {"content": "five blue cups", "meta": {"skill": "count"}},
+        ]
+    },
 ]
 
 
@@ -208,7 +243,8 @@ def test_json_of_any_shape(data, indent):
     [
         '{"prompt": "two red kites"}\n{"prompt": "five blue cups"}\n',
         '{"prompt": "two red kites"},\n{"prompt": "five blue cups"}',
-        '{"id": 1, "text": "two red kites", "style": "photo"}\n\n{"id": 2, "text": "five blue cups", "style": "oil"}',
+        '{"id": 1, "text": "two red kites", "style": "photo"}\n\n'
+        '{"id": 2, "text": "five blue cups", "style": "oil"}',
         '{"output": "two red kites"}\n{"output": "five blue cups"}',
         '```jsonl\n{"prompt": "two red kites"}\n{"prompt": "five blue cups"}\n```',
         '["two red kites"]\n["five blue cups"]',
@@ -355,11 +391,157 @@ def test_lists_with_every_marker(marker, quote):
         "```markdown\n- two red kites\n- five blue cups\n```",
         "1. two red kites\n2. five blue cups\n\nNote: all new.\n- really",
         "1. two red kites\n2. five blue cups\n---\nTotal: 2",
-        "Rules:\n- State a number.\n\nExamples:\n1. a cat\n2. a dog\n\nPrompts:\n3. two red kites\n4. five blue cups",
+        "Rules:\n- State a number.\n\nExamples:\n1. a cat\n2. a dog\n\nPrompts:\n3. two red kites\n"
+        "4. five blue cups",
         "1. two red \ud83dkites\n2. five\x00 blue\u200b cups\ufffd",
     ],
 )
 def test_lists_of_every_layout(text):
+    assert parse_reply(text) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"< think >{IDEAS}< /think >\n{LIST}",
+        f"＜think＞{IDEAS}＜/think＞{LIST}",
+        f"【思考】{IDEAS}【/思考】{LIST}",
+        f"【think】{IDEAS}【/think】{LIST}",
+        f"{{think}}{IDEAS}{{/think}}{LIST}",
+        f"<<think>>{IDEAS}<</think>>\n{LIST}",
+        f"=== THINKING ===\n{IDEAS}\n=== ANSWER ===\n{LIST}",
+        f"--- Thinking ---\n{IDEAS}\n--- Final Answer ---\n{LIST}",
+        f"~~~thinking\n{IDEAS}\n~~~\n{LIST}",
+        f"<think/>{LIST}",
+        f"<think></think>{LIST}",
+        f"<think>\n\n</think>\n\n{LIST}",
+        f"## 1. Reasoning\n{IDEAS}\n## 2. Prompts\n{LIST}",
+        f"### Step 1: Analyse\n{IDEAS}\n### Step 2: Write\n- x\n### Final answer\n{LIST}",
+        "1. **Reasoning:**\n   - pick colours\n   - no repeats\n2. **Prompts:**\n   - two red kites\n"
+        "   - five blue cups",
+        f"Step 1: pick colours\nStep 2: no repeats\n\nFinal answer:\n{LIST}",
+        f"Assistant: {LIST}",
+        f"assistant\n{LIST}",
+        f"{LIST}\n\nUser: more please\n\nAssistant: 3. six cats",
+        f"Human: give me\n\nAssistant:\n{LIST}",
+        f"<|channel|>analysis<|message|>{IDEAS}<|channel|>final<|message|>{LIST}",
+        f"<|start|>assistant<|channel|>final<|message|>{LIST}<|end|>",
+        '<tool_call>\n{"name": "w", "arguments": {"prompts": ["two red kites", "five blue cups"]}}\n</tool_call>',
+        '<tool_call>{"name": "w", "arguments": {"prompts": ["two red kites", "five blue cups"]}}</tool_call>',
+        '[TOOL_CALLS][{"name": "w", "arguments": {"prompts": ["two red kites", "five blue cups"]}}]',
+        '<json>["two red kites", "five blue cups"]</json>',
+        f"<final_prompts>{LIST}</final_prompts>",
+        f"<thinking>{IDEAS}</thinking><prompts>{LIST}</prompts>",
+        f"<thinking>{IDEAS}</thinking><prompts>\n<prompt>two red kites</prompt>\n"
+        f"<prompt>five blue cups</prompt></prompts>",
+        "1. two red kites\n   Style - photo\n2. five blue cups\n   Style — oil",
+        "1. two red kites\n   [Style: photo]\n2. five blue cups\n   {Style: photo}",
+        "1. two red kites\n   • Style: photo\n   • Mood\n2. five blue cups",
+        "1. two red kites\n   o Style: photo\n2. five blue cups",
+        "1. two red kites\n   > a note\n2. five blue cups",
+        "1. two red kites\n   _Style: photo_\n2. five blue cups",
+        "1 . two red kites\n2 . five blue cups",
+        "<1> two red kites\n<2> five blue cups",
+        "{1} two red kites\n{2} five blue cups",
+        "【1】two red kites\n【2】five blue cups",
+        "1/ two red kites\n2/ five blue cups",
+        "1> two red kites\n2> five blue cups",
+        "1.1. two red kites\n1.2. five blue cups",
+        "1º two red kites\n2º five blue cups",
+        "1.- two red kites\n2.- five blue cups",
+        "1]  two red kites\n2]  five blue cups",
+        "[1]: two red kites\n[2]: five blue cups",
+        "[1]. two red kites\n[2]. five blue cups",
+        "(1): two red kites\n(2): five blue cups",
+        "1): two red kites\n2): five blue cups",
+        "1.: two red kites\n2.: five blue cups",
+        "Prompt one: two red kites\nPrompt two: five blue cups",
+        "Prompt A: two red kites\nPrompt B: five blue cups",
+        "First prompt: two red kites\nSecond prompt: five blue cups",
+        "1st: two red kites\n2nd: five blue cups",
+        "Scene 1: two red kites\nScene 2: five blue cups",
+        "提示1：two red kites\n提示2：five blue cups",
+        "Invite 1 : two red kites\nInvite 2 : five blue cups",
+        "第一：two red kites\n第二：five blue cups",
+        "第1条：two red kites\n第2条：five blue cups",
+        "Prompt n°1 : two red kites\nPrompt n°2 : five blue cups",
+        "prompt_1: two red kites\nprompt_2: five blue cups",
+        'prompt1 = "two red kites"\nprompt2 = "five blue cups"',
+        "Prompt #1\ntwo red kites\n\nPrompt #2\nfive blue cups",
+        "PROMPT 1\ntwo red kites\n\nPROMPT 2\nfive blue cups",
+        "Prompt:\ntwo red kites\n\nPrompt:\nfive blue cups",
+        f"Prompt: Here are two prompts:\n{LIST}",
+        "\\begin{enumerate}\n\\item two red kites\n\\item five blue cups\n\\end{enumerate}",
+        "#. two red kites\n#. five blue cups",
+        ". two red kites\n. five blue cups",
+        "🎨 two red kites\n🎨 five blue cups",
+        "🔹 **two red kites**\n🔹 **five blue cups**",
+        "→ two red kites\n→ five blue cups",
+        "&bull; two red kites\n&bull; five blue cups",
+        "\\- two red kites\n\\- five blue cups",
+        "\u200b1. two red kites\n\u200b2. five blue cups",
+        f"\ufeff{LIST}",
+        "\x1b[1m1. two red kites\x1b[0m\n2. five blue cups",
+        "1. two red kites\r2. five blue cups",
+        "1. two red kites\\n2. five blue cups",
+        '"1. two red kites\\n2. five blue cups"',
+        "1. two red kites 2. five blue cups",
+        "1) two red kites; 2) five blue cups",
+        "1. two red kites;\n2. five blue cups;",
+        '1. "two red kites" - they fly high\n2. "five blue cups" (a table)',
+        f"{LIST}\n[END]",
+        f"{LIST}\nEND",
+        f"{LIST}\nThese prompts vary the colours.",
+        f"{LIST}\nI've varied the colours.",
+        f"{LIST}\nEach prompt is new.",
+        f"{LIST}\n\n- Total: 2",
+        "<p>Sure! Here you go</p><p>1. two red kites</p><p>2. five blue cups</p>",
+        f"<prompts>\n{LIST}\n</prompts>",
+        f"<prompt>{LIST}</prompt>",
+        "<prompt>1. two red kites</prompt><prompt>2. five blue cups</prompt>",
+        "<ol><li><p>two red kites</p></li><li><p>five blue cups</p></li></ol>",
+        "<ol>\n  <li>\n    two red kites\n  </li>\n  <li>\n    five blue cups\n  </li>\n</ol>",
+        "<table><tr><th>#</th><th>Prompt</th></tr><tr><td>1</td><td>two red kites</td></tr>"
+        "<tr><td>2</td><td>five blue cups</td></tr></table>",
+        "<prompt><![CDATA[two red kites]]></prompt><prompt><![CDATA[five blue cups]]></prompt>",
+        "<PROMPT>two red kites</PROMPT>\n<PROMPT>five blue cups</PROMPT>",
+        "<prompt_1>two red kites</prompt_1>\n<prompt_2>five blue cups</prompt_2>",
+        "<prompt1>two red kites</prompt1><prompt2>five blue cups</prompt2>",
+        "&lt;prompt&gt;two red kites&lt;/prompt&gt;&lt;prompt&gt;five blue cups&lt;/prompt&gt;",
+        '{"prompt": "two red kites", "prompt": "five blue cups"}',
+        'data: {"prompt": "two red kites"}\n\ndata: {"prompt": "five blue cups"}\n\ndata: [DONE]',
+        'prompts: list[str] = [\n    "two red kites",\n    "five blue cups",\n]',
+        'return ["two red kites", "five blue cups"]',
+        '"1": "two red kites",\n"2": "five blue cups"',
+        '"prompt": "two red kites",\n"prompt": "five blue cups"',
+        '[{"1": "two red kites"}, {"2": "five blue cups"}]',
+        '{"prompts": [{"type": "string", "value": "two red kites"}, {"type": "string", "value": "five blue cups"}]}',
+        '[{"role": "assistant", "content": "1. two red kites\\n2. five blue cups"}]',
+        '{"prompts": [{"prompt": "two red kites", "explanation": "1. x\\n'
+        '2. y"}, {"prompt": "five blue cups", "explanation": "1. x\\n2. y"}]}',
+        '{"prompts": [“two red kites”, “five blue cups”]}',
+        '```json\n{\n  "prompts": [\n    "two red kites",\n    "five blue cups"\n  ]\n}\n```\n\n'
+        "1. I varied colours\n2. I kept it short",
+        '{"prompts": ["two red kites",\n "five blue cups"\n',
+        "{'prompts': [{'prompt': 'two red kites', 'skill': 'count'}, {'prompt': 'five blue cups', 'skill': 'count'}]}",
+        "[\n'two red kites',\n'five blue cups'\n]",
+        "1. [ ] two red kites\n2. [ ] five blue cups",
+        "1. ~~draft~~ two red kites\n2. five blue cups",
+        "1. two red kites  <!-- photo -->\n2. five blue cups <!-- oil -->",
+        "1. two red kites {style: photo}\n2. five blue cups {style: oil}",
+        "Prompt | Style\n--- | ---\ntwo red kites | photo\nfive blue cups | oil",
+        "prompts:\n  - text: two red kites\n    style: photo\n  - text: five blue cups\n    style: oil",
+        "prompts:\n  1: two red kites\n  2: five blue cups",
+        "1. Skill: count\n   Prompt: two red kites\n2. Skill: count\n   Prompt: five blue cups",
+        "**1. Kites**\ntwo red kites\n\n**2. Cups**\nfive blue cups",
+        "1. **Kites**\n   two red kites\n2. **Cups**\n   five blue cups",
+        "### 1. Kites\n> two red kites\n\n### 2. Cups\n> five blue cups",
+        "**Prompt 1: Kites**\ntwo red kites\n\n**Prompt 2: Cups**\nfive blue cups",
+        "### Prompt 1: Kites\n\n```\ntwo red kites\n```\n\n### Prompt 2: Cups\n\n```\nfive blue cups\n```",
+        "**Prompt 1**\n```\ntwo red kites\n```\n**Prompt 2**\n```\nfive blue cups\n```",
+    ],
+)
+def test_further_spellings(text):
     assert parse_reply(text) == RIGHT
 
 
@@ -371,6 +553,21 @@ def test_wrapped_lines_and_names_stay_whole():
         "a drawing of a rope of 3.5 metres in the style of A. Rackham",
         "a cat 10:30 on a clock",
     ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "a bird's nest with three eggs\n   — stock photo",
+        "a city by\n   [makoto shinkai] style, 8K",
+        "a still from The Wizard of Oz set in the Pacific\n   Northwest :: --ar 16:9",
+        "in this image\n   it rains and\nthis is\n   the end",
+        "a shelf by\n   A. Rackham with\n   3.5 metres of books",
+        "a clock that says\n   10:30",
+    ],
+)
+def test_wrapped_lines_that_look_like_something_else(item):
+    assert parse_reply(f"1. {item}\n2. five blue cups") == [" ".join(item.split()), "five blue cups"]
 
 
 def test_characters_are_whole():

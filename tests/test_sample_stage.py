@@ -93,7 +93,7 @@ def test_further_benchmarks_are_drawn_beside_the_leading_one_and_change_nothing_
         text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
     )
     pairs = project("base")
-    assert leading() == before and len(before) == 2 * len(PROMPTS) + 1
+    assert leading() == before and len(before) == 2 * len(PROMPTS) + 2
     assert [pair.text for pair in pairs[::2]] == PROMPTS
     more = read_pairs(Path("data/samples/base/more"))
     assert [(pair.id, pair.text, pair.k) for pair in more] == [("count-0", "a dog", k) for k in (0, 1)]

@@ -71,7 +71,7 @@ def test_request_holds_everything_the_llm_needs(tmp_path):
         ("Be brief.", "'Be: brief': yes", "rules"),
         ("Prompts about numbers.", "''", "description"),
         ("Prompts about numbers.", "'...'", "description"),
-        ("one blue square", '"one \\ud83d square"', "hex escape"),
+        ("one blue square", '"one \\ud83d square"', "count.yaml"),
         ("one blue square", '"one \\0 square"', "control characters"),
         ("Be brief.", '"Be \\e[31mbrief."', "control characters"),
         ("one blue square", "[a]", "seeds[1]"),

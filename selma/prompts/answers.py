@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from selma.prompts.provider import Reply
+
+
+def _text(content: object) -> str:
+    """The text of a message's content, which may come in parts, some of them thoughts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    said = [part for part in parts if isinstance(part, str) or "text" in str(part.get("type", "text"))]
+    return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in said)
 
 
 def read_answer(raw: str, index: int) -> Reply | None:
@@ -32,12 +40,3 @@ def read_answer(raw: str, index: int) -> Reply | None:
         return Reply(index, content, reason if isinstance(reason, str) and reason else "stop", details)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _text(content: Any) -> str:
-    """The text of a message's content, which may come in parts, some of them thoughts."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    said = [part for part in parts if isinstance(part, str) or "text" in str(part.get("type", "text"))]
-    return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in said)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 # Words of thoughts, in marks, in headings and in the keys of objects.
 _THOUGHT = re.compile(
     r"think|thought|reason|reflect|analy[sz]|scratch|monolog|brainstorm|deliberat|contemplat|introspect|ponder"
-    r"|musing|rationale|critique|explanation|verification|consideration|justification"
+    r"|musing|rationale|critique|explanation|verification|consideration|justification|思|推理|分析"
     r"|^(cot|plan|planning|drafts?|inner|commentary|notes?|comments?|process|inst|unused)$"
 )
 # The same in a mark or a heading only.
@@ -22,7 +22,9 @@ _ASIDE = re.compile(
     r"^(rules?|guidelines|constraints|requirements|instructions?|examples?|skills?|steps?|approach|strategy"
     r"|checks?|checklist|tips|remarks|criteria|ideas|system|user|human|developer|tool|details|summary)$"
 )
-_ANSWER = re.compile(r"^(final|answers?|outputs?|responses?|results?|solutions?|conclusion|reply)$")
+_ANSWER = re.compile(
+    r"^(final|answers?|outputs?|responses?|results?|solutions?|conclusion|reply|assistant|(最终)?[答回]案?)$"
+)
 # What may stand beside these words in a heading; "Prompts on spatial reasoning:" is no thought.
 _FILLER = re.compile(
     r"a|about|all|and|are|as|at|behind|by|chain|do|first|follow|for|here|i|in|initial|internal|is|it|let|list|ll|me|my"
@@ -40,6 +42,11 @@ def is_thought(name: str) -> bool:
     return any(_THOUGHT.search(word) for word in words(name))
 
 
+def is_aside(name: str) -> bool:
+    """Whether a name speaks of thoughts or of anything else beside an answer: `step`, `rules`, `user`."""
+    return any(_THOUGHT.search(word) or _ASIDE.match(word) for word in words(name))
+
+
 def final_part(text: str) -> str:
     """What of a reply is its answer: its last answer if it marks one, else all that is no thought."""
     return _after_headings(_after_marks(text))
@@ -48,8 +55,8 @@ def final_part(text: str) -> str:
 # Marks -----------------------------------------------------------------------------------------
 
 _MARK = re.compile(
-    r"(?P<bracket>[<\[◁])(?P<bar>[|｜]?)(?P<slash>/?)(?P<name>[A-Za-z][\w:.▁-]*)(?:\s[^<>\[\]\n]*)?"
-    r"(?P<last>[|｜]?)[>\]▷]"
+    r"(?P<bracket>[<＜◁\[【{])\s?(?P<bar>[|｜]?)(?P<slash>/?)\s?(?P<name>[^\W\d_][\w:.▁-]*)(?:\s[^<>\[\]{}\n]*)?"
+    r"(?P<last>[|｜]?)[>＞▷\]】}]"
 )
 # The word after these says what begins: <|channel|>analysis, <|im_start|>assistant.
 _NAMING = re.compile(r"^(channel|begin|role|turn|(im_)?start|start_header_id|start_of_turn)$")
@@ -58,7 +65,7 @@ _OVER = re.compile(
     r"^(/s|/?eos|eot(_id)?|eom(_id)?|im_end|turn_end|endoftext|end_?of_?(text|turn|sentence|message)(_token)?)$"
 )
 _OVER_SPECIAL = frozenset({"end", "return", "call"})
-_BRACKETED = re.compile(r"(think|thinking|thoughts?|reasoning)$")
+_BRACKETED = re.compile(r"(think|thinking|thoughts?|reasoning|思考)$")
 _AFFIX = frozenset({"begin", "start", "end", "of", "prefix", "suffix"})
 _ROLES = frozenset({"system", "user", "human", "developer", "tool"})
 
@@ -81,7 +88,8 @@ def _marks(text: str) -> Iterator[_Mark]:
         if _NAMING.match(name) and not closes and (said := _NEXT.match(text, end)):
             name, end, special = said[1], said.end(), True
         kind, name, closes = _kind(name, closes, special)
-        if found["bracket"] == "[" and not (found["name"].isupper() or _BRACKETED.match(name)):
+        loud = found["name"].isupper() and found["bracket"] != "{"
+        if found["bracket"] in "[【{" and not (loud or _BRACKETED.match(name)):
             kind = "noise"  # [prompts], [reflection]
         yield _Mark(kind, name, closes, special, found.start(), end)
 
@@ -91,6 +99,8 @@ def _kind(name: str, closes: bool, special: bool) -> tuple[str, str, bool]:
     if _OVER.match("/s" if closes and name == "s" else name) or (special and name in _OVER_SPECIAL):
         return "over", name, True
     parts = words(name)
+    if parts[-1:] == ["call"] or parts[-1:] == ["calls"]:  # <tool_call> may hold the answer
+        return "noise", name, closes
     bare = [part for part in parts if part not in _AFFIX]
     closes |= "end" in parts or "suffix" in parts
     if special and name in ("assistant", "model"):
@@ -196,11 +206,12 @@ def _with_channels(text: str) -> str:
 
 # Headings --------------------------------------------------------------------------------------
 
-# "## Title", "**Title**", "Title:", "Title: text", "Title..."; groups: depth, title, rest of the line.
+# "## Title", "**Title**", "=== Title ===", "Title:", "Title: text", "Title...", any of them numbered.
 _HEADING = re.compile(
-    r"(?P<hash>#{1,6})\s+(?P<a>[^\n]+)|(?:\*\*|__)(?P<b>[^*_\n]{1,80})(?:\*\*|__):?\s*(?P<rest_b>.*)"
+    r"(?P<hash>#{1,6})\s+(?P<a>.+)|[=~*_-]{2,}\s*(?P<b>[^*_=~\n]{1,80}?)\s*[=~*_-]{2,}:?\s*(?P<rest_b>.*)"
     r"|(?P<c>[^\W\d_][^\n:\x22{}\[\]|]{0,80}):\s*(?P<rest_c>.*)|(?P<d>[\w ]{1,40})(?:\.\.\.|…)"
 )
+_NUMBERED = re.compile(r"\A\(?\d{1,2}[.):]\s+(?=\*\*[^*]+\*\*:?$|[^:]+:$)")
 _ITEM = re.compile(r"[\s*_#>]*\(?\w{1,4}[.)\]、:．）]")  # enough to know that a list has begun
 _RULE = re.compile(r"([-*_=])\1{2,}$")
 _DONE = re.compile(r"\W*(done|finished|end of|stopped) (my )?(think|thought|reason)\w*\W*$", re.IGNORECASE)
@@ -212,24 +223,30 @@ def _after_headings(text: str) -> str:
     begun = fenced = False
     for line in text.splitlines():
         bare = line.strip()
-        if fenced or (bare.startswith("```") and is_thought(bare)):
-            fenced = not (fenced and bare.startswith("```"))
+        if fenced or (bare.startswith(("```", "~~~")) and is_thought(bare)):
+            fenced = not (fenced and bare.startswith(("```", "~~~")))
             continue
         if _DONE.match(bare):
             kept, depth = [], 0
             continue
-        found = None if line.startswith(("  ", "\t")) or bare[:1].isdigit() else _HEADING.fullmatch(bare)
+        found = None if line.startswith(("  ", "\t")) else _HEADING.fullmatch(_NUMBERED.sub("", bare))
         if found:
             title = next(found[name] for name in "abcd" if found[name] is not None)
             rest = found["rest_b"] or found["rest_c"] or ""
             level = len(found["hash"] or "#######")
             kind = _section(title)
-            if kind == "final":
+            if begun and words(title) in (
+                ["user"],
+                ["human"],
+            ):  # the model goes on with the user's next message
+                break
+            if kind == "final" and not (begun and words(title) == ["assistant"]):
                 kept, depth, begun, line = [], 0, False, rest
             elif kind == "thought" and not (rest and begun):  # beside an item it is one of its attributes
                 depth = min(depth or level, level)
             elif kind == "list" or (found["hash"] and level <= depth):
                 depth = 0
+                line = "" if words(title)[-1:] == ["prompts"] and not rest else line
         elif _RULE.match(bare):
             depth = 0
         if not depth:

@@ -1,4 +1,4 @@
-"""The lists in a reply: numbered, bulleted, labelled, in a table or in markup; each item on one line.
+"""The list in a reply: numbered, bulleted or labelled lines.
 
 A line is an item by its marker, whatever the number says. Of several kinds of markers the most telling one makes the
 items; what hangs below an item (a sub-bullet, a line "Style: photo") is about it and is left out.
@@ -6,82 +6,59 @@ items; what hangs below an item (a sub-bullet, a line "Style: photo") is about i
 
 from __future__ import annotations
 
-import csv
-import html
 import re
 import unicodedata
 from dataclasses import dataclass, field
 
-# Cleaning --------------------------------------------------------------------------------------
+from selma.prompts.cleaning import ABOUT, clean
+from selma.prompts.final import is_aside
 
-_WRAPPED = re.compile(
-    r'"([^"]*)"|`([^`]*)`|\*([^*]*)\*|\u201c([^\u201c\u201d]*)\u201d|«([^«»]*)»|„([^„“”]*)[“”]|「([^「」]*)」'
-    # Single quotes, around apostrophes or not.
-    r"|'((?:[^']|(?<=\w)'(?=\w))*)'|\u2018((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)\u2019"
-)
-_TAG = re.compile(r"<[/|｜!]?[A-Za-z|｜][^<>]*>|\[/?(?:THINK|INST|BOS|EOS)\]|<!\[CDATA\[|\]\]>")
-# "**Kites:** two red kites": a name for the item, not a part of it.
-_TITLE = re.compile(r"\s*(?:\*\*|__)[^*_]{1,60}?(?:\s*[:：]\s*(?:\*\*|__)|(?:\*\*|__)\s*[:：])\s*(?=\S)")
-_LENGTH = re.compile(r"\s*[(\[]\d+ words?[)\]]$")
-_UNSEEN = {"Cc", "Cs"}  # control characters, halves of characters
-_HIDDEN = frozenset(
-    "\ufeff\u200b\u00ad\ufffd\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069"
-)
-
-
-def clean(item: str) -> str:
-    """The item on one line, without what a writer wraps around it; empty if it says nothing."""
-    item = _TITLE.sub("", html.unescape(_TAG.sub(" ", item)), count=1)
-    item = readable(_TAG.sub(" ", item).replace("**", "").replace("__", ""))
-    while True:
-        bare = _LENGTH.sub("", item.strip()).removesuffix(",").strip()
-        if wrapped := _WRAPPED.fullmatch(bare):
-            bare = next(group for group in wrapped.groups() if group is not None)
-        if bare == item:
-            return item if any(char.isalnum() for char in item) else ""
-        item = bare
-
-
-def readable(text: str) -> str:
-    """The text on one line, without control characters, halves of characters and invisible marks."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two halves are a whole
-    seen = (c for c in text if c.isspace() or (c not in _HIDDEN and unicodedata.category(c) not in _UNSEEN))
-    return " ".join("".join(seen).split())
-
-
-# Lines -----------------------------------------------------------------------------------------
-
-_BOLD = r"(?:\*\*\*|\*\*|\*(?=\S)|___|__|_)?"
-_NOUN = (
-    r"(?:(?:new|image|text|final|sample)\s+)?(?:prompt|caption|item|example|option|number|no\.?|nr\.?|№|#)"
-)
+_DIGITS = r"\d{1,4}"
+_WORD = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|[a-z])"
+_ORDINAL = r"(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\d{1,3}(?:st|nd|rd|th))"
+_NOUN = r"(?:(?:new|image|text|final|sample)\s+)?(?:prompt|caption|item|example|option)"
+_SIGN = rf"(?:(?:{_NOUN}|number)[\s_]*)?(?:n[or]\.?|n°|№|\#)"
+_BOLD = r"(?:\*{1,3}(?=\S)|_{1,3})?"
 _MARKER = re.compile(
-    rf"(?P<indent>\s*)(?P<quote>(?:>[ \t]*)*)(?:\#{{1,6}}\s+)?(?P<bold>{_BOLD})(?:"
-    # "Prompt 1: ", "#1 "; "1. ", "(1) ", "1: ", "１．", "1、", not the 3.5 of "3.5 metres" or the 16: of "16:9".
-    rf"(?P<number>{_NOUN}\s*[#№]?\s*(?P<n1>\d{{1,4}})(?=\W|$)\s*{_BOLD}\s*(?:[.):：、．）=\]|–—-](?!\d)|$|(?<=\*\*))"
-    r"|\#(?P<n2>\d{1,4})(?=\s)|[(（]?(?P<n3>\d{1,4})(?:\\?[.):：．）、。]\)?|\.\)|[,;](?=\s*[\"“])|\t|\s+[-–—](?=\s))(?!\d)"
-    r"|(?P<n4>\d{1,2})\ufe0f?\u20e3|(?P<n5>[①-⒛⓪-⓿❶-➓])[.)]?|[一二三四五六七八九十]{1,3}[、．.)）])"
-    r"|(?P<label>(?:(?:new|image|text|final)\s+)?(?:prompt|caption|text)(?:\s+text)?\s*(?:\*\*|__|\*)?\s*[:：=](?=\s*\S))"
-    r"|(?P<letter>[(（]?(?:[A-Za-z]|[ivxIVX]{2,5})[.)）](?=\s))"
-    r"|(?P<bullet>(?:[-*+•‣◦▪▫■□●○–—·∙►▶➤→✓✔☑✅🔹🔸🔷🔶👉⭐✨]\ufe0f?)(?=\s|$)(?:\s+\[[ xX]\](?=\s))?)"
-    rf"|(?P<bracket>\[\d{{1,4}}\]))\s*(?P<unbold>\*\*|__|[*_](?=\s))?\s*(?P<text>.*)",
-    re.IGNORECASE,
+    rf"""
+    \s*(?P<quote>(?:>[ ]?)*)\s*(?:\#{{1,6}}\s+)?(?P<bold>{_BOLD})
+    (?:(?P<number>
+        # "Prompt 1: ", "Prompt #1 ", "**Prompt 1**", "Prompt A: ", "First prompt: ", "Scene 1: "
+        (?:(?:{_NOUN}[\s_]*|{_SIGN}\s*)(?P<n1>{_DIGITS})(?!\w)|{_NOUN}[\s_]+{_WORD}(?=\s*[*_]*\s*[:.)]))
+            \s*[*_]{{0,3}}\s*(?:[.):：、．）=\]|–—-](?!\d)|$|(?<=\*\*))
+        |{_ORDINAL}(?:\s+{_NOUN})?\s*[*_]{{0,3}}\s*[:：]
+        |(?P<noun>[^\W\d_]{{1,20}})\s?(?P<n2>{_DIGITS})\s*[*_]{{0,3}}\s*[:：](?!\d)
+        # "1. ", "(1) ", "1: ", "１．", "1、", "1.2. ", '"1": '; not the 3.5 of "3.5 metres" or the 16: of "16:9"
+        |\#(?P<n3>{_DIGITS})(?=\s)|["'](?P<n4>{_DIGITS})["']\s*:
+        |[(（【{{<第]?(?:\d{{1,3}}\.)*(?P<n5>{_DIGITS})[条个項项]?
+            (?:[ ]?\\?[.):：．）、。\]】}}>/°º]\)?(?:[-–:.](?=\s))?|\.\)|[,;](?=\s*["“])|\t|\s+[-–—](?=\s))(?!\d)
+        |(?P<n6>\d{{1,2}})\ufe0f?\u20e3|🔟|(?P<n7>[①-⒛⓪-⓿❶-➓])[.)]?|第?[一二三四五六七八九十]{{1,3}}[、．.)）：]
+        |\#\.(?=\s)|\\item\b(?:\[[^\]]*\])?
+    )
+    |(?P<label>["']?(?:(?:new|image|text|final)\s+)?(?:prompt|caption|text)(?:\s+text)?["']?\s*[*_]{{0,2}}\s*[:：=])
+    |(?P<letter>[(（]?(?:[A-Za-z]|[ivxIVX]{{2,5}})[.)）](?=\s))
+    |(?P<bullet>(?:\\?(?:[-*+]|\.(?=\s+\w))|[•‣–—·∙\u2190-\u23ff\u2500-\u2bff\U0001F000-\U0001FAFF]|(?-i:o))\ufe0f?(?=\s|$))
+    |(?P<bracket>\[{_DIGITS}\][.:)]?)
+    )(?:\s+\[[ xX]\](?=\s))?\s*(?P<unbold>\*\*|__|[*_](?=\s))?\s*(?P<text>.*)
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 # How lines begin that follow a list and do not continue its last item.
 _CHATTER = re.compile(
-    r"let me know|feel free|i hope|hope (this|these)|would you like|do you want"
-    r"|if you['\u2019 ](d|would|need|want)"
-    r"|(these|those|the above) (are|prompts)|that['\u2019]s (all|it)|\(?note( that|:)|#|```|[-=_*]{3,}$"
-    r"|(sure|okay|certainly|of course|great)[!,]|here (are|is) .*:$|[*_]?\(.*\)[*_]?$|(→|=>|->|//)",
+    r"let me know|feel free|i hope|hope (this|these)|would you like|do you want|enjoy[!.]|thank you|thanks[!,.]"
+    r"|happy to (help|write)|if you['\u2019 ](d|would|need|want)|i(['\u2019]ve| have| tried| made| kept| varied) "
+    r"|(all|each) (of )?(the |these )?prompt|this (prompt|one|tests|checks)\b|(these|those|the above) (are|prompts)"
+    r"|that['\u2019]s (all|it)|\(?note( that|:)|#|```|~~~|[-=_*]{3,}$|\\|(sure|okay|certainly|of course|great)[!,]"
+    r"|here (are|is) .*:$"
+    r"|(?-i:\[?(END|DONE|EOF|STOP)\]?[.!]?$)|done[.!]?$|[*_]?\(.*\)[*_]?$|\[.*[:=].*\]$|(=>|->|//|>)",
     re.IGNORECASE,
 )
-# "Style: photo" and the like, which say something about an item.
+# "Style: photo", "Style - photo" and the like, which say something about an item.
 _ATTRIBUTE = re.compile(
-    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[\w'/&-]+){0,2}|(?i:style|mood|lighting|tags?|skill|category|words?|word count"
-    r"|count|negative(?:[ _]prompt)?|explanation|rationale|reason(?:ing)?|why|notes?"
-    r"|setting|subject|id|type|topic|theme))"
-    r"[*_]{0,3}\s*[:：=]"
+    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
+    rf"|(?i:{ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
 )
+_HEADED = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*|\W*\w{1,4}\W+\*\*[^*]+\*\*)\s*")
 CONTINUES = 2  # columns by which a marker is indented below its item
 
 
@@ -93,11 +70,17 @@ class _Item:
     indent: int
     number: int | None
     quoted: bool
+    heading: bool  # its line is in bold or a heading: what follows is the item
     lines: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        return " ".join(self.lines)
+        return " ".join(self.lines[self.heading and len(self.lines) > 1 :])
+
+    @property
+    def waits(self) -> bool:
+        """Whether the item itself is still to come, as below "Prompt 1"."""
+        return (self.heading and len(self.lines) == 1) or not clean(self.text)
 
     @property
     def titles(self) -> bool:
@@ -105,19 +88,28 @@ class _Item:
         bare = clean(self.text)
         return not bare or bare.endswith((":", "："))
 
+    @property
+    def describes(self) -> bool:
+        """Whether it is like "Style: photo"."""
+        return bool(_ATTRIBUTE.match(clean(self.text)))
+
 
 def list_items(text: str) -> list[str]:
     """The items of the list in a text, in order, as they are written."""
     items: list[_Item] = []
     inside = False  # whether a line without a marker continues the item before it
     lines = text.splitlines()
-    # In a numbered list "A. Rackham" is a name.
-    numbered = any(item.kind in ("number", "bullet") for item in map(_marked, lines) if item)
+    kinds = {item.kind for item in map(_marked, lines) if item}
     for line in lines:
         bare = line.strip()
+        if items and items[-1].waits:
+            bare = bare.removeprefix("> ")
+            if bare.startswith("```"):
+                inside = True
+                continue
         item = _marked(line)
-        if item and not (numbered and item.kind == "letter" and bare[0].isupper() and bare[1] == "."):
-            items.append(item)
+        if item and not _continues(item, bare, kinds):
+            items += _on_one_line(item)
             inside = True
         elif not bare:
             inside = inside and not clean(items[-1].text)  # "Prompt 1", and the prompt below it
@@ -126,37 +118,62 @@ def list_items(text: str) -> list[str]:
         elif _CHATTER.match(bare):
             inside = False
         elif inside:
-            items[-1].lines.append(line)
+            items[-1].lines.append(bare)
     return [item.text for item in _chosen(items)]
+
+
+def _continues(item: _Item, line: str, kinds: set[str]) -> bool:
+    """Whether what looks like a marker is text: in a list of other markers "A. Rackham" is a name, "— photo" a dash."""
+    if item.kind == "letter":
+        return bool({"number", "bullet"} & kinds) and line[0].isupper() and line[1] == "."
+    return "number" in kinds and item.kind == "bullet" and line[0] in "–—" and not item.describes
 
 
 def _marked(line: str) -> _Item | None:
     """The item that begins with a line, if one does; of "- 1. " and "1. Prompt: " the second marker counts."""
     marked = _MARKER.match(line)
-    if not marked:
+    if not marked or (marked["noun"] and is_aside(marked["noun"])):  # "Step 1: "
         return None
+    kind = _kind(marked)
     text = marked["text"] if marked["bold"] else (marked["unbold"] or "") + marked["text"]
-    kind = next(
-        name for name in ("number", "label", "letter", "bullet", "bracket") if marked[name] is not None
-    )
     inner = _MARKER.match(text)
-    if inner and (
-        inner["label"] or (inner["number"] and (inner["n1"] or (kind == "bullet" and inner["n3"])))
-    ):
-        kind, text = ("number" if kind == "number" or inner["number"] else "label"), inner["text"]
-        marked = marked if kind == "number" and marked["number"] else inner
-    written = next((marked[name] for name in ("n1", "n2", "n3", "n4", "n5") if marked[name]), None)
+    if inner and (inner["label"] or inner["n1"] or (kind == "bullet" and inner["n5"])):
+        text = inner["text"]
+        if kind != "number":
+            kind, marked = _kind(inner), inner
+    written = next((marked[f"n{group}"] for group in range(1, 8) if marked[f"n{group}"]), None)
     number = (
-        int(unicodedata.numeric(written))
-        if written and len(written) == 1
+        None
+        if written is None
         else int(written)
-        if written
-        else None
+        if written.isdecimal()
+        else int(unicodedata.numeric(written))
     )
-    indent = len(re.match(r"\s*", line)[0].expandtabs(4))
     if text.strip() in (">", "|", ">-", "|-"):  # YAML: the text is on the next lines
         text = ""
-    return _Item(kind, indent, number, ">" in (marked["quote"] or ""), [text])
+    indent = len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip())
+    heading = bool(_HEADED.fullmatch(line))
+    return _Item(kind, indent, number, ">" in marked["quote"], heading, [text])
+
+
+def _kind(marked: re.Match[str]) -> str:
+    return next(
+        kind for kind in ("number", "label", "letter", "bullet", "bracket") if marked[kind] is not None
+    )
+
+
+def _on_one_line(item: _Item) -> list[_Item]:
+    """The items of "1. two red kites 2. five blue cups"."""
+    found = [item]
+    while item.number is not None:
+        cut = re.search(rf"[\s;,]+[(]?{item.number + 1}[.)]\s+(?=\S)", item.lines[0])
+        if not cut:
+            break
+        line = item.lines[0]
+        item.lines = [line[: cut.start()]]
+        item = _Item(item.kind, item.indent, item.number + 1, item.quoted, False, [line[cut.end() :]])
+        found.append(item)
+    return found
 
 
 def unmarked(line: str) -> str | None:
@@ -169,10 +186,11 @@ def _chosen(items: list[_Item]) -> list[_Item]:
     """The items that are prompts: of one kind and one level, or what hangs below those that are mere titles."""
     if any(not item.quoted for item in items):  # a thought or an echo, quoted
         items = [item for item in items if not item.quoted]
-    kinds = [item.kind for item in items]
-    first = {kind: min(item.indent for item in items if item.kind == kind) for kind in set(kinds)}
+    telling = [item for item in items if item.kind not in ("letter", "bullet") or not item.describes] or items
+    kinds = [item.kind for item in telling if item.kind != "label" or clean(item.text)]
+    first = {kind: min(item.indent for item in telling if item.kind == kind) for kind in set(kinds)}
     kind = next((kind for kind in ("number", "letter", "bracket", "bullet", "label") if kind in first), "")
-    if "label" in first and 2 * kinds.count("label") >= kinds.count(kind):
+    if "label" in first and 2 * kinds.count("label") + (first["label"] > first[kind]) > kinds.count(kind):
         kind = "label"
     elif "bullet" in first and kind != "bullet" and kinds.count(kind) == 1 and first["bullet"] <= first[kind]:
         kind = "bullet"
@@ -187,94 +205,8 @@ def _chosen(items: list[_Item]) -> list[_Item]:
             top, below = item, None
         elif top is not None and (hangs or item.kind != kind):
             below = item.indent if below is None and hangs else below
-            if kind != "label" and top.titles and not _ATTRIBUTE.match(clean(item.text)):
+            if kind != "label" and top.titles and not item.describes:
                 if chosen[-1] is top:
                     chosen.pop()
                 chosen.append(item)
     return chosen
-
-
-# Other layouts ---------------------------------------------------------------------------------
-
-_COLUMN = re.compile(r"(?:new |image |text )?(?:prompts?|captions?|text)", re.IGNORECASE)
-
-
-def table_items(text: str) -> list[str]:
-    """The cells below "Prompt" in a table of Markdown or CSV; without that header, those of the only column of text."""
-    for delimiter in "|\t,;":
-        rows = [_cells(line, delimiter) for line in text.splitlines() if delimiter in line]
-        rows = [row for row in rows if not all(re.fullmatch(r":?-*:?", cell) for cell in row)]
-        for number, header in enumerate(rows):
-            found = [i for i, cell in enumerate(header) if _COLUMN.fullmatch(clean(cell))]
-            if len(header) > 1 and found:
-                return [row[found[0]] for row in rows[number + 1 :] if len(row) == len(header)]
-        if delimiter == "|" and len(rows) > 1 and all(len(row) == len(rows[0]) for row in rows):
-            texts = [
-                i
-                for i, column in enumerate(zip(*rows[1:], strict=True))
-                if any(re.search(r"[^\W\d]", cell) for cell in column)
-            ]
-            if len(texts) == 1:
-                return [row[texts[0]] for row in rows[1:]]
-    return []
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == "|":
-        return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
-    try:
-        return [
-            cell.strip()
-            for cell in next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True), [])
-        ]
-    except csv.Error:
-        return []
-
-
-_ELEMENTS = ("prompt", "item", "caption", "text", "output", "result", "p")
-_INLINE = r"(?:b|i|em|strong|span|code|u|s|a|br|mark|small|q)\b"
-
-
-def element_items(text: str) -> list[str]:
-    """The contents of elements such as <prompt>; of one that has elements itself, its <text> or what is in none."""
-    for name in _ELEMENTS:
-        found = re.findall(
-            rf"<{name}\b[^<>]*(?<!/)>((?:(?!<{name}\b).)*?)</{name}\s*>", text, re.DOTALL | re.IGNORECASE
-        )
-        if found:
-            return [_own_text(inner) for inner in found]
-    return []
-
-
-def _own_text(inner: str) -> str:
-    named = re.search(
-        r"<(text|caption|content|description|prompt)\b[^<>]*>(.*?)</\1\s*>", inner, re.DOTALL | re.IGNORECASE
-    )
-    if named:
-        return named[2]
-    return re.sub(rf"<(?!{_INLINE})(\w+)\b[^<>]*>.*?</\1\s*>", " ", inner, flags=re.DOTALL | re.IGNORECASE)
-
-
-def as_lines(text: str) -> str:
-    """HTML's lists, line breaks and bold as a text has them; other marks are dropped."""
-    depth = 0
-
-    def line(match: re.Match[str]) -> str:
-        nonlocal depth
-        name = match[2].lower()
-        if name in ("ol", "ul"):
-            depth = max(depth + (-1 if match[1] else 1), 0)
-            return "\n"
-        if name == "li":
-            return "\n" if match[1] else "\n" + "    " * max(depth - 1, 0) + "- "
-        return {"b": "**", "strong": "**", "br": "\n", "p": "\n", "div": "\n", "tr": "\n"}.get(name, "")
-
-    text = re.sub(r"<(/?)(ol|ul|li|br|b|strong|p|div|tr|td|i|em)\b[^<>]*>", line, text, flags=re.IGNORECASE)
-    return _TAG.sub("", text)
-
-
-def quoted_lines(text: str) -> list[str]:
-    """The texts of lines that are quoted from end to end, if there are several."""
-    found = [line.strip().removesuffix(",") for line in text.splitlines()]
-    found = [line for line in found if len(line) > 2 and line[0] in '"“' and line[-1] in '"”']
-    return found if len(found) > 1 else []

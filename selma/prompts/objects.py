@@ -15,8 +15,8 @@ DEEPEST = 40  # levels of nesting that are read
 
 # Where a value may begin: with a line, a list's item or another value, after a label or in a fence.
 _HEAD = re.compile(
-    r"(?:^[ \t>]*(?:(?:[-*•]|\(?\d{1,4}[.):]|```\w*)[ \t]*)?|(?<=[\]}])[,;\s]*"
-    r"|^(?![ \t]*(?:[-*•]|\(?\d{1,4}[.)]))[^\n\"'\[{]{0,100}[:=(`]\s*)"
+    r"(?:^[ \t>]*(?:(?:[-*•]|\(?\d{1,4}[.):]|```\w*)[ \t]*)?|(?<=[\]}>])[,;\s]*"
+    r"|^(?![ \t]*(?:[-*•]|\(?\d{1,4}[.)]))[^\n\"'{]{0,100}(?:[:=(`]|return)\s*)"
     r"(?=[\[{](?:\s|//[^\n]*\n)*(?:[\[{\]}\"'“‘]|[\w-]+\s*[:,\]]))",
     re.MULTILINE,
 )
@@ -73,7 +73,9 @@ def _read(text: str, start: int) -> Found | None:
         if isinstance(container, list):
             container += [value] if pending else []
         elif pending and key:
-            container[key.pop()] = value
+            name = key.pop()
+            twice = name in container and isinstance(value, str)  # {"prompt": ..., "prompt": ...}
+            container[name] = [container[name], value] if twice else value
         pending.clear()
 
     while piece := _PIECE.match(text, position):
@@ -175,8 +177,9 @@ def _of_object(
         return [text for texts in inner for text in texts]
 
     if value.get("type") in _TYPES and not any(
-        _is_prompt(name) for name in value
-    ):  # the schema that was asked for
+        _is_prompt(name) or name in ("text", "value") for name in value
+    ):
+        # The schema that was asked for, perhaps filled in.
         said = {
             name: value[name] for name in ("properties", "items") if isinstance(value.get(name), (list, dict))
         }
@@ -207,7 +210,8 @@ def _of_object(
     best = [name for name in boxes if _any(_BOX, name) or _any(_TEXT, name)] or boxes
     if best:
         return under(best, item=False, trusted=trusted) if len(best) == 1 or trusted else []
-    if len(plain) > 1 and not named and (trusted or not listed):  # a mapping of texts
+    sentences = all(" " in said[name].strip() for name in plain)
+    if len(plain) > 1 and not named and sentences and (trusted or not listed):  # a mapping of texts
         return under(plain, item=True, trusted=False)
     only = (named or plain)[:1]
     return under(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from selma.prompts import lists
+from selma.prompts import layouts, lists
+from selma.prompts.cleaning import clean
 from selma.prompts.final import final_part
 from selma.prompts.objects import texts, values
 
@@ -19,6 +20,10 @@ CUT_OFF = re.compile(
 )
 
 
+# A terminal's colours; marks of order and of direction, which stand before markers, unseen.
+_NOISE = re.compile("\x1b\\[[0-9;]*m|[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069]")
+
+
 def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
     """The prompts in an LLM's reply, in order, each on one line; an empty list for a refusal or an empty reply.
 
@@ -26,7 +31,7 @@ def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
     texts, JSON Lines, fenced or not. Broken or cut-off JSON gives the texts that are whole. Anything else is read by
     `parse_list`.
     """
-    return _parse(final_part(text), finish_reason, depth=0)
+    return _parse(final_part(_NOISE.sub("", text)), finish_reason, depth=0)
 
 
 def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
@@ -36,10 +41,8 @@ def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
     for one in found:
         for said, is_item in texts(one.value, listed=listed):
             inner = _within(said, depth)
-            items += inner or ([lists.clean(said)] if is_item else [])
-    marked = [lists.unmarked(item) for item in items]
-    if items and all(marked):  # numbered again inside the JSON
-        items = [lists.clean(item) for item in marked if item]
+            items += inner or ([clean(said)] if is_item else [])
+    items = _unmarked(items)
     if found:  # what is no list in the JSON is none beside it
         outside = [a.end for a in found]
         starts = [b.start for b in found[1:]] + [len(text)]
@@ -48,6 +51,12 @@ def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
             for one, end, start in zip(found, outside, starts, strict=True)
         )
     return [item for item in items if item] or parse_list(text, finish_reason)
+
+
+def _unmarked(items: list[str]) -> list[str]:
+    """The items without the markers that all of them begin with, once more."""
+    marked = [lists.unmarked(item) for item in items]
+    return [clean(item) for item in marked if item] if all(marked) else items
 
 
 def _within(said: str, depth: int) -> list[str]:
@@ -65,10 +74,19 @@ def parse_list(text: str, finish_reason: str = "stop") -> list[str]:
     after a blank line within it is ignored. With a finish_reason of CUT_OFF the last item is dropped: it may be
     cut anywhere. An item without a letter or digit is dropped.
     """
-    items = lists.element_items(text)
-    if not items:
-        lines = lists.as_lines(text)
-        items = lists.table_items(lines) or lists.list_items(lines) or lists.quoted_lines(lines)
-        if CUT_OFF.fullmatch(finish_reason):
-            items = items[:-1]
-    return [item for item in map(lists.clean, items) if item]
+    if "\n" not in text.strip() and "\\n" in text:  # escaped once too often
+        text = text.strip().strip("\"'").replace("\\n", "\n")
+    if elements := layouts.element_items(text):
+        found = [item for inner in elements for item in lists.list_items(inner)]
+        return _cleaned(found if len(found) >= len(elements) else elements)
+    lines = layouts.as_lines(text)
+    items = lists.list_items(lines)
+    if table := layouts.table_items(lines):
+        items = table
+    elif not items:
+        items = _unmarked(layouts.quoted_lines(lines))
+    return _cleaned(items[:-1] if CUT_OFF.fullmatch(finish_reason) else items)
+
+
+def _cleaned(items: list[str]) -> list[str]:
+    return [item for item in map(clean, items) if item]

@@ -33,16 +33,28 @@ def cross_check(params: Params) -> None:
     _check_backbones(params)
 
 
-def warn(params: Params) -> None:
-    """Warn on stderr about what is allowed but hardly intended: a skill whose images train nothing."""
+def warn(params: Params, about: str | None = None) -> None:
+    """Warn on stderr of what is allowed but hardly intended, of all rows or of the skill or merge `about` alone.
+
+    Every stage reads params.yaml; each warning is for the stage that it is about, so that a run says it once.
+    """
     data = {expert.data for expert in params.experts.values()}
-    for skill in params.skills:
-        if not data & {IMAGES, f"{IMAGES}/{skill}"}:
-            print(
-                f"warning: skills holds {skill}, but no expert trains on its images; `experts` needs a row for it: "
-                f"{skill}: {{data: {IMAGES}/{skill}, objective: denoising}}",
-                file=sys.stderr,
+    said = {
+        skill: f"skills holds {skill}, but no expert trains on its images; `experts` needs a row for it: "
+        f"{skill}: {{data: {IMAGES}/{skill}, objective: denoising}}"
+        for skill in params.skills
+        if not data & {IMAGES, f"{IMAGES}/{skill}"}
+    }
+    for name, merge in params.merges.items():
+        own = [expert for expert in params.experts if expert in params.skills]
+        left_out = [expert for expert in own if merge.experts is not None and expert not in merge.experts]
+        if left_out:
+            said[name] = (
+                f"merges.{name} leaves out the skill's expert {', '.join(left_out)}; null merges one for each skill"
             )
+    for name, text in said.items():
+        if about in (None, name):
+            print(f"warning: {text}", file=sys.stderr)
 
 
 def _check_prompts(params: Params) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
-from selma.runtime.checks import cross_check, warn
+from selma.runtime.checks import cross_check
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
 from selma.runtime.schema import (
     AnyNames,
@@ -240,12 +240,10 @@ def load_params(path: Path | None = None) -> Params:
     """The checked contents of `path`, by default params.yaml in the current folder.
 
     Raises UserError, naming the key, its value and what is allowed, for an unknown or missing key, a wrong
-    type, an impossible value, or two keys that contradict each other. Warns about a skill that no expert trains on.
+    type, an impossible value, or two keys that contradict each other.
     """
     path = Path("params.yaml") if path is None else path
-    params = build_params(load_yaml(path), where=str(path))
-    warn(params)
-    return params
+    return build_params(load_yaml(path), where=str(path))
 
 
 def build_params(value: Any, where: str) -> Params:
