@@ -44,6 +44,9 @@ _MARKER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # How lines begin that follow a list and do not continue its last item.
+_FAREWELL = re.compile(
+    r"let me know|feel free|would you like|do you want|i hope|hope (this|these)", re.IGNORECASE
+)
 _CHATTER = re.compile(
     r"let me know|feel free|i hope|hope (this|these)|would you like|do you want|enjoy[!.]|thank you|thanks[!,.]"
     r"|happy to (help|write)|if you['\u2019 ](d|would|need|want)|i(['\u2019]ve| have| tried| made| kept| varied) "
@@ -55,7 +58,7 @@ _CHATTER = re.compile(
 )
 # "Style: photo", "Style - photo" and the like, which say something about an item.
 _ATTRIBUTE = re.compile(
-    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
+    r"[*_`]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
     rf"|(?i:{ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
 )
 _HEADED = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*|\W*\w{1,4}\W+\*\*[^*]+\*\*)\s*")
@@ -107,6 +110,8 @@ def list_items(text: str) -> list[str]:
             if bare.startswith("```"):
                 inside = True
                 continue
+        if items and not inside and _FAREWELL.match(bare):
+            break
         item = _marked(line)
         if item and not _continues(item, bare, kinds):
             items += _on_one_line(item)
