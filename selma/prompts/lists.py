@@ -83,7 +83,7 @@ class _Item:
     @property
     def waits(self) -> bool:
         """Whether the item itself is still to come, as below "Prompt 1"."""
-        return (self.heading and len(self.lines) == 1) or not clean(self.text)
+        return (self.heading and len(self.lines) == 1) or not any(map(clean, self.lines))
 
     @property
     def titles(self) -> bool:
@@ -117,9 +117,9 @@ def list_items(text: str) -> list[str]:
             items += _on_one_line(item)
             inside = True
         elif not bare:
-            inside = inside and not clean(items[-1].text)  # "Prompt 1", and the prompt below it
+            inside = inside and not any(map(clean, items[-1].lines))  # "Prompt 1", and the prompt below it
         elif inside and _ATTRIBUTE.match(bare):
-            inside = not clean(items[-1].text)
+            inside = not any(map(clean, items[-1].lines))
         elif _CHATTER.match(bare):
             inside = False
         elif inside:
@@ -136,7 +136,8 @@ def _continues(item: _Item, line: str, kinds: set[str]) -> bool:
 
 def _marked(line: str) -> _Item | None:
     """The item that begins with a line, if one does; of "- 1. " and "1. Prompt: " the second marker counts."""
-    marked = _MARKER.match(line)
+    # Runs of blanks made short: the pattern goes back and forth over them.
+    marked = _MARKER.match(re.sub(r"\s{2,}", lambda run: "\t" if "\t" in run[0] else " ", line.strip()))
     if not marked or (marked["noun"] and is_aside(marked["noun"])):  # "Step 1: "
         return None
     kind = _kind(marked)

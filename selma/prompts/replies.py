@@ -35,7 +35,8 @@ def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
 
 
 def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
-    text = re.sub(r"\$*\\boxed\{(.*)\}\$*", r"\1", text, flags=re.DOTALL)
+    if "}" in (boxed := text.partition("\\boxed{")[2]):
+        text = boxed.rpartition("}")[0]
     rest = layouts.without_blocks(text)
     return (_items(rest, finish_reason, depth) if rest != text else []) or _items(text, finish_reason, depth)
 
