@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import unicodedata
 
 import pytest
@@ -15,6 +16,8 @@ from selma.prompts.replies import parse_list, parse_reply
 RIGHT = ["two red kites", "five blue cups"]
 LIST = "1. two red kites\n2. five blue cups"
 IDEAS = "1. Pick the colours first\n2. Make sure no prompt repeats"
+
+JSON = json.dumps({"prompts": RIGHT})
 
 # Thoughts ----------------------------------------------------------------------------------------
 
@@ -539,6 +542,91 @@ def test_lists_of_every_layout(text):
         "**Prompt 1: Kites**\ntwo red kites\n\n**Prompt 2: Cups**\nfive blue cups",
         "### Prompt 1: Kites\n\n```\ntwo red kites\n```\n\n### Prompt 2: Cups\n\n```\nfive blue cups\n```",
         "**Prompt 1**\n```\ntwo red kites\n```\n**Prompt 2**\n```\nfive blue cups\n```",
+        f'<think>\nOkay, the user wants {{"prompts": ["draft one"]}}.\n</think>\n\n{JSON}',
+        f"Okay, let me think.\n{IDEAS}\n</think>\n\n```json\n{JSON}\n```",
+        f"<|channel|>commentary<|message|>{IDEAS}<|end|>"
+        f"<|start|>assistant<|channel|>final <|constrain|>json<|message|>{JSON}<|return|>",
+        f"<|channel|>final<|message|>{LIST}",
+        f"<|start|>assistant<|channel|>analysis<|message|>{IDEAS}<|end|>\n"
+        f"<|start|>assistant<|channel|>final<|message|>{LIST}",
+        f"assistantanalysisWe need.\n{IDEAS}assistantfinal{LIST}",
+        f"analysis\n{IDEAS}\n\nfinal\n{LIST}",
+        f"analysis: {IDEAS}\nfinal: {LIST}",
+        f"<reasoning>\n{IDEAS}\n</reasoning>\n<answer>\n{JSON}\n</answer>",
+        f"<REASONING>{IDEAS}</REASONING><CONCLUSION>{LIST}</CONCLUSION>",
+        f"<Thought>{IDEAS}</Thought>\n<Output>\n{LIST}\n</Output>",
+        f"<SUMMARY>{IDEAS}</SUMMARY>\n<CAPTION>{IDEAS}</CAPTION><REASONING>{IDEAS}</REASONING><CONCLUSION>{LIST}</CONCLUSION>",
+        f"<response>{LIST}</response>",
+        f"<think>{IDEAS}</think><response>\n{LIST}\n</response>",
+        f"<|thinking|>{IDEAS}<|/thinking|>{LIST}",
+        f"<|reasoning|>{IDEAS}<|end_of_reasoning|>{LIST}",
+        f"<think>{IDEAS}</think><|begin_of_box|>{JSON}<|end_of_box|>",
+        f"<thoughts>\n- {IDEAS}\n</thoughts>\n\n- two red kites\n- five blue cups",
+        f"<draft>{LIST}\n3. six cats</draft>\n<final>{LIST}</final>",
+        f"<brainstorm>{IDEAS}</brainstorm>{LIST}",
+        f"<self_reflection>{IDEAS}</self_reflection>{LIST}",
+        f"<cot>{IDEAS}</cot>{LIST}",
+        f"<internal>{IDEAS}</internal>{LIST}",
+        f"<mental_notes>{IDEAS}</mental_notes>{LIST}",
+        f"<working>{IDEAS}</working>{LIST}",
+        f"<process>{IDEAS}</process>{LIST}",
+        f"<musing>{IDEAS}</musing>{LIST}",
+        f"<deliberate>{IDEAS}</deliberate>{LIST}",
+        f"<strategy>{IDEAS}</strategy>{LIST}",
+        f"<outline>{IDEAS}</outline>{LIST}",
+        f"<|im_start|>think\n{IDEAS}<|im_end|>\n<|im_start|>answer\n{LIST}<|im_end|>",
+        f"<|assistant|>\n<think>{IDEAS}</think>\n{LIST}<|user|>",
+        f"<start_of_turn>model\n{LIST}<end_of_turn>",
+        f"<|start_header_id|>assistant<|end_header_id|>\n\n{LIST}<|eot_id|>",
+        f"<bos><start_of_turn>user\n{IDEAS}<end_of_turn>\n<start_of_turn>model\n{LIST}<end_of_turn>",
+        f"**Thought process:** I pick.\n\n{IDEAS}\n\n**Final list:**\n{LIST}",
+        f"*Thinking*\n{IDEAS}\n\n*Answer*\n{LIST}",
+        f"_Reasoning:_\n{IDEAS}\n\n_Final answer:_\n{LIST}",
+        f"Thinking Process:\n\n{IDEAS}\n\nFinal Output:\n{LIST}",
+        f"# Thinking\n\n{IDEAS}\n\n# Response\n\n{LIST}",
+        f"## Approach\n{IDEAS}\n\n## New prompts\n{LIST}",
+        f"Plan:\n{IDEAS}\n\nPrompts:\n{LIST}",
+        f"Let's think step by step.\n{IDEAS}\n\nSo the final answer is:\n{LIST}",
+        f"Thought for 12 seconds\n\n{LIST}",
+        f"🤔 Thinking:\n{IDEAS}\n\n✅ Answer:\n{LIST}",
+        f"💭 **Reasoning**\n{IDEAS}\n\n📝 **Final answer**\n{LIST}",
+        f"[Reasoning]\n{IDEAS}\n[Answer]\n{LIST}",
+        f"[Thinking]\n{IDEAS}\n[/Thinking]\n{LIST}",
+        f"(thinking)\n{IDEAS}\n(/thinking)\n{LIST}",
+        f"[REASONING]{IDEAS}[/REASONING][ANSWER]{LIST}[/ANSWER]",
+        f"THINKING:\n{IDEAS}\nANSWER:\n{LIST}",
+        f"Reasoning\n---------\n{IDEAS}\n\nAnswer\n------\n{LIST}",
+        f"<details>\n<summary>Click to see my reasoning</summary>\n\n{IDEAS}\n\n</details>\n\n{LIST}",
+        f"{LIST}\n\n<details><summary>Why</summary>{IDEAS}</details>",
+        f"Final answer: {JSON}",
+        f"The final answer is:\n\n$\\boxed{{{JSON}}}$",
+        f"{LIST}\n\n## Explanation\n{IDEAS}",
+        f"{LIST}\n\n**Why these work:**\n- They count\n- They vary",
+        f"{LIST}\n\n---\n**Rationale**\n1. count\n2. vary",
+        f"{LIST}\n\nExplanation of choices:\n1. count\n2. vary",
+        f"{LIST}\n\nKey features:\n- count\n- vary",
+        f"{LIST}\n\nThese prompts:\n- count\n- vary",
+        f"{LIST}\n\nTips:\n1. count",
+        f"{LIST}\n\nWould you like more? I can:\n1. write more\n2. stop",
+        "1. two red kites\n\n   **Style:** photo\n   **Mood:** calm\n\n2. five blue cups\n\n"
+        "   **Style:** oil",
+        "1. **Prompt:** two red kites\n   **Skill:** count\n   **Difficulty:** easy\n"
+        "2. **Prompt:** five blue cups\n   **Skill:** count",
+        "1. two red kites\n*Skill: count*\n\n2. five blue cups\n*Skill: count*",
+        "1. two red kites\n   ↳ Style: photo\n2. five blue cups\n   ↳ Style: photo",
+        "1. two red kites\n    1.1. Style: photo\n    1.2. Mood: calm\n2. five blue cups",
+        "1. two red kites\n   i. photo\n   ii. calm\n2. five blue cups",
+        "1. two red kites\n   a. photo\n   b. calm\n2. five blue cups",
+        "* two red kites\n    + photo\n    + calm\n* five blue cups",
+        "- two red kites\n\t- photo\n- five blue cups",
+        "1. two red kites\n\n   - Style: photo\n\n2. five blue cups\n\n   - Style: oil",
+        f"{LIST}\n   - Style: photo\n   - Camera: 35mm\n   - Count: five",
+        "1. two red kites\n   Style: photo, Mood: calm\n2. five blue cups",
+        "1. two red kites\n   `style: photo`\n2. five blue cups\n   `style: oil`",
+        "1. two red kites\n   #count #kites\n2. five blue cups\n   #count",
+        "1. two red kites\n   ```\n   style: photo\n   ```\n2. five blue cups",
+        "1. two red kites\n   <style>photo</style>\n2. five blue cups\n   <style>oil</style>",
+        "1. <prompt>two red kites</prompt>\n2. <prompt>five blue cups</prompt>",
     ],
 )
 def test_further_spellings(text):
@@ -564,6 +652,8 @@ def test_wrapped_lines_and_names_stay_whole():
         "in this image\n   it rains and\nthis is\n   the end",
         "a shelf by\n   A. Rackham with\n   3.5 metres of books",
         "a clock that says\n   10:30",
+        "a backpack beside a\nhuman",
+        "a lake and its\nreflection",
     ],
 )
 def test_wrapped_lines_that_look_like_something_else(item):
@@ -613,8 +703,17 @@ def test_items_written_in_any_dialect_are_read_back(items, marker, tags):
     assert parse_reply(thought + rows) == items
 
 
-@pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "[", "{", '{"a":', "1. a\n", "- [", "<", "<a ", "'", '"', "```\n", "*"]
-)
-def test_long_replies_take_no_time(piece):
-    parse_reply(piece * (200_000 // len(piece)))
+PIECES = [
+    "<think>", "</think>", "<prompt>", "<x>\n", "<style>", "<a ", "<", "[think]", "[", "{", "[\n", '{"a":', "[a,",
+    "- [", "return [", "\\boxed{", "1. a\n", "1. ", "1. 1. ", "1. a 2. b ", "1. **a", "- \n", "> ", "# ", "**a", "*",
+    "_", "====", "~~", "a: ", "(a) \n", "a,", "a|b", "no ", "prompt ", " ", "'", '"', "```\n", "a ", "a\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_long_reply_is_read_in_time(piece):
+    """No pattern goes back and forth over it: 20,000 characters take a fraction of a second, not minutes."""
+    begun = time.process_time()
+    for start in ("", "Prompt 1", "1. a"):
+        parse_reply(start + piece * (20_000 // len(piece)) + "x")
+    assert time.process_time() - begun < 10

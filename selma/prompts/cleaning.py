@@ -27,7 +27,7 @@ _HIDDEN = frozenset(
 
 def clean(item: str) -> str:
     """The item on one line, without what a writer wraps around it; empty if it says nothing."""
-    item = re.sub(r"~~[^~]*~~", "", html.unescape(TAG.sub(" ", item)))
+    item = re.sub(r"~~[^~]*~~", "", html.unescape(TAG.sub(" ", " ".join(item.split()))))
     item = _TITLE.sub("", item, count=1)
     item = readable(TAG.sub(" ", item).replace("**", "").replace("__", ""))
     while True:

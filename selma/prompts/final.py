@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 # Words of thoughts, in marks, in headings and in the keys of objects.
 _THOUGHT = re.compile(
-    r"think|thought|reason|reflect|analy[sz]|scratch|monolog|brainstorm|deliberat|contemplat|introspect|ponder"
+    r"think|thought|reason|reflect(?!ions)|analy[sz]|scratch|monolog|brainstorm|deliberat|contemplat|introspect|ponder"
     r"|musing|rationale|critique|explanation|verification|consideration|justification|思|推理|分析"
     r"|^(cot|plan|planning|drafts?|inner|commentary|notes?|comments?|process|inst|unused)$"
 )
@@ -28,7 +28,8 @@ _ANSWER = re.compile(
 # What may stand beside these words in a heading; "Prompts on spatial reasoning:" is no thought.
 _FILLER = re.compile(
     r"a|about|all|and|are|as|at|behind|by|chain|do|first|follow|for|here|i|in|initial|internal|is|it|let|list|ll|me|my"
-    r"|must|need|new|of|ok|okay|on|prompts?|quick|s|self|should|some|sure|task|the|these|this|those|through|to|will"
+    r"|must|need|new|of|next|now|ok|okay|on|our|prompts?|quick|s|self|should|so|some|sure|task|the|then|these|this|those|through|thus|to"
+    r"|will|your"
 )
 
 
@@ -59,7 +60,7 @@ _MARK = re.compile(
     r"(?P<last>[|｜]?)[>＞▷\]】}]"
 )
 # The word after these says what begins: <|channel|>analysis, <|im_start|>assistant.
-_NAMING = re.compile(r"^(channel|begin|role|turn|(im_)?start|start_header_id|start_of_turn)$")
+_NAMING = re.compile(r"^(channel|constrain|begin|role|turn|(im_)?start|start_header_id|start_of_turn)$")
 _NEXT = re.compile(r"\s*([a-z]+)")
 _OVER = re.compile(
     r"^(/s|/?eos|eot(_id)?|eom(_id)?|im_end|turn_end|endoftext|end_?of_?(text|turn|sentence|message)(_token)?)$"
@@ -88,9 +89,11 @@ def _marks(text: str) -> Iterator[_Mark]:
         if _NAMING.match(name) and not closes and (said := _NEXT.match(text, end)):
             name, end, special = said[1], said.end(), True
         kind, name, closes = _kind(name, closes, special)
-        loud = found["name"].isupper() and found["bracket"] != "{"
-        if found["bracket"] in "[【{" and not (loud or _BRACKETED.match(name)):
-            kind = "noise"  # [prompts], [reflection]
+        if found["bracket"] in "[【{":  # not [prompts], [reflection]
+            loud = found["name"].isupper() and found["bracket"] != "{"
+            alone = text[end : end + 1] == "\n" and f"/{name}" not in text.lower()  # a heading
+            closed = bool(_BRACKETED.match(name)) and not alone
+            kind, special = (kind, special or loud) if loud or closed else ("noise", special)
         yield _Mark(kind, name, closes, special, found.start(), end)
 
 
@@ -206,11 +209,14 @@ def _with_channels(text: str) -> str:
 
 # Headings --------------------------------------------------------------------------------------
 
-# "## Title", "**Title**", "=== Title ===", "Title:", "Title: text", "Title...", any of them numbered.
+# "## Title", "**Title**", "=== Title ===", "[Title]", "Title:", "Title: text", "Title...", "Title", perhaps numbered.
 _HEADING = re.compile(
-    r"(?P<hash>#{1,6})\s+(?P<a>.+)|[=~*_-]{2,}\s*(?P<b>[^*_=~\n]{1,80}?)\s*[=~*_-]{2,}:?\s*(?P<rest_b>.*)"
-    r"|(?P<c>[^\W\d_][^\n:\x22{}\[\]|]{0,80}):\s*(?P<rest_c>.*)|(?P<d>[\w ]{1,40})(?:\.\.\.|…)"
+    r"(?P<hash>#{1,6})\s+(?P<a>.+)"
+    r"|(?:[*_]{1,3}|[=~-]{2,})\s*(?P<b>[^*_=~\n]{1,80}?)\s*(?:[*_]{1,3}|[=~-]{2,}):?\s*(?P<rest_b>.*)"
+    r"|[(\[](?P<c>[^\])\d\n]{1,40})[)\]]|(?P<d>[^\W\d_][^\n:\x22{}\[\]|]{0,80}):\s*(?P<rest_d>.*)"
+    r"|(?P<e>[\w ]{1,40})(?:\.\.\.|…)|(?P<word>[^\W\d_]+(?: [^\W\d_]+){0,2})"
 )
+_ORNAMENT = re.compile(r"\A[\u2190-\u2bff\U0001F000-\U0001FAFF\ufe0f\s]+")
 _NUMBERED = re.compile(r"\A\(?\d{1,2}[.):]\s+(?=\*\*[^*]+\*\*:?$|[^:]+:$)")
 _ITEM = re.compile(r"[\s*_#>]*\(?\w{1,4}[.)\]、:．）]")  # enough to know that a list has begun
 _RULE = re.compile(r"([-*_=])\1{2,}$")
@@ -229,15 +235,29 @@ def _after_headings(text: str) -> str:
         if _DONE.match(bare):
             kept, depth = [], 0
             continue
-        found = None if line.startswith(("  ", "\t")) else _HEADING.fullmatch(_NUMBERED.sub("", bare))
+        found = (
+            None
+            if line.startswith(("  ", "\t"))
+            else _HEADING.fullmatch(_NUMBERED.sub("", _ORNAMENT.sub("", bare)))
+        )
         if found:
-            title = next(found[name] for name in "abcd" if found[name] is not None)
-            rest = found["rest_b"] or found["rest_c"] or ""
+            title = next(filter(None, (found[name] for name in (*"abcde", "word"))))
+            rest = found["rest_b"] or found["rest_d"] or ""
             level = len(found["hash"] or "#######")
             kind = _section(title)
-            if begun and words(title) in (
-                ["user"],
-                ["human"],
+            if found["word"] and not (depth if kind == "final" else kind == "thought" and not begun):
+                kind = ""  # a bare word is a heading if it opens a thought before any item, or the answer after one
+            if kind == "thought" and title.startswith("/"):
+                kind, depth = "", 0
+                continue
+            if (
+                begun
+                and not found["word"]
+                and words(title)
+                in (
+                    ["user"],
+                    ["human"],
+                )
             ):  # the model goes on with the user's next message
                 break
             if kind == "final" and not (begun and words(title) == ["assistant"]):
@@ -265,4 +285,9 @@ def _section(title: str) -> str:
     prompts = [number for number, word in enumerate(said) if word in ("prompt", "prompts")]
     if prompts and (not thought or prompts[0] < said.index(thought[0])):
         return "list"
-    return "thought" if thought and all(word in thought for word in named) else ""
+    about = named[:1] and re.match(r"explanation|reasoning|rationale|analysis|notes|justification", named[0])
+    return (
+        "thought"
+        if thought and ((about and "here" not in said) or all(word in thought for word in named))
+        else ""
+    )

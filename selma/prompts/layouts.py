@@ -6,7 +6,7 @@ import csv
 import html
 import re
 
-from selma.prompts.cleaning import TAG, clean
+from selma.prompts.cleaning import ABOUT, TAG, clean
 
 _COLUMN = re.compile(r"(?:new |image |text )?(?:prompts?|captions?|text)", re.IGNORECASE)
 
@@ -86,7 +86,21 @@ def as_lines(text: str) -> str:
     text = re.sub(
         r"<(/?)(ol|ul|li|br|b|strong|p|div|tr|td|th|i|em)\b[^<>]*>", line, text, flags=re.IGNORECASE
     )
+    text = re.sub(rf"<({ABOUT})\b[^<>]*>[^<>]*</\1\s*>", "", text, flags=re.IGNORECASE)
     return html.unescape(TAG.sub("", text))
+
+
+# A block of a name that nobody knows: what a model writes beside the answer, unless it is all there is.
+_BLOCK = re.compile(
+    r"<(?!(?:[ou]l|li|p|div|table|t\w|b|i|em|strong|span|code|pre|section|\w*(?:prompt|item|list|json|xml)\w*)\b)([a-z]\w*)\b"
+    r"[^<>]*>(?:(?!</?\1\b).)*\n(?:(?!</?\1\b).)*</\1\s*>",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def without_blocks(text: str) -> str:
+    """The text without blocks of unknown elements."""
+    return _BLOCK.sub("", text)
 
 
 def quoted_lines(text: str) -> list[str]:

@@ -44,6 +44,9 @@ _MARKER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # How lines begin that follow a list and do not continue its last item.
+_FAREWELL = re.compile(
+    r"let me know|feel free|would you like|do you want|i hope|hope (this|these)", re.IGNORECASE
+)
 _CHATTER = re.compile(
     r"let me know|feel free|i hope|hope (this|these)|would you like|do you want|enjoy[!.]|thank you|thanks[!,.]"
     r"|happy to (help|write)|if you['\u2019 ](d|would|need|want)|i(['\u2019]ve| have| tried| made| kept| varied) "
@@ -55,7 +58,7 @@ _CHATTER = re.compile(
 )
 # "Style: photo", "Style - photo" and the like, which say something about an item.
 _ATTRIBUTE = re.compile(
-    r"[*_]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
+    r"[*_`]{0,3}(?:[A-Z][\w'/-]*(?:\s[A-Za-z&][\w'/&-]*){0,2}[*_]{0,3}[:：](?!:)"
     rf"|(?i:{ABOUT}|word count|negative[ _]prompt|id|type|topic|theme)[*_]{{0,3}}\s*([:：=]|[-–—]\s))"
 )
 _HEADED = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*|\W*\w{1,4}\W+\*\*[^*]+\*\*)\s*")
@@ -80,7 +83,7 @@ class _Item:
     @property
     def waits(self) -> bool:
         """Whether the item itself is still to come, as below "Prompt 1"."""
-        return (self.heading and len(self.lines) == 1) or not clean(self.text)
+        return (self.heading and len(self.lines) == 1) or not any(map(clean, self.lines))
 
     @property
     def titles(self) -> bool:
@@ -107,14 +110,16 @@ def list_items(text: str) -> list[str]:
             if bare.startswith("```"):
                 inside = True
                 continue
+        if items and not inside and _FAREWELL.match(bare):
+            break
         item = _marked(line)
         if item and not _continues(item, bare, kinds):
             items += _on_one_line(item)
             inside = True
         elif not bare:
-            inside = inside and not clean(items[-1].text)  # "Prompt 1", and the prompt below it
+            inside = inside and not any(map(clean, items[-1].lines))  # "Prompt 1", and the prompt below it
         elif inside and _ATTRIBUTE.match(bare):
-            inside = not clean(items[-1].text)
+            inside = not any(map(clean, items[-1].lines))
         elif _CHATTER.match(bare):
             inside = False
         elif inside:
@@ -131,7 +136,8 @@ def _continues(item: _Item, line: str, kinds: set[str]) -> bool:
 
 def _marked(line: str) -> _Item | None:
     """The item that begins with a line, if one does; of "- 1. " and "1. Prompt: " the second marker counts."""
-    marked = _MARKER.match(line)
+    # Runs of blanks made short: the pattern goes back and forth over them.
+    marked = _MARKER.match(re.sub(r"\s{2,}", lambda run: "\t" if "\t" in run[0] else " ", line.strip()))
     if not marked or (marked["noun"] and is_aside(marked["noun"])):  # "Step 1: "
         return None
     kind = _kind(marked)

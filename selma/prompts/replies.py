@@ -35,6 +35,13 @@ def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
 
 
 def _parse(text: str, finish_reason: str, depth: int) -> list[str]:
+    if "}" in (boxed := text.partition("\\boxed{")[2]):
+        text = boxed.rpartition("}")[0]
+    rest = layouts.without_blocks(text)
+    return (_items(rest, finish_reason, depth) if rest != text else []) or _items(text, finish_reason, depth)
+
+
+def _items(text: str, finish_reason: str, depth: int) -> list[str]:
     found = list(values(text))
     listed = sum(bool(texts(one.value, listed=True)) for one in found) > 1  # JSON Lines
     items: list[str] = []
