@@ -223,50 +223,57 @@ _RULE = re.compile(r"([-*_=])\1{2,}$")
 _DONE = re.compile(r"\W*(done|finished|end of|stopped) (my )?(think|thought|reason)\w*\W*$", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class _Heading:
+    said: list[str]  # the words of its title
+    kind: str  # see _section
+    depth: int  # 1 to 6 by Markdown's marks, 7 for others
+    rest: str  # of its line
+    bare: bool  # words alone: a heading if it opens a thought before any item, or the answer after one
+    closes: bool  # "(/thinking)"
+
+
+def _heading(line: str) -> _Heading | None:
+    """The heading in a line; None if it is none, or indented and so a part of something else."""
+    if line.startswith(("  ", "\t")):
+        return None
+    found = _HEADING.fullmatch(_NUMBERED.sub("", _ORNAMENT.sub("", line.strip())))
+    if not found:
+        return None
+    title = next(filter(None, (found[name] for name in (*"abcde", "word"))))
+    rest = found["rest_b"] or found["rest_d"] or ""
+    depth = len(found["hash"] or "#######")
+    return _Heading(words(title), _section(title), depth, rest, bool(found["word"]), title.startswith("/"))
+
+
 def _after_headings(text: str) -> str:
     kept: list[str] = []
     depth = 0  # that of the heading whose thought this is; 0 outside of thoughts
-    begun = fenced = False
+    begun = fenced = False  # whether an item was kept; whether this is a fenced thought
     for line in text.splitlines():
         bare = line.strip()
+        heading = _heading(line)
         if fenced or (bare.startswith(("```", "~~~")) and is_thought(bare)):
             fenced = not (fenced and bare.startswith(("```", "~~~")))
             continue
         if _DONE.match(bare):
             kept, depth = [], 0
             continue
-        found = (
-            None
-            if line.startswith(("  ", "\t"))
-            else _HEADING.fullmatch(_NUMBERED.sub("", _ORNAMENT.sub("", bare)))
-        )
-        if found:
-            title = next(filter(None, (found[name] for name in (*"abcde", "word"))))
-            rest = found["rest_b"] or found["rest_d"] or ""
-            level = len(found["hash"] or "#######")
-            kind = _section(title)
-            if found["word"] and not (depth if kind == "final" else kind == "thought" and not begun):
-                kind = ""  # a bare word is a heading if it opens a thought before any item, or the answer after one
-            if kind == "thought" and title.startswith("/"):
-                kind, depth = "", 0
-                continue
-            if (
-                begun
-                and not found["word"]
-                and words(title)
-                in (
-                    ["user"],
-                    ["human"],
-                )
-            ):  # the model goes on with the user's next message
-                break
-            if kind == "final" and not (begun and words(title) == ["assistant"]):
-                kept, depth, begun, line = [], 0, False, rest
-            elif kind == "thought" and not (rest and begun):  # beside an item it is one of its attributes
-                depth = min(depth or level, level)
-            elif kind == "list" or (found["hash"] and level <= depth):
+        if heading and heading.closes and heading.kind == "thought":
+            depth = 0
+            continue
+        if heading and heading.bare and not (depth if heading.kind == "final" else not begun):
+            heading = None
+        if heading:
+            if begun and heading.said in (["user"], ["human"]):
+                break  # the model goes on with the user's next message
+            if heading.kind == "final" and not (begun and heading.said == ["assistant"]):
+                kept, depth, begun, line = [], 0, False, heading.rest
+            elif heading.kind == "thought" and not (heading.rest and begun):  # beside an item: about it
+                depth = min(depth or heading.depth, heading.depth)
+            elif heading.kind == "list" or heading.depth <= min(depth, 6):
                 depth = 0
-                line = "" if words(title)[-1:] == ["prompts"] and not rest else line
+                line = "" if heading.said[-1:] == ["prompts"] and not heading.rest else line
         elif _RULE.match(bare):
             depth = 0
         if not depth:
