@@ -37,7 +37,7 @@ repro: setup ## run the pipeline, and print the table
 test: setup ## lint and all tests, the end-to-end one included
 	ruff check .
 	ruff format --check .
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 study: setup ## six training seeds and the guidance curve, for the README's claim (resumable)
 	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
