@@ -284,7 +284,7 @@ def _after_headings(text: str) -> str:
 
 def _section(title: str) -> str:
     """What a heading opens: thought, final, list (of prompts), or nothing that it says."""
-    said = words(re.sub(r"(?i)\s*step \d+[\W_]+(?=\w)", "", title))
+    said = words(re.sub(r"(?i)\A.*[.!?]\s+(?=[^\W\d_])|\bstep \d+[\W_]+(?=\w)", "", title))
     thought = [word for word in said if _THOUGHT.search(word) or _ASIDE.match(word)]
     named = [word for word in said if not _FILLER.fullmatch(word)]
     if named and all(_ANSWER.match(word) for word in named):
