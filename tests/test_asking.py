@@ -8,6 +8,7 @@ import html
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -99,6 +100,12 @@ WORDINGS: dict[str, tuple[str, Answer]] = {
         "response_format",
         error(400, "This model does not support structured outputs"),
     ),
+    "in an answer, without a code": ("top_p", Answer({"error": "top_p is not supported"})),
+    "in an answer, of vLLM's": (
+        "top_p",
+        Answer({"object": "error", "message": "top_p is not supported", "code": 400}),
+    ),
+    "not allowed, 405": ("top_p", error(405, "top_p is not supported")),
     "not allowed, 403": ("top_p", error(403, "You are not allowed to set top_p for this model")),
     "llama.cpp, 501": ("response_format", error(501, "grammar is not supported by this build")),
     "in words": ("top_p", Answer(b"Top P cannot be set for this model", 400)),
@@ -189,6 +196,14 @@ def test_all_of_them_refused_one_by_one() -> None:
         ask(server.url, REQUESTS)
     assert set(server.seen[-1]["body"]) == {"model", "messages"}
     assert len(server.seen) == 1 + 6 + 1  # each once, the limit under both of its names
+
+
+def test_all_of_them_refused_without_a_name() -> None:
+    """Even the limit, whose two names no other guess leaves out together."""
+    refused = error(400, "Bad Request")
+    with serve(lambda number, body: refused if set(body) - {"model", "messages"} else reply(body)) as server:
+        ask(server.url, REQUESTS)
+    assert set(server.seen[-1]["body"]) == {"model", "messages"}
 
 
 def test_a_refusal_of_what_was_accepted_before_is_not_about_a_field() -> None:
@@ -399,10 +414,10 @@ def test_an_answer_that_is_too_large_is_given_up(packed: bool) -> None:
 @pytest.mark.parametrize(
     ("status", "location", "says"),
     [
-        (302, "/v1/other", r"redirects \(302\) to http://127\.0\.0\.1/v1/other; llm\.base_url must be"),
+        (302, "/v1/other", r"redirects \(302\) to http://127\.0\.0\.1:\d+/v1/other; llm\.base_url must be"),
         (301, "/v1/other", "redirects .301."),
         (303, "/v1/other", "redirects .303."),
-        (308, "http://localhost:9/v1?token=secret", r"redirects \(308\) to http://localhost/v1;"),
+        (308, "http://localhost:9/v1?token=secret", r"redirects \(308\) to http://localhost:9/v1;"),
         (307, "http://[::1", "to what is no address"),
         (307, "ftp://127.0.0.1/x", "redirects .307. to ftp"),
         (307, "http://\xe4\xff..b/", "redirects .307. to"),
@@ -460,6 +475,17 @@ def test_no_answer_is_too_odd(kind: str) -> None:
             else:
                 assert "4. a cat" in str(said)
                 str(said).encode()
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Served-By", "Content-Type"])
+def test_headers_may_hold_any_bytes(name: str) -> None:
+    with serve(lambda number, body: replace(reply(body), headers={name: "caf\xe9 \xff"})) as server:
+        (item,) = ask(server.url)
+        server.behave = lambda number, body: error(401, "no", {name: "caf\xe9 \xff"})
+        with pytest.raises(UserError, match="the key was refused"):
+            ask(server.url)
+    assert item.text
+    str(item).encode()
 
 
 def test_what_no_file_can_hold_is_null() -> None:

@@ -323,6 +323,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, origin, w
         "https://me:secret@[::1/a.json?token=secret",
         "https://me:secret@host:port/a.json",
         "https://me:se/cret:secret@host/a.json",
+        "https://me:secret/a.json",
+        "https://me:secret",
         "https:/me:secret@host/a.json",
         "me:secret@host/a.json?token=secret",
         "htps://me:secret@host/a.json",

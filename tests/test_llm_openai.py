@@ -231,6 +231,19 @@ def test_max_requests_counts_failures_too() -> None:
         ({"content": None}, ""),
         ({"content": ""}, ""),
         ({"content": [{"type": "text", "text": "4. a "}, {"type": "text", "text": "cat"}]}, "4. a cat"),
+        (
+            {
+                "content": [
+                    {"type": "reasoning_text", "text": "4. hm"},
+                    {"type": "output_text", "text": "4. a cat"},
+                ]
+            },
+            "4. a cat",
+        ),
+        (
+            {"content": [{"type": "summary_text", "text": "4. hm"}, {"type": "text", "text": "4. a cat"}]},
+            "4. a cat",
+        ),
     ],
 )
 def test_replies_that_are_no_plain_text(message, text) -> None:

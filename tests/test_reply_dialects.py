@@ -132,6 +132,7 @@ def test_the_final_part_is_read(text):
         f"**Thinking:**\n{IDEAS}",
         f"<think>{IDEAS}</think>\n<answer>",
         json.dumps({"reasoning": IDEAS}),
+        "I can't help with that. My reasons:\n1. it is unsafe\n2. it breaks the rules",
         json.dumps({"thoughts": IDEAS.split("\n"), "prompts": []}),
         '{"reasoning": "I will\n1. pick colours\n2. not repeat',
         '{"thoughts": ["pick colours", "do not repeat"], "prom',
@@ -627,6 +628,26 @@ def test_lists_of_every_layout(text):
         "1. two red kites\n   ```\n   style: photo\n   ```\n2. five blue cups",
         "1. two red kites\n   <style>photo</style>\n2. five blue cups\n   <style>oil</style>",
         "1. <prompt>two red kites</prompt>\n2. <prompt>five blue cups</prompt>",
+        f"<|channel|>Analysis<|message|>{IDEAS}<|end|><|start|>assistant<|channel|>final "
+        f"<|constrain|>JSON<|message|>{JSON}<|return|>",
+        f"**Step 1: pick colours**\n\n{IDEAS}\n\n**Step 2: final list**\n\n{LIST}",
+        f"Sure! First my reasoning:\n{IDEAS}\n\nThat is settled. Here are the prompts:\n{LIST}",
+        "- two red kites\n   1. a photo\n   2. a detail\n- five blue cups\n   1. a photo\n   2. a detail",
+        "- two red kites\n   i. photo\n- five blue cups\n   i. photo",
+        "* two red kites\n    1.1. photo\n* five blue cups\n    1.2. photo",
+        "1. two red kites\n   -- Style: photo\n2. five blue cups\n   1.1 Style: photo",
+        "1. **Kites**\n   - two red kites\n2. **Cups**\n   - five blue cups",
+        "**1. Kites**: two red kites\n**2. Cups**: five blue cups",
+        "**1. two red kites**\n**2. five blue cups**",
+        "1. - two red kites\n2. - five blue cups",
+        "1. → two red kites\n2. → five blue cups",
+        "1- two red kites\n2- five blue cups",
+        "［1］ two red kites\n［2］ five blue cups",
+        "〔１〕two red kites\n〔２〕five blue cups",
+        "1. _two red kites_\n2. _five blue cups_",
+        '1. "two red kites".\n2. “five blue cups”.',
+        "1. 『two red kites』\n2. 『five blue cups』",
+        '["Here are two prompts:", "two red kites", "five blue cups"]',
     ],
 )
 def test_further_spellings(text):
@@ -706,7 +727,7 @@ def test_items_written_in_any_dialect_are_read_back(items, marker, tags):
 PIECES = [
     "<think>", "</think>", "<prompt>", "<x>\n", "<style>", "<a ", "<", "[think]", "[", "{", "[\n", '{"a":', "[a,",
     "- [", "return [", "\\boxed{", "1. a\n", "1. ", "1. 1. ", "1. a 2. b ", "1. **a", "- \n", "> ", "# ", "**a", "*",
-    "_", "====", "~~", "a: ", "(a) \n", "a,", "a|b", "no ", "prompt ", " ", "'", '"', "```\n", "a ", "a\n",
+    "_", "====", "~~", "a: ", "(a) \n", "a,", "a|b", "no ", "prompt ", " ", "a.", "'", '"', "```\n", "a ", "a\n",
 ]  # fmt: skip
 
 
@@ -714,6 +735,6 @@ PIECES = [
 def test_a_long_reply_is_read_in_time(piece):
     """No pattern goes back and forth over it: 20,000 characters take a fraction of a second, not minutes."""
     begun = time.process_time()
-    for start in ("", "Prompt 1", "1. a"):
+    for start in ("", "Prompt 1", "1. a", "# a"):
         parse_reply(start + piece * (20_000 // len(piece)) + "x")
     assert time.process_time() - begun < 10

@@ -473,6 +473,7 @@ def test_one_judges_scores_of_several_images_are_averaged(run, styles, tmp_path)
         ("anime-00000,1\n", "item 'anime-00001' has no score"),
         ("anime-00000,high\n", "line 2: score is 'high'; it must be a finite number"),
         ("anime-00000,nan\n", "score is 'nan'"),
+        ("anime-00000,1e308\nanime-00001,1e308\n", "line 2: score is 1e+308; it must be within 1e+09 of 0"),
         ("anime-00000,1\nanime-00000,1\n", "already has a score"),
         ("oil-00000,1\n", "are not in the benchmark"),
         ("anime-00000,1_0\n", "score is '1_0'; it must be a finite number"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -269,6 +270,18 @@ def test_junk_in_a_spool_blocks_neither_its_own_events_nor_others(repository: Pa
     (child,) = store.client.search_runs([store.experiment], "tags.`dvc.stage` = 'merge'")
     assert child.data.metrics == {"loss": 0.25, "cosine.a_b": 0.125} and child.info.status == "FINISHED"
     assert not list(spool.parent.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "link"]
+)
+def test_a_spool_that_cannot_be_read_blocks_no_other(repository: Path, make: Any) -> None:
+    run_merge(repository)
+    bad = tracking.spools(repository) / "0-1.jsonl"  # before all others
+    make(bad)
+    store = recorder.record(repository, linger=0)
+    assert len(store.client.search_runs([store.experiment], "tags.`dvc.stage` = 'merge'")) == 1
+    assert not list(bad.parent.glob("*.jsonl")) and os.path.lexists(bad.with_suffix(".refused"))
 
 
 def test_a_spool_that_mlflow_refuses_is_set_aside_and_said(

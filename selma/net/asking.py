@@ -147,7 +147,10 @@ class Server:
             raise self._judge(status, headers, text)
         answer = read(servers.clean(text, self.key)) if 200 <= status < 300 else None
         if answer is None:
-            if code := refusals.error_code(text):  # an error that came as if it were none
+            refused = refusals.blamed(text, self._optional) and refusals.is_unknown(text)
+            if code := refusals.error_code(text) or (
+                refused and 400
+            ):  # an error that came as if it were none
                 raise self._judge(code, headers, text)
             said = servers.one_line(text, self.key) or "empty"
             raise _Failed(f"an answer without a choice in it: {said}")
@@ -199,7 +202,8 @@ class Server:
         same = old.host == new.host and (upwards or (old.scheme, old.port) == (new.scheme, new.port))
         if status in (307, 308) and same and "location" in response.headers:
             return str(new)
-        where = servers.one_line(f"{new.scheme}://{new.host}{new.path}", self.key)
+        port = "" if new.port is None else f":{new.port}"
+        where = servers.one_line(f"{new.scheme}://{new.host}{port}{new.path}", self.key)
         raise self.end(
             f"it redirects ({status}) to {where}; {self._section}.base_url must be the address that answers itself"
         )
@@ -211,7 +215,7 @@ class Server:
         named = refusals.blamed(text, self._optional) is not None
         if status in (400, 422):
             return _Refused(said, text)
-        if named and (status in (404, 501) or (status in (403, 500) and refusals.is_unknown(text))):
+        if named and (status in (404, 501) or (status not in (401, 429) and refusals.is_unknown(text))):
             return _Refused(said, text, named_only=True)
         if status in (401, 403):
             return self.end(
@@ -287,6 +291,8 @@ def _guesses(given_up: Fields, droppable: Sequence[str]) -> Iterator[Fields]:
         yield given_up | {name}
     for count in range(2, len(droppable) + 1):
         yield given_up | set(droppable[:count])
+    if LIMITS[0] in droppable:  # which comes back under its other name
+        yield given_up | {*droppable, *LIMITS}
 
 
 def _backoff(tried: int) -> float:

@@ -144,6 +144,9 @@ def shown(origin: str) -> str:
     except ValueError:  # brackets that do not close, a password where a port should be (.port raises)
         pass
     hidden = re.sub(r"(?<=://).*@|(?<![^/])[^/\s]*:[^/\s]*@", "***@", origin)
+    hidden = re.sub(
+        r"(?<=://)([^/@:\[]*):(?!\d*(?:/|$))[^/]*", r"\1:***", hidden
+    )  # a password, and no host after it
     return re.sub(r"([?&;#])[^=&;#/]*=.*", r"\1***", hidden, flags=re.DOTALL)
 
 

@@ -30,6 +30,6 @@ class _Wire(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         response, data = self._send(self._web, request)
-        told = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is read by now
-        headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in told]
+        told = (b"content-encoding", b"content-length", b"transfer-encoding")  # of a body that is read by now
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in told]  # bytes: any
         return httpx2.Response(response.status_code, headers=headers, content=data, request=request)

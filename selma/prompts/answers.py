@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from selma.prompts.final import is_thought
 from selma.prompts.provider import Reply
 
 
@@ -12,8 +13,13 @@ def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    said = [part for part in parts if isinstance(part, str) or "text" in str(part.get("type", "text"))]
+    said = [part for part in parts if isinstance(part, str) or _says(str(part.get("type", "text")))]
     return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in said)
+
+
+def _says(kind: str) -> bool:
+    """Whether a part of this type is what the model says: `text`, `output_text`, not `reasoning_text`."""
+    return "text" in kind and not is_thought(kind) and "summary" not in kind
 
 
 def read_answer(raw: str, index: int) -> Reply | None:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 _WRAPPED = re.compile(
-    r'"([^"]*)"|`([^`]*)`|\*([^*]*)\*|\u201c([^\u201c\u201d]*)\u201d|«([^«»]*)»|„([^„“”]*)[“”]|「([^「」]*)」'
+    r'"([^"]*)"|`([^`]*)`|\*([^*]*)\*|\u201c([^\u201c\u201d]*)\u201d|«([^«»]*)»|„([^„“”]*)[“”]|「([^「」]*)」|『([^『』]*)』|_([^_]*)_'
     # Single quotes, around apostrophes or not.
     r"|'((?:[^']|(?<=\w)'(?=\w))*)'|\u2018((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)\u2019"
 )
@@ -34,7 +34,7 @@ def clean(item: str) -> str:
         bare = _SUFFIX.sub("", item.strip()).rstrip(",;").strip()
         if remark := _REMARK.fullmatch(bare):
             bare = remark[2]
-        if wrapped := _WRAPPED.fullmatch(bare):
+        if wrapped := _WRAPPED.fullmatch(bare) or _WRAPPED.fullmatch(bare.removesuffix(".")):
             bare = next(group for group in wrapped.groups() if group is not None)
         if bare == item:
             return item if any(char.isalnum() for char in item) else ""

@@ -61,7 +61,7 @@ _MARK = re.compile(
 )
 # The word after these says what begins: <|channel|>analysis, <|im_start|>assistant.
 _NAMING = re.compile(r"^(channel|constrain|begin|role|turn|(im_)?start|start_header_id|start_of_turn)$")
-_NEXT = re.compile(r"\s*([a-z]+)")
+_NEXT = re.compile(r"\s*((?i:analysis|commentary|final|json|assistant|user|system)|[a-z]+)")
 _OVER = re.compile(
     r"^(/s|/?eos|eot(_id)?|eom(_id)?|im_end|turn_end|endoftext|end_?of_?(text|turn|sentence|message)(_token)?)$"
 )
@@ -87,7 +87,7 @@ def _marks(text: str) -> Iterator[_Mark]:
         special = bool(found["bar"] or found["last"]) or found["bracket"] == "◁"
         closes = bool(found["slash"]) or name == "unused95" or (name == "channel" and not found["bar"])
         if _NAMING.match(name) and not closes and (said := _NEXT.match(text, end)):
-            name, end, special = said[1], said.end(), True
+            name, end, special = said[1].lower(), said.end(), True
         kind, name, closes = _kind(name, closes, special)
         if found["bracket"] in "[【{":  # not [prompts], [reflection]
             loud = found["name"].isupper() and found["bracket"] != "{"
@@ -284,7 +284,7 @@ def _after_headings(text: str) -> str:
 
 def _section(title: str) -> str:
     """What a heading opens: thought, final, list (of prompts), or nothing that it says."""
-    said = words(title)
+    said = words(re.sub(r"(?i)\A.*[.!?]\s+(?=[^\W\d_])|\bstep \d+[\W_]+(?=\w)", "", title))
     thought = [word for word in said if _THOUGHT.search(word) or _ASIDE.match(word)]
     named = [word for word in said if not _FILLER.fullmatch(word)]
     if named and all(_ANSWER.match(word) for word in named):

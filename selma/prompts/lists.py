@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from selma.prompts.cleaning import ABOUT, clean
 from selma.prompts.final import is_aside
@@ -30,8 +31,8 @@ _MARKER = re.compile(
         |(?P<noun>[^\W\d_]{{1,20}})\s?(?P<n2>{_DIGITS})\s*[*_]{{0,3}}\s*[:：](?!\d)
         # "1. ", "(1) ", "1: ", "１．", "1、", "1.2. ", '"1": '; not the 3.5 of "3.5 metres" or the 16: of "16:9"
         |\#(?P<n3>{_DIGITS})(?=\s)|["'](?P<n4>{_DIGITS})["']\s*:
-        |[(（【{{<第]?(?:\d{{1,3}}\.)*(?P<n5>{_DIGITS})[条个項项]?
-            (?:[ ]?\\?[.):：．）、。\]】}}>/°º]\)?(?:[-–:.](?=\s))?|\.\)|[,;](?=\s*["“])|\t|\s+[-–—](?=\s))(?!\d)
+        |[(（【［〔{{<第]?(?:\d{{1,3}}\.)*(?P<n5>{_DIGITS})[条个項项]?
+            (?:[ ]?\\?[.):：．）、。\]】］〕}}>/°º]\)?(?:[-–:.](?=\s))?|\.\)|[,;](?=\s*["“])|\t|\s*[-–—](?=\s))(?!\d)
         |(?P<n6>\d{{1,2}})\ufe0f?\u20e3|🔟|(?P<n7>[①-⒛⓪-⓿❶-➓])[.)]?|第?[一二三四五六七八九十]{{1,3}}[、．.)）：]
         |\#\.(?=\s)|\\item\b(?:\[[^\]]*\])?
     )
@@ -91,6 +92,11 @@ class _Item:
         bare = clean(self.text)
         return not bare or bare.endswith((":", "："))
 
+    def names(self, item: _Item) -> bool:
+        """Whether it is a title in bold, "**Kites**", of the item that hangs below it."""
+        own, other = (len(clean(one.text).split()) for one in (self, item))
+        return self.heading and len(self.lines) == 1 and own <= 2 < other
+
     @property
     def describes(self) -> bool:
         """Whether it is like "Style: photo"."""
@@ -118,7 +124,7 @@ def list_items(text: str) -> list[str]:
             inside = True
         elif not bare:
             inside = inside and not any(map(clean, items[-1].lines))  # "Prompt 1", and the prompt below it
-        elif inside and _ATTRIBUTE.match(bare):
+        elif inside and _ATTRIBUTE.match(bare.lstrip("-–— .0123456789")):
             inside = not any(map(clean, items[-1].lines))
         elif _CHATTER.match(bare):
             inside = False
@@ -141,9 +147,13 @@ def _marked(line: str) -> _Item | None:
     if not marked or (marked["noun"] and is_aside(marked["noun"])):  # "Step 1: "
         return None
     kind = _kind(marked)
-    text = marked["text"] if marked["bold"] else (marked["unbold"] or "") + marked["text"]
+    unclosed = marked["bold"] == "**" and not marked["unbold"] and "**" in marked["text"]
+    begun = "**" if unclosed else "" if marked["bold"] else marked["unbold"] or ""
+    text = begun + marked["text"]
     inner = _MARKER.match(text)
-    if inner and (inner["label"] or inner["n1"] or (kind == "bullet" and inner["n5"])):
+    if inner and kind == "number" and (inner["bullet"] or "x") in "-*+•‣–—·→":  # "1. - two red kites"
+        text = inner["text"]
+    elif inner and (inner["label"] or inner["n1"] or (kind == "bullet" and inner["n5"])):
         text = inner["text"]
         if kind != "number":
             kind, marked = _kind(inner), inner
@@ -188,6 +198,19 @@ def unmarked(line: str) -> str | None:
     return item.text if item else None
 
 
+def _hang_below_bullets(items: list[_Item], kind: str, indent: int) -> bool:
+    """Whether items of a kind hang below several bullets that are prompts themselves, not titles."""
+    pairs = [
+        (above, below)
+        for above, below in pairwise(items)
+        if above.kind == "bullet" and above.indent == indent and below.kind == kind
+    ]
+    return len(pairs) > 1 and all(
+        below.indent >= indent + CONTINUES and not above.titles and not _HEADED.fullmatch(above.text)
+        for above, below in pairs
+    )
+
+
 def _chosen(items: list[_Item]) -> list[_Item]:
     """The items that are prompts: of one kind and one level, or what hangs below those that are mere titles."""
     if any(not item.quoted for item in items):  # a thought or an echo, quoted
@@ -198,7 +221,10 @@ def _chosen(items: list[_Item]) -> list[_Item]:
     kind = next((kind for kind in ("number", "letter", "bracket", "bullet", "label") if kind in first), "")
     if "label" in first and 2 * kinds.count("label") + (first["label"] > first[kind]) > kinds.count(kind):
         kind = "label"
-    elif "bullet" in first and kind != "bullet" and kinds.count(kind) == 1 and first["bullet"] <= first[kind]:
+    elif "bullet" in first and (
+        (kinds.count(kind) == 1 and first["bullet"] <= first[kind])
+        or _hang_below_bullets(items, kind, first["bullet"])
+    ):
         kind = "bullet"
     chosen: list[_Item] = []
     top: _Item | None = None  # the item below which the next ones may hang
@@ -211,7 +237,8 @@ def _chosen(items: list[_Item]) -> list[_Item]:
             top, below = item, None
         elif top is not None and (hangs or item.kind != kind):
             below = item.indent if below is None and hangs else below
-            if kind != "label" and top.titles and not item.describes:
+            named = chosen[-1] is top and hangs and top.names(item)
+            if kind != "label" and (top.titles or named) and not item.describes:
                 if chosen[-1] is top:
                     chosen.pop()
                 chosen.append(item)

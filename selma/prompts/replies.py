@@ -49,7 +49,7 @@ def _items(text: str, finish_reason: str, depth: int) -> list[str]:
         for said, is_item in texts(one.value, listed=listed):
             inner = _within(said, depth)
             items += inner or ([clean(said)] if is_item else [])
-    items = _unmarked(items)
+    items = [item for item in _unmarked(items) if not item.endswith((":", "："))]  # "Here they are:"
     if found:  # what is no list in the JSON is none beside it
         outside = [a.end for a in found]
         starts = [b.start for b in found[1:]] + [len(text)]

@@ -121,10 +121,6 @@ class Stage:
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self.path.with_suffix(".files"), ignore_errors=True)
 
-    def set_aside(self) -> None:
-        self.file.close()
-        self.path.rename(self.path.with_suffix(".refused"))
-
     def _writer_gone(self) -> bool:
         try:
             fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -202,16 +198,18 @@ def record(root: Path, linger: float) -> Store | None:
     while True:
         for path in sorted(folder.glob("*.jsonl")):
             store = store or Store(root)
-            if path not in stages:
-                stages[path] = Stage(path, store)
             idle_since = time.monotonic()
             try:
+                if path not in stages:
+                    stages[path] = Stage(path, store)
                 done = stages[path].advance()
             except Exception as error:
                 if not store.works():
                     raise
                 _fail(folder, f"{path.name} was set aside: {first_line(error)[:300]}")
-                stages.pop(path).set_aside()
+                if stage := stages.pop(path, None):
+                    stage.file.close()
+                path.rename(path.with_suffix(".refused"))
                 continue
             if done:
                 stages.pop(path).remove()

@@ -19,6 +19,7 @@ from selma.ground.files import Row, lines, number, read_csv
 from selma.ground.schema import Index, Text, check, record
 
 MODEL = "t2i_model"
+LARGEST = 1e9  # of a preference score
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def read_scores(path: Path, *, judge: str | None = None) -> dict[tuple[str, int]
     for item, k, score, line in found:
         if (item, k) in scores:
             raise UserError(f"{path}, line {line}: item {item!r}, image {k} already has a score")
+        if abs(score) > LARGEST:  # sums of such are infinite
+            raise UserError(f"{path}, line {line}: score is {score:g}; it must be within {LARGEST:g} of 0")
         scores[item, k] = score
     if not scores:
         raise UserError(f"{path}: holds no scores")
