@@ -71,15 +71,14 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     name = next(iter(params.merges), None) if name is None else name
     if name not in params.merges and name not in params.experts:
         raise UserError(f"{name}: unknown LoRA; allowed: {', '.join([*params.merges, *params.experts])}")
-    if format == "diffusers" and dtype not in (None, "float32"):
-        raise UserError(
-            f"--dtype {dtype}: the diffusers format keeps the run's own float32; leave --dtype out"
-        )
     out = Path("exports") / f"{params.profile}-{name}-{format}" if out is None else out
     _check_target(out)
 
     source = Path(MERGES if name in params.merges else EXPERTS) / name
     weights = load_lora(source)
+    own = _precision(source / WEIGHTS)
+    if format == "diffusers" and dtype not in (None, own):
+        raise UserError(f"--dtype {dtype}: the diffusers format keeps the run's own {own}; leave --dtype out")
     folder = Path(BACKBONES) / params.expert.backbone
     base = _base(folder)
     if weights.provenance.get("backbone") != fingerprint(folder):
@@ -93,7 +92,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     data = _data(name, weights, params)
     title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
-    dtype = dtype or ("float16" if format == "kohya" else "float32")
+    dtype = dtype or ("float16" if format == "kohya" else own)
     file = f"{stem}.safetensors" if format == "kohya" else WEIGHTS
 
     with _replaced(out) as temporary:
@@ -143,6 +142,15 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 
     with atomic(path) as temporary:
         temporary.write_bytes(sort_header(save(tensors, metadata)))
+
+
+def _precision(file: Path) -> str:
+    """What a LoRA's factors are kept in, e.g. float16: an expert's are in expert.save_dtype, a merge's in float32."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        found = {str(opened.get_tensor(key).dtype).removeprefix("torch.") for key in opened.keys()}  # noqa: SIM118
+    return ", ".join(sorted(found))
 
 
 def _row(params: Params, weights: Path) -> str | None:

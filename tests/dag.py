@@ -53,12 +53,15 @@ def imports(file: str) -> frozenset[str]:
 
 
 def _files(name: str) -> set[str]:
-    """The files that importing module `name` runs, packages' own code included; none if it is not of selma."""
+    """The files that importing module `name` runs, packages' own code included; none if it is not of selma.
+
+    selma/__init__.py is left out: it says how Ctrl-C ends a command, and does nothing in a stage.
+    """
     parts = name.split(".")
     if parts[0] != "selma":
         return set()
     found = set()
-    for end in range(1, len(parts) + 1):
+    for end in range(2, len(parts) + 1):
         path = Path(*parts[:end])
         if (ROOT / path / "__init__.py").is_file():
             if _has_code((path / "__init__.py").as_posix()):

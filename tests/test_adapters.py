@@ -52,6 +52,7 @@ def test_the_folder_of_these_tests_is_right(tmp_path):
         ({"alpha": float("inf")}, "lora.json, line 1: is not valid JSON"),
         ({"alpha": 0}, "alpha is 0"),
         ({"alpha": -4.0}, "alpha is -4.0; it must be greater than 0"),
+        ({"alpha": 1e300}, "alpha is 1e+300; it must be less than"),
         ({"alpha": True}, "alpha is True; it must be a valid number"),
         ({"alpha": "4"}, "alpha is '4'; it must be a valid number"),
         ({"alpha": None}, "alpha is None"),

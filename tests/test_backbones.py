@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -114,13 +115,20 @@ def test_missing_weights_are_one_line_and_nothing_of_diffusers_own(tiny_backbone
     assert said == []
 
 
-def test_a_weights_file_that_lacks_a_tensor_is_named(tiny_backbone, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "end", "named"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "conv_in.weight", "UNet2DConditionModel's weights lack"),
+        ("text_encoder/model.safetensors", "token_embedding.weight", "CLIPTextModel's weights lack"),
+        ("text_encoder/model.safetensors", "final_layer_norm.bias", "CLIPTextModel's weights lack"),
+    ],
+)
+def test_a_weights_file_that_lacks_a_tensor_is_named(tiny_backbone, tmp_path, file, end, named):
     folder = shutil.copytree(tiny_backbone, tmp_path / "holes")
-    weights = folder / "unet/diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    del tensors["conv_in.weight"]
-    save_file(tensors, weights, {"format": "pt"})
-    with pytest.raises(UserError, match=r"holes: .*UNet2DConditionModel's weights lack conv_in\.weight"):
+    tensors = load_file(folder / file)
+    del tensors[next(key for key in tensors if key.endswith(end))]
+    save_file(tensors, folder / file, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"holes: .*{named} .*{re.escape(end)}"):
         load_pipeline(folder)
 
 
@@ -166,6 +174,9 @@ VAE, UNET, SCHEDULE = "vae/config.json", "unet/config.json", "scheduler/schedule
         (VAE, {"scaling_factor": float("nan")}, "vae/config.json, line 1: is not valid JSON"),
         (VAE, {"scaling_factor": "0.5"}, "scaling_factor is '0.5'"),
         (UNET, {"sample_size": "8"}, "sample_size is '8'"),
+        (UNET, {"sample_size": 0}, "sample_size is 0; it must be a number of latents, or two"),
+        (UNET, {"sample_size": [8]}, "sample_size is [8]"),
+        (UNET, {"sample_size": [8, -8]}, "sample_size is [8, -8]"),
         (UNET, {"time_cond_proj_dim": 8}, "lack time_embedding.cond_proj.weight"),
         (UNET, {"class_embed_type": "identity"}, "class_embed_type is 'identity'; only None is supported"),
         (
@@ -179,12 +190,18 @@ VAE, UNET, SCHEDULE = "vae/config.json", "unet/config.json", "scheduler/schedule
         (SCHEDULE, {"beta_schedule": "magic"}, "cannot be opened"),
         (SCHEDULE, {"beta_start": "0.1"}, "cannot be opened"),
         (SCHEDULE, {"beta_end": 1e30}, "its betas are not finite"),
+        (SCHEDULE, {"trained_betas": [0.01] * 10}, "has 10 trained_betas; num_train_timesteps is 1000"),
         (SCHEDULE, {"num_train_timesteps": 10**12}, "cannot be opened"),
         ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "has no betas"),
         ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "has no betas"),
         ("model_index.json", {"text_encoder": [None, None]}, "text_encoder is [None, None]; it must be [lib"),
         ("model_index.json", {"tokenizer": [None, None]}, "tokenizer is [None, None]"),
         ("model_index.json", {"vae": [None, None]}, "vae is [None, None]"),
+        (
+            "model_index.json",
+            {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]},
+            "CLIPTextModelWithProjection's weights lack text_projection.weight",
+        ),
         ("model_index.json", {"unet": None}, "unet is None; it must be [library, class]"),
         ("model_index.json", {"unet": ["os", "system"]}, "unet is of 'os'; allowed: diffusers, transformers"),
         ("model_index.json", {"unet": 3}, "unet is 3"),
@@ -194,6 +211,7 @@ VAE, UNET, SCHEDULE = "vae/config.json", "unet/config.json", "scheduler/schedule
             "cannot be used as a backbone; allowed: StableDiff",
         ),
         ("model_index.json", {"_class_name": None}, "cannot be used as a backbone; allowed: StableDiff"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "does not fit its text encoder"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, "does not fit its text encoder"),
     ],
 )
@@ -240,7 +258,9 @@ def test_parts_of_other_backbones_are_named(tiny_backbone, tiny_sdxl, tmp_path):
         shutil.copytree(tiny_sdxl / source, folder / part)
         return folder
 
-    with pytest.raises(UserError, match="reads texts of width 16, and the text encoder gives 24"):
+    with pytest.raises(
+        UserError, match="a text encoder is a CLIPTextModelWithProjection; allowed: CLIPTextModel"
+    ):
         folder = swapped("text_encoder", "text_encoder_2")
         index = json.loads((folder / "model_index.json").read_text())
         change(folder, "model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"])

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from selma.ground.errors import UserError
 from selma.runtime import command
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(path.stem for path in (ROOT / "selma").glob("[!_]*.py"))
 
 
 def raising(error: BaseException):
@@ -26,6 +34,14 @@ def swallowed() -> None:
         raise ImportError("cannot load module more than once per process") from None
 
 
+def lost() -> None:
+    """What a library makes of it that catches everything: it goes on."""
+    with suppress(BaseException):
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+    raise AssertionError("went on")
+
+
 @pytest.mark.parametrize(
     ("work", "code", "said"),
     [
@@ -39,6 +55,7 @@ def swallowed() -> None:
         (raising(KeyboardInterrupt()), 130, "interrupted\n"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted\n"),
         (swallowed, 130, "interrupted\n"),
+        (lost, 130, "interrupted\n"),
     ],
 )
 def test_exit_codes_and_the_one_line(work, code, said, capsys):
@@ -53,3 +70,25 @@ def test_a_bug_keeps_its_traceback_and_an_exit_its_code():
         command.run(lambda: 1 / 0)
     with pytest.raises(SystemExit):
         command.run(raising(SystemExit(3)))
+
+
+@pytest.mark.parametrize("name", [*(f"selma.{name}" for name in COMMANDS), "bench.filter", "bench.stages"])
+def test_ctrl_c_is_one_line_while_a_command_is_imported(name, tmp_path):
+    for slow in (
+        "pydantic",
+        "rouge_score",
+    ):  # what the command imports holds it up, as torch does for seconds
+        (tmp_path / f"{slow}.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", name],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "interrupted\n"
+    assert process.returncode == 130

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from selma import export
 from selma.backbones.loading import fingerprint
 from selma.ground.errors import UserError
-from selma.ground.files import sha256_file, write_json
-from selma.lora.files import WEIGHTS, save_lora
+from selma.ground.files import read_json, sha256_file, write_json
+from selma.lora.files import WEIGHTS, load_lora, save_lora
 from selma.runtime.schema import load_yaml
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -283,6 +283,16 @@ def test_a_failed_export_leaves_the_one_before_it(run, tiny_backbone) -> None:
         export.export("merged", "kohya")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+
+
+def test_an_expert_in_half_precision_says_so(run, tiny_backbone) -> None:
+    kept = load_lora(run / "models/experts/count")
+    save_lora(run / "models/experts/count", kept.state(), kept.provenance, torch.float16)
+    folder = export.export("count", "diffusers")
+    assert read_json(folder / "export.json")["dtype"] == "float16"
+    assert "diffusers layout, float16" in (folder / "README.md").read_text()
+    with pytest.raises(UserError, match=r"--dtype float32: .* keeps the run's own float16"):
+        export.export("count", "diffusers", "float32")
 
 
 @pytest.mark.parametrize(

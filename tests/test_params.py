@@ -102,6 +102,10 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         # A step of a dotted key, for DVC and for `dvc exp run -S`.
         ("skills", ["sd1.4"], "skills[0] is 'sd1.4'; it must be a name of letters, digits and _ -"),
         ("models.a+b", {}, "a key of models is 'a+b'; it must be a name of letters, digits and _ -"),
+        # Part of file names, which hold 255 bytes: metrics/merge/<name>.json, exports/.new-<profile>-<name>-kohya.
+        (f"merges.{'x' * 101}", {}, "a name of letters, digits and _ -, at most 100"),
+        ("skills", ["x" * 101], "a name of letters, digits and _ -, at most 100"),
+        ("profile", "x" * 101, "a name of letters, digits and _ . + -, at most 100"),
         ("experts.count.data", "data/images/animals", "experts.count.data is data/images/animals"),
         ("experts.count.data", "/data/images/count", "experts.count.data is /data/images/count"),
         ("experts.count.steps", 10, "it must be at most the 10 steps of expert count"),

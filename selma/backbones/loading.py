@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 
 from selma.backbones.latents import check_scaling
 from selma.backbones.schedulers import check_schedule
@@ -36,6 +37,7 @@ KINDS: dict[str, dict] = {
 }
 # Parts that are loaded, and must be there.
 _SD = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
+TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")  # Stable Diffusion has the first alone
 PARTS = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionXLPipeline": (*_SD, "text_encoder_2", "tokenizer_2"),
@@ -73,7 +75,7 @@ def load_pipeline(
             pipe = getattr(diffusers, kind).from_pretrained(
                 folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
             )
-        _check_whole(pipe)
+        _check_whole(pipe, folder)
         _check_parts(pipe)
     except Exception as error:  # safetensors, json, transformers and diffusers each raise their own kind
         raise UserError(f"{folder}: this backbone cannot be opened ({first_line(error)})") from error
@@ -122,10 +124,22 @@ def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:
     return side, side
 
 
-def _check_whole(pipe: Pipeline) -> None:
-    """Raise ValueError if a weights file lacks a tensor: diffusers only warns and leaves the parameter empty."""
-    for part in (pipe.unet, pipe.vae, *text_encoders(pipe)):
-        lacking = [name for name, value in part.named_parameters() if value.is_meta]
+def _check_whole(pipe: Pipeline, folder: Path) -> None:
+    """Raise ValueError if a weights file lacks a tensor: diffusers only warns and leaves the parameter empty, and
+    transformers fills it with random numbers."""
+    lacks = {
+        part: [name for name, value in part.named_parameters() if value.is_meta]
+        for part in (pipe.unet, pipe.vae)
+    }
+    for place, part in zip(("text_encoder", "text_encoder_2"), text_encoders(pipe), strict=False):
+        held: set[str] = set()
+        for file in (folder / place).glob("*.safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                held |= {key.removeprefix("text_model.") for key in opened.keys()}  # noqa: SIM118
+        lacks[part] = [
+            name for name, _ in part.named_parameters() if name.removeprefix("text_model.") not in held
+        ]
+    for part, lacking in lacks.items():
         if lacking:
             raise ValueError(
                 f"{type(part).__name__}'s weights lack {lacking[0]}, {len(lacking)} tensors in total"
@@ -173,9 +187,15 @@ def _check_parts(pipe: Pipeline) -> None:
         if unet.get(key) != value:
             raise ValueError(f"unet/config.json: {key} is {unet[key]!r}; only {value!r} is supported")
     size = unet.sample_size
-    if not all(isinstance(side, int) for side in (size if isinstance(size, list | tuple) else [size or 1])):
-        raise ValueError(f"unet/config.json: sample_size is {size!r}; it must be a number of latents")
+    sides = size if isinstance(size, list | tuple) and len(size) == 2 else [1 if size is None else size]
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"unet/config.json: sample_size is {size!r}; it must be a number of latents, or two")
     encoders = text_encoders(pipe)
+    for encoder, wanted in zip(encoders, TEXT_ENCODERS, strict=False):
+        if type(encoder).__name__ != wanted:
+            raise ValueError(
+                f"model_index.json: a text encoder is a {type(encoder).__name__}; allowed: {wanted}"
+            )
     width = sum(encoder.config.hidden_size for encoder in encoders)
     if unet.cross_attention_dim != width:
         raise ValueError(
@@ -185,7 +205,10 @@ def _check_parts(pipe: Pipeline) -> None:
         encoders, (pipe.tokenizer, getattr(pipe, "tokenizer_2", None)), strict=False
     ):
         texts = encoder.config
-        if len(tokenizer) > texts.vocab_size or tokenizer.model_max_length > texts.max_position_embeddings:
+        if (
+            len(tokenizer) > texts.vocab_size
+            or not 2 < tokenizer.model_max_length <= texts.max_position_embeddings
+        ):
             raise ValueError(
                 f"a tokenizer of {len(tokenizer)} tokens, at most {tokenizer.model_max_length} at once, does not fit "
                 f"its text encoder, which has {texts.vocab_size} and takes {texts.max_position_embeddings}"

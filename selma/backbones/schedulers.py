@@ -95,6 +95,11 @@ def check_schedule(scheduler: SchedulerMixin) -> None:
             f"scheduler/scheduler_config.json: prediction_type is {config.prediction_type!r}; "
             f"allowed: {', '.join(PREDICTIONS)}"
         )
+    if len(scheduler.alphas_cumprod) != config.num_train_timesteps:
+        raise ValueError(
+            f"scheduler/scheduler_config.json: has {len(scheduler.alphas_cumprod)} trained_betas; "
+            f"num_train_timesteps is {config.num_train_timesteps}, which must be as many"
+        )
     if not scheduler.alphas_cumprod.isfinite().all():
         raise ValueError("scheduler/scheduler_config.json: its betas are not finite")
 

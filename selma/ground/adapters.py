@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own from Pyth
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_record
-from selma.ground.schema import Count, Id, Positive, Texts, record
+from selma.ground.schema import Count, Id, Texts, record
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class Card(TypedDict):
     """What lora.json must say, and what it may say that is read again; the rest (data, steps, seed) is for people."""
 
     rank: Count
-    alpha: Positive
+    alpha: Annotated[float, Field(gt=0, le=1e30)]  # a kohya file keeps it in float32
     targets: Annotated[Texts, Field(min_length=1)]
     backbone: str
     name: NotRequired[str]

@@ -8,24 +8,33 @@ from collections.abc import Callable
 
 from selma.ground.errors import UserError
 
+PATIENCE = 3.0  # seconds for cleaning up, after which Ctrl-C is raised again
+_ALARM = hasattr(signal, "setitimer")  # not on Windows
+
 
 def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call `work` and return the exit code that fits; anything but bad input is a bug and keeps its traceback.
 
     An OSError counts as bad input: a command writes where its options say. `interrupted` is what Ctrl-C says, whatever
-    becomes of the KeyboardInterrupt: numpy, stopped while it is imported, raises errors of its own.
+    becomes of the KeyboardInterrupt: numpy, stopped while it is imported, raises errors of its own, and what another
+    library catches and forgets is raised again until the work ends.
     """
     pressed = False
 
     def stop(*_: object) -> None:
         nonlocal pressed
         pressed = True
+        if _ALARM:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, stop)
+    alarm = signal.signal(signal.SIGALRM, stop) if _ALARM else None
     try:
         work()
     except BaseException as error:
+        if _ALARM:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if pressed or isinstance(error, KeyboardInterrupt):
             print(interrupted, file=sys.stderr)
             return 130
@@ -34,5 +43,7 @@ def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     finally:
+        if _ALARM:
+            signal.signal(signal.SIGALRM, alarm or signal.SIG_DFL)
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
     return 0

@@ -33,11 +33,11 @@ from selma.ground.schema import one_of as one_of
 from selma.ground.schema import plain as plain
 from selma.ground.schema import section as section
 
-# A name becomes a file name and a DVC stage name, so no slash, space or template in it.
-NAME, NAME_WORDS = r"[A-Za-z0-9][A-Za-z0-9_.+-]*", "a name of letters, digits and _ . + -"
+# A name becomes a part of file names and a DVC stage name: no slash, space or template in it, room for a second one.
+NAME, NAME_WORDS = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", "a name of letters, digits and _ . + -, at most 100"
 Name = Annotated[str, matches(NAME, NAME_WORDS)]
 # A row's name is a step of a dotted key, too, for DVC (`params:`) and for `dvc exp run -S`.
-ROW, ROW_WORDS = r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits and _ -"
+ROW, ROW_WORDS = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", "a name of letters, digits and _ -, at most 100"
 RowName = Annotated[str, matches(ROW, ROW_WORDS)]
 AnyNames = Annotated[tuple[Name, ...], once]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), once]
