@@ -40,8 +40,8 @@ def main() -> None:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if not 1 <= arguments.resamples <= MOST:
-        raise UserError(f"--resamples: {arguments.resamples}; allowed: 1 to {MOST}")
+    if not 2 <= arguments.resamples <= MOST:
+        raise UserError(f"--resamples: {arguments.resamples}; allowed: 2 to {MOST}")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed}; allowed: 0 to {2**32 - 1}")
     print(json.dumps(arguments.score(arguments), indent=2, ensure_ascii=False, allow_nan=False))

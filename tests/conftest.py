@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# Time says nothing on a busy machine, so no example has a deadline.
+settings.register_profile("selma", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("selma")
 os.environ.setdefault("SELMA_TRACKING", "off")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

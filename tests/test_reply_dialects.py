@@ -738,3 +738,35 @@ def test_a_long_reply_is_read_in_time(piece):
     for start in ("", "Prompt 1", "1. a", "# a"):
         parse_reply(start + piece * (20_000 // len(piece)) + "x")
     assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "I'm sorry, but I can't assist with that. Here are some alternatives I can offer:",
+        "I can’t write those because:",
+        "Sorry, I cannot help with this request. Some reasons:",
+        "I am very sorry, but I am unable to generate such prompts. I could instead write",
+        "Unfortunately, I won't be able to provide these. What I can do:",
+        "As an AI language model, I can not create them. Consider:",
+        "We apologize, but we are not able to fulfill it:",
+    ],
+)
+def test_a_list_after_a_refusal_holds_no_prompts(refusal):
+    assert parse_reply(f"{refusal}\n1. a poem about kites\n2. a story about cups") == []
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "I can't wait to help! Here they are:",
+        "Sorry for the delay. Here are two prompts:",
+        "I can help with that:",
+        "",
+    ],
+)
+def test_a_list_after_a_polite_opening_is_read(opening):
+    assert parse_reply(f"{opening}\n1. two red kites\n2. five blue cups") == [
+        "two red kites",
+        "five blue cups",
+    ]

@@ -237,7 +237,7 @@ def test_bad_answers_are_one_line_and_exit_code_2(dsg, text, named):
         (["dsg", "a.csv", "--resamples", "0"], "--resamples: 0"),
         (
             ["dsg", "a.csv", "--resamples", "1000000000000"],
-            "--resamples: 1000000000000; allowed: 1 to 1000000",
+            "--resamples: 1000000000000; allowed: 2 to 1000000",
         ),
         (["dsg", "a.csv", "--seed", "-1"], "--seed: -1"),
         (["web", "a.csv"], "invalid choice: 'web'"),

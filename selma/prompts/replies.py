@@ -23,6 +23,15 @@ CUT_OFF = re.compile(
 # A terminal's colours; marks of order and of direction, which stand before markers, unseen.
 _NOISE = re.compile("\x1b\\[[0-9;]*m|[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069]")
 
+# A refusal; the list that follows one holds its reasons, or what the model would rather do.
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i['’]?m|i am|we['’]?re|we are) (?:so |very |really |truly )?sorry\b|sorry\b|(?:i|we) apologi[sz]e\b"
+    r"|my apologies\b|unfortunately\b|as an ai\b)?.{0,60}?\b(?:i|we)(?:['’]m| am|['’]re| are)?"
+    r" ?(?:can ?not|can['’]?t|won['’]?t|will not|not able|unable|must decline|not comfortable)\b"
+    r"(?! (?:wait|stress|help but)).{0,40}?\b(?:help|assist|writ|provid|creat|generat|produc|fulfil|compl|do|answer|continu)",
+    re.IGNORECASE,
+)
+
 
 def parse_reply(text: str, finish_reason: str = "stop") -> list[str]:
     """The prompts in an LLM's reply, in order, each on one line; an empty list for a refusal or an empty reply.
@@ -81,6 +90,8 @@ def parse_list(text: str, finish_reason: str = "stop") -> list[str]:
     after a blank line within it is ignored. With a finish_reason of CUT_OFF the last item is dropped: it may be
     cut anywhere. An item without a letter or digit is dropped.
     """
+    if _REFUSAL.match(text.strip()):
+        return []
     if "\n" not in text.strip() and "\\n" in text:  # escaped once too often
         text = text.strip().strip("\"'").replace("\\n", "\n")
     if elements := layouts.element_items(text):

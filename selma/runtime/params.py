@@ -191,7 +191,7 @@ class Evaluate:
     benchmarks: Names
     images_per_prompt: Few
     drawing: Drawing
-    bootstrap: Count
+    bootstrap: Annotated[int, Field(ge=2, le=10**6)]  # resamples
 
 
 @section
