@@ -28,7 +28,8 @@ _REFUSAL = re.compile(
     r"\W*(?:(?:i['’]?m|i am|we['’]?re|we are) (?:so |very |really |truly )?sorry\b|sorry\b|(?:i|we) apologi[sz]e\b"
     r"|my apologies\b|unfortunately\b|as an ai\b)?.{0,60}?\b(?:i|we)(?:['’]m| am|['’]re| are)?"
     r" ?(?:can ?not|can['’]?t|won['’]?t|will not|not able|unable|must decline|not comfortable)\b"
-    r"(?! (?:wait|stress|help but)).{0,40}?\b(?:help|assist|writ|provid|creat|generat|produc|fulfil|compl|do|answer|continu)",
+    r"(?! (?:wait|stress|help but)).{0,40}?"
+    r"\b(?:help|assist|writ|provid|creat|generat|produc|fulfil|compl|do|answer|continu)",
     re.IGNORECASE,
 )
 
