@@ -8,6 +8,7 @@ Exits 1 when the kept sets differ.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,9 @@ THRESHOLD = 0.8
 
 
 def main() -> None:
-    prompts = make_prompts(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    parser = argparse.ArgumentParser(prog="python -m bench.filter", description=__doc__.splitlines()[0])
+    parser.add_argument("prompts", type=int, nargs="?", default=300, help="how many (default: 300)")
+    prompts = make_prompts(parser.parse_args().prompts)
     kept, seconds = timed(ours, prompts)
     peer_kept, peer_seconds = timed(peer, prompts)
 

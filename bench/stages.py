@@ -20,14 +20,17 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from tabulate import tabulate
 
+from selma.ground.errors import UserError
+from selma.runtime import command
 from selma.runtime.dvcfile import Stage, load_stages
+from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml, overridden, parse_yaml
 
 CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/backbones")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the pipeline; exit code 1 if a stage fails."""
+    """Run the pipeline; exit code 2 with one line for bad input, or if a stage fails."""
     parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the copy goes; must not exist")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once (default: 1)")
@@ -35,25 +38,40 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of params.yaml"
     )
     given = parser.parse_args(arguments)
-    copy(given.folder, dict(setting.split("=", 1) for setting in given.set))
+    return command.run(lambda: _main(given.folder, given.jobs, given.set))
+
+
+def _main(folder: Path, jobs: int, settings: list[str]) -> None:
+    if jobs < 1:
+        raise UserError(f"--jobs: {jobs}; allowed: 1 or more")
+    copy(folder, settings)
     started = time.monotonic()
-    took = run(given.folder, given.jobs)
+    took = run(folder, jobs)
     print(tabulate(sorted(took.items(), key=lambda row: -row[1]), ["stage", "seconds"], floatfmt=".1f"))
-    print(f"{sum(took.values()):.0f} s of stages in {time.monotonic() - started:.0f} s, {given.jobs} at once")
-    return 0 if took else 1
+    print(f"{sum(took.values()):.0f} s of stages in {time.monotonic() - started:.0f} s, {jobs} at once")
 
 
-def copy(folder: Path, settings: dict[str, str]) -> None:
-    """This checkout's code, skills and pretrained backbone in a new folder, with `settings` in its params.yaml."""
+def copy(folder: Path, settings: list[str]) -> None:
+    """This checkout's code, skills and pretrained backbone in a new folder, with KEY=VALUE settings in its params.yaml.
+
+    Raises UserError, before anything is copied, for a folder that exists and for settings that params.yaml refuses.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; name a folder that does not")
+    if wrong := next((setting for setting in settings if "=" not in setting), None):
+        raise UserError(f"--set: {wrong}; it must be KEY=VALUE, e.g. seed=43")
+    pairs = (setting.split("=", 1) for setting in settings)
+    values = {key: parse_yaml(text, where=f"--set {key}") for key, text in pairs}
+    params = overridden(load_yaml(Path("params.yaml")), values)
+    build_params(params, where="--set")
     (folder / "data/preferences").mkdir(parents=True)  # a dep of `evaluate`, empty without preference judges
     for name in CODE:
         if Path(name).is_dir():
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(name, folder / name)
-    values = {key: parse_yaml(text, where=key) for key, text in settings.items()}
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        YAML().dump(overridden(load_yaml(Path("params.yaml")), values), file)
+        YAML().dump(params, file)
 
 
 def runnable(folder: Path) -> dict[str, Stage]:
@@ -62,29 +80,33 @@ def runnable(folder: Path) -> dict[str, Stage]:
 
 
 def run(folder: Path, jobs: int) -> dict[str, float]:
-    """Seconds of every stage, start-up included; none if one failed, after which no other starts."""
+    """Seconds of every stage, start-up included; raises UserError, and stops the others, if one fails."""
     stages = runnable(folder)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = os.environ | {"SELMA_TRACKING": "off", "OMP_NUM_THREADS": str(threads)}
-    waiting, took, failed = list(stages), {}, False
+    waiting, took = list(stages), {}
     running: dict[str, tuple[subprocess.Popen, float]] = {}
-    while running or (waiting and not failed):
-        unmade = [path for name in (*waiting, *running) for path in makes(stages[name])]
-        ready = [name for name in waiting if not failed and not needs(stages[name], unmade)]
-        for name in ready[: jobs - len(running)]:
-            waiting.remove(name)
-            with open(folder / f"{name}.log", "w") as log:
-                command = [sys.executable, *stages[name].cmd.split()[1:]]
-                child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-            running[name] = child, time.monotonic()
-        time.sleep(0.05)
-        for name in [name for name, (child, _) in running.items() if child.poll() is not None]:
-            child, started = running.pop(name)
-            took[name] = time.monotonic() - started
-            if child.returncode:
-                failed = True
-                print(f"{name} failed:\n{(folder / f'{name}.log').read_text()[-2000:]}", file=sys.stderr)
-    return {} if failed else took
+    try:
+        while waiting or running:
+            unmade = [path for name in (*waiting, *running) for path in makes(stages[name])]
+            ready = [name for name in waiting if not needs(stages[name], unmade)]
+            for name in ready[: jobs - len(running)]:
+                waiting.remove(name)
+                with open(folder / f"{name}.log", "w") as log:
+                    words = [sys.executable, *stages[name].cmd.split()[1:]]
+                    child = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
+                running[name] = child, time.monotonic()
+            time.sleep(0.05)
+            for name in [name for name, (child, _) in running.items() if child.poll() is not None]:
+                child, started = running.pop(name)
+                took[name] = time.monotonic() - started
+                if child.returncode:
+                    said = (folder / f"{name}.log").read_text(errors="replace").strip().splitlines() or [""]
+                    raise UserError(f"{name} failed: {said[-1]} ({folder / f'{name}.log'} has the rest)")
+    finally:
+        for child, _ in running.values():
+            child.terminate()
+    return took
 
 
 def makes(stage: Stage) -> tuple[str, ...]:

@@ -32,11 +32,12 @@ from tabulate import tabulate
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
+from selma.ground.schema import build, section
 from selma.reporting.table import gain_text
 from selma.runtime import command
+from selma.runtime.facts import flatten
 from selma.runtime.params import Params, build_params
-from selma.runtime.schema import NAME, NAME_WORDS, Name, build, load_yaml, overridden, section
-from selma.runtime.tracking import flatten
+from selma.runtime.schema import NAME, NAME_WORDS, Name, load_yaml, overridden
 from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval, over
 

@@ -23,10 +23,10 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.runtime import command
 from selma.runtime.checks import warn
+from selma.runtime.facts import flatten
 from selma.runtime.overlay import ORIGINS, overlay
 from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml, parse_yaml
-from selma.runtime.tracking import flatten
 
 DEFAULT = "shapes"
 

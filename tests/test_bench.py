@@ -38,3 +38,27 @@ def test_a_stage_waits_for_what_lies_above_or_below_its_deps() -> None:
     assert stages.needs(stage("b", ("data",), ()), ["data/x"])
     assert stages.needs(stage("b", ("data/x/y",), ()), ["data/x"])
     assert not stages.needs(stage("b", ("data/xy", "stages/b.py"), ()), ["data/x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["."], ". exists; name a folder that does not"),
+        (["{new}", "--jobs", "0"], "--jobs: 0; allowed: 1 or more"),
+        (["{new}", "--set", "seed"], "--set: seed; it must be KEY=VALUE"),
+        (["{new}", "--set", "expert.rank=0"], "--set: expert.rank is 0; it must be"),
+        (["{new}", "--set", "expert.rank=["], "--set expert.rank, line 1: is not valid YAML"),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
+    options: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    new = tmp_path / "new"
+    assert stages.main([option.replace("{new}", str(new)) for option in options]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and not new.exists()

@@ -15,7 +15,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from selma.ground.errors import UserError
-from selma.runtime.schema import ROW, ROW_WORDS, Count, build, load_yaml, once, section
+from selma.ground.schema import Count, build, once, section
+from selma.runtime.schema import ROW, ROW_WORDS, load_yaml
 
 SEEDS = 3  # seed prompts a skill starts from (paper: 3)
 

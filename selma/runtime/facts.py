@@ -56,13 +56,9 @@ def _headline(params: Any) -> dict[str, str]:
     """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator."""
     with suppress(LookupError, TypeError, AttributeError):
         first, second = params["compare"][0]
-        told = {"leading": f"{first} over {second}"}
-        merge = Path(params["models"][first]["weights"]).name
-        return (
-            told | {"merge.operator": params["merges"][merge]["operator"]}
-            if merge in params["merges"]
-            else told
-        )
+        merge = params["merges"].get(Path(params["models"][first]["weights"]).name)
+        operator = {"merge.operator": merge["operator"]} if merge else {}
+        return {"leading": f"{first} over {second}", **operator}
     return {}
 
 

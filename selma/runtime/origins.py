@@ -13,8 +13,9 @@ from typing import Annotated
 from pydantic import Field
 
 from selma.ground.errors import UserError
+from selma.ground.schema import Count, Seed, matches, one_of, section
 from selma.runtime import variants
-from selma.runtime.schema import Count, Name, Seed, matches, one_of, section
+from selma.runtime.schema import Name
 
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 

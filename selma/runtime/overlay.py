@@ -12,9 +12,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from selma.ground.errors import UserError
+from selma.ground.schema import hints, plain
 from selma.runtime import yamltext
 from selma.runtime.params import Params
-from selma.runtime.schema import hints, load_yaml, plain
+from selma.runtime.schema import load_yaml
 
 ROWS = ("experts", "merges", "models")  # overlaid key by key
 ORIGINS = ("backbones", "benchmarks", "judges")  # a profile's rows are replaced, others stay

@@ -13,24 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from selma.ground.errors import UserError
+from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.checks import cross_check
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
-from selma.runtime.schema import (
-    AnyNames,
-    Count,
-    Fraction,
-    Name,
-    Names,
-    Positive,
-    RowName,
-    Seed,
-    build,
-    load_yaml,
-    once,
-    one_of,
-    section,
-)
+from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 

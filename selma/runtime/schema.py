@@ -21,17 +21,7 @@ from ruamel.yaml.nodes import Node, ScalarNode
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_text
-from selma.ground.schema import Count as Count
-from selma.ground.schema import Fraction as Fraction
-from selma.ground.schema import Positive as Positive
-from selma.ground.schema import Seed as Seed
-from selma.ground.schema import build as build
-from selma.ground.schema import hints as hints
-from selma.ground.schema import matches as matches
-from selma.ground.schema import once as once
-from selma.ground.schema import one_of as one_of
-from selma.ground.schema import plain as plain
-from selma.ground.schema import section as section
+from selma.ground.schema import matches, once
 
 # A name becomes a part of file names and a DVC stage name: no slash, space or template in it, room for a second one.
 NAME, NAME_WORDS = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", "a name of letters, digits and _ . + -, at most 100"
