@@ -1,6 +1,7 @@
 """Let the text-to-image model draw its own training images, one per kept prompt (SELMA, section 3.2).
 
     python -m stages.images count
+    python -m stages.images count --shard 2/8    the second of eight parts, for `dvc repro` to find done
 
 reads   data/filtered/<skill>/prompts.jsonl, models/backbones/<images.backbone>/
 writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card
@@ -16,6 +17,7 @@ from selma.ground.files import write_text
 from selma.ground.pairs import image_seed, read_image, read_prompts, write_image
 from selma.images import sampler
 from selma.images.card import card
+from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, IMAGES
@@ -23,7 +25,8 @@ from selma.runtime.places import BACKBONES, IMAGES
 SHEET = 8  # images in the sample that MLflow shows
 
 
-def main(skill: str) -> None:
+def main(skill: str, shard: str = "1/1") -> None:
+    part = stage.parse_shard(shard)
     params = load_params()
     prompts = read_prompts(Path("data/filtered") / skill / "prompts.jsonl")
     if not prompts:
@@ -40,15 +43,14 @@ def main(skill: str) -> None:
     backbone, drawing = Path(BACKBONES) / params.images.backbone, params.images.drawing
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
 
-    with work.folder(stage.name()) as folder:
+    with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"
-        sampler.draw_folder(
-            pipe,
-            rows,
-            out,
-            drawing,
-            progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
+        label = f"images {skill}"
+        draw_folder(
+            pipe, rows, out, drawing, shard=part, bar=lambda total, done: stage.bar(total, done, label)
         )
+        if part != (1, 1):
+            return
         about = f"Training images for the skill `{skill}`, one for each prompt that an LLM wrote and the filter kept."
         told = {
             "title": f"Training images, {skill}",

@@ -1,6 +1,7 @@
 """Draw the benchmarks' test prompts with one model, several images each, from the same initial noise for all models.
 
     python -m stages.sample merged
+    python -m stages.sample merged --shard 2/8   the second of eight parts, for `dvc repro` to find done
 
 reads   models.<model>.weights               a backbone's folder, or a LoRA folder applied to expert.backbone
         data/benchmarks/<benchmark>/         for each of evaluate.benchmarks
@@ -20,6 +21,7 @@ from selma.ground.items import load_split
 from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images import sampler
 from selma.images.card import card
+from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -27,7 +29,8 @@ from selma.runtime.places import BACKBONES
 SHEET = 8  # images in the sample that MLflow shows
 
 
-def main(model: str) -> None:
+def main(model: str, shard: str = "1/1") -> None:
+    part = stage.parse_shard(shard)
     params = load_params()
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
@@ -37,18 +40,21 @@ def main(model: str) -> None:
     backbone = Path(BACKBONES) / params.expert.backbone
     pipe = open_model(Path(row.weights), backbone, params.runtime.device, params.runtime.dtype)
 
-    with work.folder(stage.name()) as folder:
+    with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"
         for name in names:
             label = f"sample {model} {name}"
-            sampler.draw_folder(
+            draw_folder(
                 pipe,
                 rows[name],
                 out / name,
                 params.evaluate.drawing,
                 method=row.guidance,
-                progress=lambda images, total, label=label: stage.progress(images, total, label),
+                shard=part,
+                bar=lambda total, done, label=label: stage.bar(total, done, label),
             )
+            if part != (1, 1):
+                continue
             about = f"What the model `{model}` draws for the test prompts of the benchmark `{name}`."
             told = {
                 "title": f"{model} on {name}",
@@ -59,6 +65,8 @@ def main(model: str) -> None:
             told |= {"method": row.guidance, "columns": ", `k` (which image of its prompt)"}
             told |= {"weights": "" if row.weights.startswith(BACKBONES) else row.weights}
             write_text(out / name / "README.md", card(backbone, params.evaluate.drawing, about=about, **told))
+        if part != (1, 1):
+            return
         sheet = folder / "sheet.png"
         shown = [out / names[0] / row["file_name"] for row in rows[names[0]][:SHEET]]
         write_image(sheet, sampler.contact_sheet([read_image(file) for file in shown]))

@@ -14,7 +14,7 @@ from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import SCHEDULERS, make_scheduler
 from selma.ground.errors import UserError
 from selma.ground.pairs import read_pairs
-from selma.images import sampler
+from selma.images import folder, sampler
 from selma.runtime.params import Drawing
 
 TEXTS = ["a red circle", "two blue squares", "a green star", "a red circle", "a small cross"]
@@ -86,7 +86,7 @@ def test_what_is_not_finite_names_its_prompt_and_leaves_no_picture(tiny_backbone
     with pytest.raises(
         UserError, match=rf"'a red circle' is not finite \(guidance {guidance}, float32\)".replace("+", r"\+")
     ):
-        sampler.draw_folder(load_pipeline(tiny_backbone), rows, tmp_path, replace(DRAWING, guidance=guidance))
+        folder.draw_folder(load_pipeline(tiny_backbone), rows, tmp_path, replace(DRAWING, guidance=guidance))
     assert not list(tmp_path.iterdir())
 
 
@@ -215,12 +215,12 @@ def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):
         {"file_name": f"{i}.png", "text": text, "id": str(i), "seed": seed}
         for i, (text, seed) in enumerate(zip(TEXTS, SEEDS, strict=True))
     ]
-    sampler.draw_folder(pipe, rows, tmp_path / "whole", DRAWING)
+    folder.draw_folder(pipe, rows, tmp_path / "whole", DRAWING)
     left = tmp_path / "left"
     left.mkdir()
     (left / "1.png").write_bytes(b"kept")
     (left / ".tmp-1-2.png").write_bytes(b"half")
-    sampler.draw_folder(pipe, rows, left, DRAWING)
+    folder.draw_folder(pipe, rows, left, DRAWING)
     assert sorted(file.name for file in left.iterdir()) == [*(f"{i}.png" for i in range(5)), "metadata.jsonl"]
     assert (left / "1.png").read_bytes() == b"kept"
     assert (left / "2.png").read_bytes() == (tmp_path / "whole/2.png").read_bytes()

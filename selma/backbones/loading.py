@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 
+from selma.backbones.cpu import speed_up
 from selma.backbones.latents import check_scaling
 from selma.backbones.schedulers import check_schedule
 from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
@@ -91,6 +92,7 @@ def load_pipeline(
         pipe.vae.to(memory_format=torch.channels_last)
     if lora is not None:
         _put_lora(pipe, adapter, lora)
+    speed_up(pipe.unet, pipe.vae, *text_encoders(pipe))
     return pipe
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from selma.experts.examples import Examples
+from selma.experts.gradients import gradients
 from selma.ground.errors import UserError
 from selma.ground.files import atomic
 from selma.lora.adapter import lora_parameters, lora_state
@@ -72,30 +74,36 @@ def train(
     first = _load_state(state, parameters, optimizer, losses)
     window = max(1, settings.steps // 100)
     saved_at, pause = time.monotonic(), state_seconds
-    for step in progress(range(first, settings.steps)):
-        with enough_memory("raise expert.accumulate, or set expert.gradient_checkpointing"):
-            batch = objective.draw_batch(schedule, examples, settings, seed, step)
-            for part in batch.split(settings.accumulate):
-                loss = objective.batch_loss(unet, part) * (len(part) / settings.batch)
-                loss.backward()
-                losses[step] += loss.detach()
-        length = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
-        losses[step] += torch.where(length.isfinite(), 0.0, torch.nan)  # found where the losses are read
-        optimizer.step()
-        optimizer.zero_grad()
-        count = step + 1
-        if count % window == 0 or count == settings.steps:
-            on_loss(count, _mean(losses, count, window))
-        at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
-        if at_checkpoint:
-            _mean(losses, count, window)
-            _save_checkpoint(folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype))
-        if at_checkpoint or time.monotonic() - saved_at > pause:
-            began = time.monotonic()
-            _save_state(state, parameters, optimizer, losses, count)
-            saved_at = time.monotonic()
-            # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
-            pause = state_seconds * max(1.0, saved_at - began)
+    with gradients(
+        partial(objective.batch_loss, unet),
+        list(parameters.values()),
+        batch=settings.batch,
+        accumulate=settings.accumulate,
+        pixels=examples.mean[0, 0].numel(),
+    ) as found:
+        for step in progress(range(first, settings.steps)):
+            with enough_memory("raise expert.accumulate, or set expert.gradient_checkpointing"):
+                batch = objective.draw_batch(schedule, examples, settings, seed, step)
+                losses[step] = found.of(batch)
+            length = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
+            losses[step] += torch.where(length.isfinite(), 0.0, torch.nan)  # found where the losses are read
+            optimizer.step()
+            optimizer.zero_grad()
+            count = step + 1
+            if count % window == 0 or count == settings.steps:
+                on_loss(count, _mean(losses, count, window))
+            at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
+            if at_checkpoint:
+                _mean(losses, count, window)
+                _save_checkpoint(
+                    folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype)
+                )
+            if at_checkpoint or time.monotonic() - saved_at > pause:
+                began = time.monotonic()
+                _save_state(state, parameters, optimizer, losses, count)
+                saved_at = time.monotonic()
+                # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
+                pause = state_seconds * max(1.0, saved_at - began)
     ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
     return [(count, _mean(losses, count, window)) for count in ends]
 

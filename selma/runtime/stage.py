@@ -16,25 +16,33 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.ground.errors import UserError, first_line
 from selma.runtime import tracking
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 
 
 def run(main: Callable[..., None]) -> None:
     """Call `main` with sys.argv's strings and leave the process with the exit code that fits."""
-    arguments = sys.argv[1:]
-    wanted = [parameter.upper() for parameter in inspect.signature(main).parameters]
-    if len(arguments) != len(wanted):
-        _leave(" ".join(["usage: python -m", _module(), *wanted]), 2)
+    arguments, options = _given()
+    parameters = inspect.signature(main).parameters.values()
+    wanted = [parameter.name.upper() for parameter in parameters if parameter.default is parameter.empty]
+    known = [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
+    if len(arguments) != len(wanted) or not set(options) <= set(known):
+        optional = [f"[--{name} {name.upper()}]" for name in known]
+        _leave(" ".join(["usage: python -m", _module(), *wanted, *optional]), 2)
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
         with tracking.stage_run(name()):
-            main(*arguments)
+            main(*arguments, **options)
     except UserError as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
@@ -50,19 +58,22 @@ def name() -> str:
 
     DVC, called in a subfolder, says `../dvc.yaml:images@count`.
     """
-    arguments = ["-".join(sys.argv[1:])] if sys.argv[1:] else []
+    arguments = ["-".join(_given()[0])] if _given()[0] else []
     given = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
     return given or "@".join([_module().rpartition(".")[2], *arguments])
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
     """Iterate with a progress bar on stderr; without a terminal, a line every half minute."""
+    yield from _tqdm(total, label, iterable=iterable)
+
+
+def _tqdm(total: int | None, label: str, **options: Any) -> tqdm:
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else 30.0
-    yield from tqdm(
-        iterable,
+    return tqdm(
         total=total,
         desc=label or name(),
         file=sys.stderr,
@@ -70,7 +81,46 @@ def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -
         maxinterval=max(interval, 10.0),
         dynamic_ncols=terminal,
         leave=False,
+        **options,
     )
+
+
+@contextmanager
+def bar(total: int, done: int = 0, label: str = "") -> Iterator[Callable[[float], None]]:
+    """A progress bar as `progress` shows it, for work that reports from threads, and parts of an item: a function
+    that adds to it. `done` is what an earlier run left."""
+    lock = Lock()
+    with _tqdm(total, label, initial=done, bar_format=_WHOLE) as shown:
+
+        def advance(items: float) -> None:
+            with lock:
+                shown.update(items)
+
+        yield advance
+
+
+_WHOLE = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "2/8", the second of eight parts of a stage's work, as (2, 8); raises UserError for anything else."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--shard: {text!r}; it must be I/N with 1 <= I <= N, e.g. 2/8")
+    return int(found[1]), int(found[2])
+
+
+def _given() -> tuple[list[str], dict[str, str]]:
+    """The command line's arguments, and its options by name: ["count"], {"shard": "2/8"} for count --shard 2/8."""
+    arguments, options, rest = [], {}, sys.argv[1:]
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            option, equals, value = word[2:].partition("=")
+            options[option] = value if equals else rest.pop(0) if rest else ""
+        else:
+            arguments.append(word)
+    return arguments, options
 
 
 def _module() -> str:

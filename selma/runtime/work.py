@@ -29,10 +29,11 @@ from selma.runtime.schema import load_yaml
 
 
 @contextmanager
-def folder(stage: str) -> Iterator[Path]:
+def folder(stage: str, shared: bool = False) -> Iterator[Path]:
     """The work folder of a stage (DVC's name for it, e.g. `images@count`), empty or as a killed run left it.
 
     It is kept when the body raises or dies and removed when it succeeds, along with other keys' leftovers.
+    A `shared` one is for a part of the work: several processes have it at once, and it is kept in any case.
     Raises UserError when the stage is not in dvc.yaml, a dependency is missing, its outs cannot be written where they
     belong, or another process uses it.
     """
@@ -42,12 +43,15 @@ def folder(stage: str) -> Iterator[Path]:
     outs = [Path(out) for out in (*spec.outs, *spec.metrics, *spec.plots)]
     for out in outs:
         _check_writable(out)
-    lock = _lock(stage_home / f"{key}.lock")
+    lock = _lock(stage_home / f"{key}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     if lock is None:
         raise UserError(f"{stage}: another process is running it now; wait for it or stop it")
     with lock:
         path = stage_home / key
         path.mkdir(exist_ok=True)
+        if shared:
+            yield path
+            return
         for out in outs:
             _tidy(out)
         yield path
@@ -163,8 +167,9 @@ def _check_writable(out: Path) -> None:
         raise UserError(f"{out}: {place} cannot be written to; it must be a folder that this user may change")
 
 
-def _lock(path: Path) -> IO[str] | None:
-    """An exclusively locked file, or None if another process has it; closing it unlocks it, as does process exit."""
+def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> IO[str] | None:
+    """A locked file, by default exclusively, or None if another process has it; closing it unlocks it, as does the
+    process's end."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,7 +177,7 @@ def _lock(path: Path) -> IO[str] | None:
         except FileNotFoundError:  # another process removed the empty folder just now
             continue
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             return None

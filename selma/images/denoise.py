@@ -1,0 +1,95 @@
+"""One batch of images, from noise to pictures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from threading import Event
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+
+from selma.backbones import conditioning
+from selma.backbones.ahead import Stopped
+from selma.backbones.latents import to_vae
+from selma.images.memory import TextMemory
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    from selma.backbones.conditioning import Conditioning
+    from selma.backbones.loading import Pipeline
+
+DECODE_PIXELS = (
+    8 * 512 * 512
+)  # decoding takes most of the memory: eight 512 px images at a time, or 2,048 of 32 px
+
+
+@torch.inference_mode()
+def denoise(
+    pipe: Pipeline,
+    scheduler: SchedulerMixin,
+    texts: Mapping[str, Conditioning],
+    generators: list[torch.Generator],
+    shape: tuple[int, int, int],
+    guidance: float,
+    guide: ModuleType,
+    *,
+    memory: TextMemory,
+    stop: Event,
+    advance: Callable[[float], None],
+) -> torch.Tensor:
+    """Denoise and decode one batch, from its conditionings by branch of the guidance and one CPU generator per image.
+
+    `scheduler` has its timesteps set, on the CPU: reading one from a GPU would wait for it. `shape` is (channels,
+    height, width) of the latents. `advance` is called after every step with the images that this step is worth.
+    Pixels [n, 3, height, width], fp32, in about -1..1; not finite where the latents were not.
+    Raises Stopped once `stop` is set.
+    """
+    device, dtype = pipe.device, pipe.unet.dtype
+    branches = guide.branches(guidance)
+    condition = conditioning.concatenate([texts[branch] for branch in branches]).to(device, dtype)
+    pixels = (shape[1] * pipe.vae_scale_factor, shape[2] * pipe.vae_scale_factor)
+    ids = torch.tensor([conditioning.time_ids(pixels, (0, 0), pixels)], device=device).float()
+    inputs = condition.unet_inputs(ids.expand(len(condition.states), -1))
+    # fp32 on the CPU: the same noise on every machine; latents stay fp32 through the scheduler's arithmetic
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    latents = noise.to(device) * scheduler.init_noise_sigma
+    extra = _step_options(scheduler, generators)
+    with memory.of(condition.states):
+        for t in scheduler.timesteps:
+            if stop.is_set():
+                raise Stopped
+            scaled = scheduler.scale_model_input(latents, t).to(dtype)
+            predicted = pipe.unet(torch.cat([scaled] * len(branches)), t, **inputs, return_dict=False)[0]
+            prediction = guide.combine(predicted.float().chunk(len(branches)), guidance)
+            latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
+            advance(len(generators) / len(scheduler.timesteps))
+    return _decode(pipe, latents)
+
+
+def _step_options(scheduler: SchedulerMixin, generators: list[torch.Generator]) -> dict:
+    """Per-image generators where the scheduler takes them: ancestral ones draw noise at every step.
+
+    The generators continue where the initial noise stopped, as in diffusers' own pipelines; schedulers that are
+    deterministic (DDIM at its eta of 0) accept them and draw nothing from them.
+    """
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": generators} if takes else {}
+
+
+def _decode(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Latents [n, channels, h, w] to pixels [n, 3, height, width], fp32, a few at a time to bound memory.
+
+    Latents that are not finite stay so: a VAE's norms could hide them.
+    """
+    factor = pipe.vae_scale_factor
+    pixels = latents.shape[2] * latents.shape[3] * factor**2
+    latents = to_vae(pipe, latents).to(pipe.vae.dtype)
+    decoded = [
+        pipe.vae.decode(part, return_dict=False)[0].float()
+        for part in latents.split(max(1, DECODE_PIXELS // pixels))
+    ]
+    broken = ~latents.isfinite().flatten(1).all(dim=1)
+    return torch.cat(decoded).masked_fill(broken[:, None, None, None], torch.nan)

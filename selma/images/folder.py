@@ -1,0 +1,68 @@
+"""Draw a folder of images that a killed run, or several machines, finish together."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selma.ground.files import TEMPORARY, write_jsonl
+from selma.ground.pairs import METADATA, write_image
+from selma.images import sampler
+from selma.images.sampler import Advance
+
+if TYPE_CHECKING:
+    from selma.backbones.loading import Pipeline
+    from selma.runtime.params import Drawing
+
+# From the number of images, and of those that are there already, to a progress bar's `advance`.
+Bar = Callable[[int, int], AbstractContextManager[Advance]]
+
+
+def draw_folder(
+    pipe: Pipeline,
+    rows: list[dict],
+    folder: Path,
+    drawing: Drawing,
+    *,
+    method: str = "cfg",
+    shard: tuple[int, int] = (1, 1),
+    bar: Bar = lambda total, done: nullcontext(lambda images: None),
+) -> None:
+    """Draw an HF imagefolder: an image per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
+
+    Images that are in `folder` already are kept: an earlier, killed call's, or another shard's (`sampler.draw`). Each
+    is renamed into place when whole. Compressing and writing run beside the drawing, on threads of their own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {i for i, row in enumerate(rows) if (folder / row["file_name"]).exists()}
+    writers = min(8, os.cpu_count() or 1)
+    waiting: deque[Future[None]] = deque()
+    with bar(len(rows), len(done)) as advance, ThreadPoolExecutor(writers, "writing") as pool:
+        drawn = sampler.draw(
+            pipe,
+            [row["text"] for row in rows],
+            [row["seed"] for row in rows],
+            drawing,
+            method=method,
+            done=done,
+            shard=shard,
+            advance=advance,
+        )
+        try:
+            for i, image in drawn:
+                waiting.append(pool.submit(write_image, folder / rows[i]["file_name"], image))
+                while len(waiting) > 8 * writers:
+                    waiting.popleft().result()
+        finally:
+            drawn.close()
+        for written in waiting:
+            written.result()
+    if shard == (1, 1):
+        for half_written in folder.glob(f"{TEMPORARY}*"):  # of a killed call; no other one draws here now
+            half_written.unlink()
+        write_jsonl(folder / METADATA, rows)

@@ -1,0 +1,55 @@
+"""Keys and values of texts, computed once for all steps of an image: they depend on the text alone.
+
+A sampler runs the UNet at every step on the same text states, and every cross-attention projects them to the same
+keys and values again. Of the embedded world's UNet that is a ninth of the arithmetic, of Stable Diffusion's less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+_PROJECTIONS = ("to_k", "to_v")
+
+
+class TextMemory:
+    """What a UNet's attention layers projected text states to, while those are in use; threads may share one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[nn.Module, torch.Tensor]] = {}
+
+    @contextmanager
+    def of(self, states: torch.Tensor) -> Iterator[None]:
+        """Remember, in the body, every projection of this very tensor."""
+        self._kept[id(states)] = {}
+        try:
+            yield
+        finally:
+            del self._kept[id(states)]
+
+    def project(self, layer: nn.Module, compute: Callable, x: torch.Tensor) -> torch.Tensor:
+        """`compute(x)`, or what it gave for `layer` before."""
+        kept = self._kept.get(id(x))
+        if kept is None:  # a self-attention's: the image changes at every step
+            return compute(x)
+        if layer not in kept:
+            kept[layer] = compute(x)
+        return kept[layer]
+
+
+@contextmanager
+def remembering(unet: nn.Module) -> Iterator[TextMemory]:
+    """Let the UNet's attention layers use a memory in the body; they compute the same, once."""
+    memory = TextMemory()
+    layers = [layer for name, layer in unet.named_modules() if name.rpartition(".")[2] in _PROJECTIONS]
+    for layer in layers:
+        layer.forward = partial(memory.project, layer, layer.forward)
+    try:
+        yield memory
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
