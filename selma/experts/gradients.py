@@ -1,6 +1,6 @@
 """The gradient of a batch, in parts: one after the other to save memory, or side by side to use every core.
 
-Parts weigh by their size, so the gradient is the whole batch's; they are added in their order, so it is the same, to
+Parts weigh by their size, so the gradient is the whole batch's; they are added in their order, so it is the same to
 the byte, however many cores there are.
 """
 
