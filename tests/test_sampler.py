@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,75 @@ def test_a_folder_is_finished_where_it_was_left(tiny_backbone, tmp_path):
     assert (left / "1.png").read_bytes() == b"kept"
     assert (left / "2.png").read_bytes() == (tmp_path / "whole/2.png").read_bytes()
     assert [pair.text for pair in read_pairs(left)] == TEXTS
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral"])
+def test_pictures_do_not_depend_on_the_number_of_cores(pipe, scheduler, monkeypatch):
+    monkeypatch.setattr(sampler, "PART_PIXELS", 2 * 32 * 32)
+    before, found = torch.get_num_threads(), {}
+    for cores in (1, 2, 3):
+        torch.set_num_threads(cores)
+        found[cores] = drawn(pipe, batch=4, scheduler=scheduler)
+        assert torch.get_num_threads() == cores
+    torch.set_num_threads(before)
+    for images in found.values():  # texts are encoded by all cores together, which rounds differently
+        assert all(np.abs(images[i] - image).max() <= 1 for i, image in found[1].items())
+
+
+def test_texts_are_projected_once_for_all_steps(pipe, monkeypatch):
+    (block,) = [layer for name, layer in pipe.unet.named_modules() if name == "mid_block.attentions.0"]
+    keys = block.transformer_blocks[0].attn2.to_k
+    calls, own = [], type(keys).forward
+    monkeypatch.setattr(type(keys), "forward", lambda self, x: (calls.append(self), own(self, x))[1])
+    drawn(pipe, batch=5)
+    assert calls.count(keys) == 1  # 4 steps
+    assert "forward" not in vars(keys), "the UNet is left as it was"
+
+
+def test_shards_together_are_the_whole_byte_for_byte(pipe, tmp_path):
+    rows = [
+        {"file_name": f"{i}.png", "text": text, "id": str(i), "seed": seed}
+        for i, (text, seed) in enumerate(zip(TEXTS, SEEDS, strict=True))
+    ]
+    folder.draw_folder(pipe, rows, tmp_path / "whole", DRAWING)
+    drawn_by = []
+    for shard in (1, 2, 3):
+        folder.draw_folder(pipe, rows, tmp_path / "shards", DRAWING, shard=(shard, 3))
+        drawn_by.append(len(list((tmp_path / "shards").glob("*.png"))))
+        assert not (tmp_path / "shards/metadata.jsonl").exists(), "it is not whole yet"
+    assert drawn_by == [2, 4, 5]
+    folder.draw_folder(pipe, rows, tmp_path / "shards", DRAWING)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "shards" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_progress_counts_steps_as_parts_of_images_and_begins_with_what_is_there(pipe, tmp_path):
+    rows = [
+        {"file_name": f"{i}.png", "text": text, "id": str(i), "seed": seed}
+        for i, (text, seed) in enumerate(zip(TEXTS, SEEDS, strict=True))
+    ]
+    told: list[tuple[int, int]] = []
+    parts: list[float] = []
+
+    @contextmanager
+    def bar(total, done):
+        told.append((total, done))
+        yield parts.append
+
+    folder.draw_folder(pipe, rows, tmp_path, DRAWING, bar=bar)
+    assert (
+        told == [(5, 0)] and sum(parts) == pytest.approx(6) and max(parts) <= 0.5
+    )  # the last of 3 pairs is padded
+    (tmp_path / "4.png").unlink()
+    folder.draw_folder(pipe, rows, tmp_path, DRAWING, bar=bar)
+    assert told[1] == (5, 4)
+
+
+def test_a_picture_that_cannot_be_written_stops_the_drawing(tiny_backbone, tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": "x", "id": str(i), "seed": i} for i in range(6)]
+    (tmp_path / ".tmp-0.png").mkdir(parents=True)
+    with pytest.raises(OSError):
+        folder.draw_folder(load_pipeline(tiny_backbone), rows, tmp_path, DRAWING)
 
 
 def test_a_contact_sheet_holds_every_image():

@@ -36,8 +36,8 @@ class Plan:
 def plan(items: int, at_once: int, part: int, device: str) -> Plan:
     """Even parts for `items` items, of which at most `at_once` are in memory at once.
 
-    On a CPU a part has at most `part` items, however many cores there are: what a part computes is the same, to the
-    byte, on 2 and on 16. Any other device takes `at_once` items, and one worker.
+    On a CPU a part has at most `part` items, however many cores there are, so that results do not depend on them.
+    Any other device takes `at_once` items, and one worker.
     """
     threads = torch.get_num_threads()
     size = max(1, min(at_once, part)) if device == "cpu" else at_once

@@ -1,7 +1,7 @@
 """The gradient of a batch, in parts: one after the other to save memory, or side by side to use every core.
 
-Parts weigh by their size, so the gradient is the whole batch's; they are added in their order, so it is the same to
-the byte, however many cores there are.
+Parts weigh by their size, so the gradient is the whole batch's; what they are and the order in which they are added do
+not depend on the number of cores, so neither does the gradient.
 """
 
 from __future__ import annotations
