@@ -11,14 +11,16 @@ writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_y
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl, write_jsonl
+from selma.ground.files import write_jsonl
 from selma.ground.items import Item, load_split
 from selma.ground.pairs import Pair, read_image, read_pairs
-from selma.judging.judge import ask, load_judge
+from selma.judging.judge import load_judge
+from selma.judging.kept import Kept
+from selma.judging.many import ask_all
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
@@ -31,22 +33,25 @@ def main(model: str) -> None:
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
 
     with work.folder(stage.name()) as folder:
-        # A file per image, as it comes: a run that is stopped and restarted asks nothing twice.
-        todo = [
-            (name, item, pair, folder / "images" / name / f"{pair.id}-{pair.k}.jsonl")
-            for name, found in shots.items()
-            for item, pair in found
-        ]
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name, found in shots.items() if found}
-        for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
-            if not file.exists():
-                write_jsonl(file, ask(judge, item, read_image(pair.file), pair.k))
-            answers[name] += read_jsonl(file)
         out = folder / "answers"
         out.mkdir(exist_ok=True)
-        for name, rows in answers.items():
-            write_jsonl(out / f"{name}.jsonl", rows)
+        for name, found in shots.items():
+            # Answers are on disk as they come: a run that is stopped and restarted asks nothing twice.
+            kept = Kept(folder / f"{name}.jsonl", ("item", "k", "question"))
+            keys = [(item.id, pair.k, question.id) for item, pair in found for question in item.questions]
+            todo = [(_unanswered(item, pair.k, kept), pair) for item, pair in found]
+            asked = ((item, pair.k, read_image(pair.file)) for item, pair in todo if item.questions)
+            came = kept.keep(ask_all(judge, asked, params.judge.batch))
+            for _ in stage.progress(came, sum(len(item.questions) for item, _ in todo), f"answer {model}"):
+                pass
+            if found:
+                write_jsonl(out / f"{name}.jsonl", [kept[key] for key in keys])
         work.publish(out, Path("data/answers") / model)
+
+
+def _unanswered(item: Item, k: int, kept: Kept) -> Item:
+    """The item with those questions about its image k that have no answer yet."""
+    return replace(item, questions=tuple(q for q in item.questions if (item.id, k, q.id) not in kept))
 
 
 def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:

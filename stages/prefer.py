@@ -10,13 +10,16 @@ writes  data/preferences/<judge>/<model>/<benchmark>.jsonl  item, k, judge, scor
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json, write_json, write_jsonl
-from selma.ground.pairs import read_image, read_pairs
-from selma.judging.judge import load_scorer, rate
+from selma.ground.files import write_jsonl
+from selma.ground.pairs import Pair, read_image, read_pairs
+from selma.judging.judge import load_scorer
+from selma.judging.kept import Kept
+from selma.judging.many import rate_all
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
@@ -30,21 +33,29 @@ def main(judge: str, model: str) -> None:
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
     samples = Path("data/samples") / model
-    todo = [(name, pair) for name in params.evaluate.benchmarks for pair in read_pairs(samples / name)]
+    pairs = {name: read_pairs(samples / name) for name in params.evaluate.benchmarks}
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:
-        # A file per image, as it comes: a run that is stopped and restarted scores nothing twice.
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in params.evaluate.benchmarks}
-        for name, pair in stage.progress(todo, len(todo), f"prefer {judge} {model}"):
-            file = folder / "images" / name / f"{pair.id}-{pair.k}.json"
-            if not file.exists():
-                score = rate(scorer, read_image(pair.file), pair.text)
-                row = {"item": pair.id, "k": pair.k, "judge": judge, "score": round(score, 6)}
-                write_json(file, row)
-            rows[name].append(read_json(file))
-        for name, found in rows.items():
-            write_jsonl(folder / "scores" / f"{name}.jsonl", found)
+        for name, found in pairs.items():
+            # Scores are on disk as they come: a run that is stopped and restarted scores nothing twice.
+            kept = Kept(folder / f"{name}.jsonl", ("item", "k"))
+            todo = [pair for pair in found if (pair.id, pair.k) not in kept]
+            asked = ((read_image(pair.file), pair.text) for pair in todo)
+            came = kept.keep(
+                _rows(scores, todo, judge) for scores in rate_all(scorer, asked, params.judge.batch)
+            )
+            for _ in stage.progress(came, len(todo), f"prefer {judge} {model}"):
+                pass
+            write_jsonl(folder / "scores" / f"{name}.jsonl", [kept[pair.id, pair.k] for pair in found])
         work.publish(folder / "scores", Path("data/preferences") / judge / model)
+
+
+def _rows(scores: Mapping[int, float], pairs: Sequence[Pair], judge: str) -> list[dict[str, Any]]:
+    """Rows of the scores of pairs, by number."""
+    return [
+        {"item": pairs[i].id, "k": pairs[i].k, "judge": judge, "score": round(score, 6)}
+        for i, score in scores.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -86,8 +86,9 @@ def _scorer(params: Params) -> Callable[[Path], dict[str, float]]:
         images, seed = params.select.images_per_prompt, params.seed
         drawn = exam.draw(pipe, items, params.evaluate.drawing, images=images, seed=seed)
         if params.filter.dev:
-            return exam.vqa_scores(judge, drawn)
-        return item_scores(exam.faithfulness(judge, items, drawn, where=str(checkpoint)))
+            return exam.vqa_scores(judge, drawn, params.judge.batch)
+        answers = exam.faithfulness(judge, items, drawn, where=str(checkpoint), batch=params.judge.batch)
+        return item_scores(answers)
 
     return score
 

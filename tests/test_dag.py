@@ -33,6 +33,7 @@ SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages")
 COMMANDS = {file for file in LIBRARY if file.count("/") == 1} - {"selma/__init__.py"}
 # Read by stages and yet not declared: it changes speed, never results, and must not run them again.
 SPEED = {f"llm.{key}" for key in ("concurrency", "timeout", "retries", "max_requests", "key_env")}
+SPEED |= {"judge.batch"}
 
 each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 

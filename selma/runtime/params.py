@@ -183,10 +183,15 @@ class Evaluate:
 
 @section
 class Judge:
-    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it."""
+    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it.
+
+    `batch` is how many questions, or images, any judge is asked at once: in one pass of a local model, or in flight to
+    a server.
+    """
 
     name: Name
     kind: Annotated[str, one_of(variants.names("judges"))]
+    batch: Count = 8
 
 
 @section
