@@ -308,6 +308,38 @@ def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, mo
     assert not list(project.glob(".work/*/*"))
 
 
+def test_answers_that_come_one_by_one_in_any_order_are_kept_one_by_one(project, monkeypatch):
+    """As a server's do: a run that is stopped between two questions about an image asks the second one alone."""
+    run(monkeypatch, answer, "base")
+    wanted = Path("data/answers/base/shapes.jsonl").read_bytes()
+    shutil.rmtree("data/answers")
+    asked, batches = [], set()
+
+    class Scattered(Lamp):
+        stop_after = 7
+
+        def answers(self, shots, batch):
+            batches.add(batch)
+            shots = [
+                (i, image, question) for i, (image, some) in enumerate(shots) for question in enumerate(some)
+            ]
+            for i, image, (j, question) in reversed(shots):
+                if len(asked) == self.stop_after:
+                    raise KeyboardInterrupt
+                asked.append((image.tobytes(), question))
+                yield {(i, j): self.answer(image, [question])[0]}
+
+    use_judge(monkeypatch, Scattered)
+    set_params(judge={"batch": 3})
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, answer, "base")
+    assert not Path("data/answers").exists()
+    Scattered.stop_after = None
+    run(monkeypatch, answer, "base")
+    assert len(asked) == 6 * 2 * 2 and batches == {3}
+    assert Path("data/answers/base/shapes.jsonl").read_bytes() == wanted
+
+
 # prefer ----------------------------------------------------------------------------------------
 
 
