@@ -49,7 +49,7 @@ def shots(*counts: int) -> list[tuple[Item, int, Image.Image]]:
         (
             Item(f"item-{i}", "a prompt", "s", "t", tuple(question((i + j) % 4) for j in range(count))),
             0,
-            Image.radial_gradient("L").rotate(30 * i).resize((20, 12 + i)).convert("RGB"),
+            Image.radial_gradient("L").rotate(30 * i).resize((20, 12 + 3 * i)).convert("RGB"),
         )
         for i, count in enumerate(counts)
     ]
@@ -98,6 +98,8 @@ def test_words_and_probabilities_are_those_of_one_image_and_question_at_a_time(
             assert said[i, j].yes == pytest.approx(came[0, 0].yes, abs=1e-5)
             assert said[i, j].no == pytest.approx(came[0, 0].no, abs=1e-5)
     assert len({words.yes for words in said.values()}) > 8, "images and questions make no difference"
+    if kind.startswith("chat_vlm"):
+        assert judge._model._shares is True
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -105,11 +107,16 @@ def test_an_image_is_encoded_once_for_all_its_questions(kind, folders, tmp_path,
     judge = load(folders[kind], tmp_path, monkeypatch)
     model = judge._model._model
     list(ask_all(judge, SHOTS))  # a chat model's first group is read both ways
-    tower = model.base_model.vision_tower if kind == "chat_vlm" else model.vision_model
+    tower = model.base_model.vision_tower if kind.startswith("chat_vlm") else model.vision_model
     encoded: list[int] = []
     tower.register_forward_hook(lambda module, inputs, output: encoded.append(len(output.last_hidden_state)))
+    for shot in SHOTS:
+        list(ask_all(judge, each_question(shot)[:1]))
+    once = sum(encoded)  # of images in tiles, more than one each
+    assert once == len(SHOTS) if "tiles" not in kind else once > 2 * len(SHOTS)
+    encoded.clear()
     rows = [row for rows in ask_all(judge, SHOTS) for row in rows]
-    assert sum(encoded) == len(SHOTS) and len(rows) == 15
+    assert sum(encoded) == once and len(rows) == 15
 
 
 def test_a_chat_models_prompts_share_the_image_and_read_it_once(folders, tmp_path, monkeypatch):
