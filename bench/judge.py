@@ -53,7 +53,7 @@ Measured = Callable[[Sequence[Shot]], Found]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.judge", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24, help="how many (default: 24)")
+    parser.add_argument("--images", type=int, default=16, help="how many (default: 16)")
     parser.add_argument("--questions", type=int, default=6, help="about each image (default: 6)")
     parser.add_argument("--batch", type=int, default=8, help="questions at once (default: 8, as judge.batch)")
     parser.add_argument("--width", type=int, default=384, help="of the models (default: 384)")
