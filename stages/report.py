@@ -41,7 +41,7 @@ def main() -> None:
             "expert": asdict(params.expert),
             "select": asdict(params.select),
             "evaluate": asdict(params.evaluate) | {"compare": params.compare},
-            "judge": asdict(params.judge),
+            "judge": {"name": params.judge.name, "kind": params.judge.kind},
         },
     )
     with work.folder(stage.name()) as folder:
