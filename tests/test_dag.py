@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from selma import profile
+from selma.ground.schema import kind_at
 from selma.runtime.dvcfile import Stage, load_stages
-from selma.runtime.params import Llm
+from selma.runtime.params import SPEED, Params
 from tests.dag import ROOT, choices, closure, covers, doors, imports, is_declared, params_read, script
 
 
@@ -31,8 +32,6 @@ STAGES = _stages()
 LIBRARY = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "selma").rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").glob("[!_]*.py"))
 COMMANDS = {file for file in LIBRARY if file.count("/") == 1} - {"selma/__init__.py"}
-# Read by stages and yet not declared: it changes speed, never results, and must not run them again.
-SPEED = {f"llm.{key}" for key in ("concurrency", "timeout", "retries", "max_requests", "key_env")}
 
 each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 
@@ -94,11 +93,26 @@ def test_how_a_stage_runs_is_no_dep() -> None:
 
 @each_stage
 def test_every_param_that_is_read_is_declared(stage: Stage) -> None:
-    read = params_read(script(stage))
-    if "llm" in read:  # handed over as a whole
-        read = (read - {"llm"}) | {f"llm.{field.name}" for field in dataclasses.fields(Llm)}
+    read = {leaf for key in params_read(script(stage)) for leaf in _leaves(key)}
     missing = {key for key in read if not is_declared(key, stage.params)} - SPEED
     assert not missing, f"{script(stage)} reads {sorted(missing)}, which dvc.yaml does not declare"
+
+
+def _leaves(key: str) -> list[str]:
+    """The settings that a key of params.yaml holds, where it is a section that is handed over as a whole."""
+    kind = kind_at(Params, key.split("."))
+    if not dataclasses.is_dataclass(kind):
+        return [key]
+    return [leaf for field in dataclasses.fields(kind) for leaf in _leaves(f"{key}.{field.name}")]
+
+
+@each_stage
+def test_what_changes_speed_alone_runs_nothing_again(stage: Stage) -> None:
+    assert not [key for key in SPEED if is_declared(key, stage.params)]
+
+
+def test_what_changes_speed_is_a_setting() -> None:
+    assert {leaf for field in dataclasses.fields(Params) for leaf in _leaves(field.name)} >= SPEED
 
 
 @each_stage

@@ -7,6 +7,7 @@ selma/variants, the folder's listing is what is allowed. Library functions take 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,19 @@ from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
+
+# What changes speed, memory or cost, never results beyond the rounding of kernels. dvc.yaml declares none
+# of it, so that another value runs no stage again, and an unfinished stage resumes with it.
+SPEED = frozenset(
+    {
+        *(f"llm.{key}" for key in ("concurrency", "timeout", "retries", "max_requests", "key_env")),
+        "images.drawing.batch",
+        "expert.accumulate",
+        "expert.gradient_checkpointing",
+        "evaluate.drawing.batch",
+        "runtime.device",
+    }
+)
 
 NonNegative = Annotated[float, Field(ge=0)]
 Pixels = Annotated[int, Field(ge=8, le=16383)]  # of each side of an image; WebP's largest
@@ -231,6 +245,16 @@ def load_params(path: Path | None = None) -> Params:
     """
     path = Path("params.yaml") if path is None else path
     return build_params(load_yaml(path), where=str(path))
+
+
+def results(section: object, key: str) -> dict[str, Any]:
+    """The section at `key` of params.yaml as plain data, without what changes speed alone: what an out may show."""
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    return {
+        name: results(value, f"{key}.{name}") if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if f"{key}.{name}" not in SPEED
+    }
 
 
 def build_params(value: Any, where: str) -> Params:
