@@ -18,7 +18,7 @@ from selma.ground.files import read_json, write_jsonl
 from selma.ground.pairs import write_image
 from selma.lora.files import load_lora
 from selma.runtime import tracking, work
-from stages import expert, merge
+from stages import expert, merge, pool
 
 SETTINGS = {
     "expert.steps": 12,
@@ -106,6 +106,9 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     skills = ["objects", "paragraph", "tags", "count", "counterfactual"]
     for skill in [*skills, "forgotten"]:
         add_images(root, skill)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_STAGE", "pool")
+    pool.main()
     run(root, monkeypatch, "single")
     card = load_lora(root / "models/checkpoints/single/step-000005").provenance
     assert card["images"] == 6 * len(skills)
