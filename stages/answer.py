@@ -1,12 +1,12 @@
-"""Ask the judge the benchmarks' questions about one model's images; one answer per line.
+"""Ask the judge a benchmark's questions about one model's images; one answer per line.
 
-    python -m stages.answer merged
+    python -m stages.answer merged shapes
 
 reads   data/samples/<model>/<benchmark>/         images of the test prompts
-        data/benchmarks/<benchmark>/              their questions
+        data/benchmarks/<benchmark>/              the questions
         models/judges/<judge.name>/               the judge
-writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; a file for each of
-                                                  evaluate.benchmarks that asks something
+writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; empty for a benchmark
+                                                  that asks nothing
 """
 
 from __future__ import annotations
@@ -23,30 +23,24 @@ from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
 
-def main(model: str) -> None:
+def main(model: str, benchmark: str) -> None:
     params = load_params()
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    shots = {name: _shots(name, Path("data/samples") / model / name) for name in params.evaluate.benchmarks}
-    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
+    shots = _shots(benchmark, Path("data/samples") / model / benchmark)
+    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype) if shots else None
 
     with work.folder(stage.name()) as folder:
         # A file per image, as it comes: a run that is stopped and restarted asks nothing twice.
-        todo = [
-            (name, item, pair, folder / "images" / name / f"{pair.id}-{pair.k}.jsonl")
-            for name, found in shots.items()
-            for item, pair in found
-        ]
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name, found in shots.items() if found}
-        for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
+        answers: list[dict[str, Any]] = []
+        for item, pair in stage.progress(shots, len(shots), f"answer {model} {benchmark}"):
+            file = folder / "images" / f"{pair.id}-{pair.k}.jsonl"
             if not file.exists():
                 write_jsonl(file, ask(judge, item, read_image(pair.file), pair.k))
-            answers[name] += read_jsonl(file)
-        out = folder / "answers"
-        out.mkdir(exist_ok=True)
-        for name, rows in answers.items():
-            write_jsonl(out / f"{name}.jsonl", rows)
-        work.publish(out, Path("data/answers") / model)
+            answers += read_jsonl(file)
+        out = folder / f"{benchmark}.jsonl"
+        write_jsonl(out, answers)
+        work.publish(out, Path("data/answers") / model / out.name)
 
 
 def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:

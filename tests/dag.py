@@ -89,14 +89,17 @@ def closure(file: str) -> frozenset[str]:
     return frozenset(name for name in found - {file} if not name.startswith(RUNTIME))
 
 
-def doors(files: Iterable[str]) -> set[str]:
-    """The doors of selma/variants at which `files` load what params.yaml names: variants.load("guidance", ...)."""
+def doors(files: Iterable[str], opened_by: str = "load") -> set[str]:
+    """The doors of selma/variants at which `files` load what params.yaml names: variants.load("guidance", ...).
+
+    With `opened_by` "path": those at which they read its file, to keep its hash in an out.
+    """
     return {
         node.args[0].value
         for file in files
         for node in ast.walk(_tree(file))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "variants.load"
+        and ast.unparse(node.func) == f"variants.{opened_by}"
         and isinstance(node.args[0], ast.Constant)
     }
 

@@ -15,7 +15,7 @@ from selma.ground.files import read_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import read_image, read_pairs
 from selma.lora.files import load_lora
-from stages import answer, backbone, evaluate, expert, images, judge, merge, sample, select
+from stages import answer, backbone, evaluate, expert, images, judge, merge, model, sample, select
 
 SKILLS = ["count", "tags"]
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
@@ -66,7 +66,7 @@ assert "selma" not in sys.modules
 
 def run(monkeypatch: pytest.MonkeyPatch, stage: object, *arguments: str) -> None:
     name = stage.__name__.removeprefix("stages.")
-    monkeypatch.setenv("DVC_STAGE", "@".join([name, *arguments]))
+    monkeypatch.setenv("DVC_STAGE", "@".join([name, "-".join(arguments)] if arguments else [name]))
     stage.main(*arguments)
 
 
@@ -91,9 +91,10 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         run(monkeypatch, expert, skill)
         run(monkeypatch, select, skill)
     run(monkeypatch, merge, "merged")
-    for model in ("base", "merged"):
-        run(monkeypatch, sample, model)
-        run(monkeypatch, answer, model)
+    for row in ("base", "merged"):
+        run(monkeypatch, model, row)
+        run(monkeypatch, sample, row, "shapes")
+        run(monkeypatch, answer, row, "shapes")
     run(monkeypatch, evaluate)
 
     assert read_json(root / "models/backbones/tiny/source.json")["source"] == "local"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
@@ -30,6 +31,7 @@ def cross_check(params: Params) -> None:
     _check_models(params)
     _check_benchmarks(params)
     _check_judges(params)
+    _check_stage_names(params)
     _check_backbones(params)
 
 
@@ -158,10 +160,20 @@ def _check_judges(params: Params) -> None:
                 f"preferences holds {name}, which is of kind {kind}; dvc.yaml finds its file by this name, "
                 f"so call it {kind} in `judges` too"
             )
-    scored = [f"{judge}-{model}" for judge in params.preferences for model in params.models]
-    for name in scored:
-        if scored.count(name) > 1:
-            raise UserError(f"preferences and models would make two stages prefer@{name}; rename one of them")
+
+
+def _check_stage_names(params: Params) -> None:
+    """`a-b` with `c` and `a` with `b-c` would be one stage to DVC, which joins names by dashes."""
+    drawn = params.models, params.evaluate.benchmarks
+    for stage, axes in {"sample": drawn, "prefer": (params.preferences, *drawn)}.items():
+        seen: dict[str, tuple[str, ...]] = {}
+        for point in product(*axes):
+            first = seen.setdefault(name := "-".join(point), point)
+            if first != point:
+                raise UserError(
+                    f"{' with '.join(first)} and {' with '.join(point)} would make two stages {stage}@{name}; "
+                    "rename one of them"
+                )
 
 
 def _check_backbones(params: Params) -> None:
