@@ -94,14 +94,18 @@ def doors(files: Iterable[str], opened_by: str = "load") -> set[str]:
 
     With `opened_by` "path": those at which they read its file, to keep its hash in an out.
     """
-    return {
+    return {door for file in files for door in _doors(file, opened_by)}
+
+
+@cache
+def _doors(file: str, opened_by: str) -> frozenset[str]:
+    return frozenset(
         node.args[0].value
-        for file in files
         for node in ast.walk(_tree(file))
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == f"variants.{opened_by}"
         and isinstance(node.args[0], ast.Constant)
-    }
+    )
 
 
 def choices(door: str) -> list[str]:
@@ -114,6 +118,7 @@ def covers(dep: str, file: str) -> bool:
     return file == dep or file.startswith(f"{dep}/")
 
 
+@cache
 def params_read(file: str) -> set[str]:
     """Dotted keys that `file` reads of `params`; an index by name gives `*`: params.experts[name].data.
 

@@ -125,7 +125,7 @@ def name_scorers(monkeypatch, *names: str) -> Brightness:
 def add_benchmarks() -> None:
     """Two more benchmarks, with images: `many` asks multiple choice about items with the leading one's ids,
     `styles` asks nothing."""
-    file = {"path": "somewhere"}
+    file = {"url": "https://a.b/c"}
     set_params(
         benchmarks={
             "many": {"source": "tifa", **file},

@@ -94,7 +94,7 @@ def test_further_benchmarks_are_drawn_beside_the_leading_one_and_change_nothing_
     write_split(Path("data/benchmarks/more"), "test", [Item("count-0", "a dog", "x", "x", ())])
     text = Path("params.yaml").read_text().replace("  benchmarks: [shapes]", "  benchmarks: [shapes, more]")
     Path("params.yaml").write_text(
-        text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
+        text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, url: x}\n")
     )
     more = project("base", "more")
     assert leading() == before and len(before) == 2 * len(PROMPTS) + 2

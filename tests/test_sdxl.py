@@ -15,7 +15,7 @@ from selma.ground.files import read_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import read_image, read_pairs
 from selma.lora.files import load_lora
-from stages import answer, backbone, evaluate, expert, images, judge, merge, model, sample, select
+from stages import answer, evaluate, expert, images, judge, merge, model, own_backbone, sample, select
 
 SKILLS = ["count", "tags"]
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
@@ -72,8 +72,8 @@ def run(monkeypatch: pytest.MonkeyPatch, stage: object, *arguments: str) -> None
 
 @pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl", "tiny_sdxl_v"])
 def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, tmp_path, request):
-    source = {"source": "local", "path": str(request.getfixturevalue(kind))}
-    root = make_project("project", {**SETTINGS, "backbones": {"tiny": source}})
+    source = {"path": str(request.getfixturevalue(kind))}
+    root = make_project("project", {**SETTINGS, "own.backbones": {"tiny": source}})
     monkeypatch.chdir(root)
     Path("data/preferences").mkdir(parents=True)  # git keeps it
     benchmark = Path("data/benchmarks/shapes")
@@ -84,7 +84,7 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         rows = [{"id": f"{skill}-{i}", "text": f"{skill} number {i}"} for i in range(3)]
         write_jsonl(Path("data/filtered") / skill / "prompts.jsonl", rows)
 
-    run(monkeypatch, backbone, "tiny")
+    run(monkeypatch, own_backbone, "tiny")
     run(monkeypatch, judge, "oracle")
     for skill in SKILLS:
         run(monkeypatch, images, skill)

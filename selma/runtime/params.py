@@ -17,7 +17,7 @@ from selma.ground.errors import UserError
 from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.checks import cross_check
-from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
+from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
@@ -42,9 +42,12 @@ Few = Annotated[int, Field(ge=1, le=1000)]
 
 @section
 class Expert:
-    """One LoRA to train: its images, the objective, and its own number of steps if it has one."""
+    """One LoRA to train: its images, the objective, and its own number of steps if it has one.
 
-    data: str
+    `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py).
+    """
+
+    data: OnDisk
     objective: Annotated[str, one_of(variants.names("objectives"))]
     steps: Count | None = None
 
@@ -222,6 +225,7 @@ class Params:
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]
     benchmarks: Annotated[dict[RowName, Benchmark], Field(min_length=1)]
+    own: Own
     worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
     llm: Llm
@@ -245,6 +249,11 @@ def load_params(path: Path | None = None) -> Params:
     """
     path = Path("params.yaml") if path is None else path
     return build_params(load_yaml(path), where=str(path))
+
+
+def benchmark_of(params: Params, name: str) -> Benchmark | OwnBenchmark:
+    """The row of a benchmark, pinned or one's own."""
+    return params.benchmarks[name] if name in params.benchmarks else params.own.benchmarks[name]
 
 
 def results(section: object, key: str) -> dict[str, Any]:
