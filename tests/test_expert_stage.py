@@ -87,6 +87,21 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(make_project, monkey
     assert not list(killed.glob(".work/*/*"))
 
 
+def test_a_stage_that_ran_out_of_memory_goes_on_in_smaller_parts(make_project, monkeypatch):
+    """No setting of speed is in the key of the work folder."""
+    root = make_project("project", SETTINGS)
+    add_images(root, "count")
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert dead.returncode == -signal.SIGKILL
+    params = (root / "params.yaml").read_text()
+    assert "accumulate: 1 " in params and "gradient_checkpointing: false" in params
+    params = params.replace("accumulate: 1 ", "accumulate: 4 ")
+    (root / "params.yaml").write_text(params.replace("checkpointing: false", "checkpointing: true"))
+    assert run(root, monkeypatch) == list(range(6, 13))  # not from the start
+
+
 def test_checkpoints_say_what_they_are_and_the_curve_is_whole(make_project, monkeypatch):
     root = make_project("project", SETTINGS)
     add_images(root, "count")
