@@ -1,12 +1,12 @@
-"""Ask the judge the benchmarks' questions about one model's images; one answer per line.
+"""Ask the judge a benchmark's questions about one model's images; one answer per line.
 
-    python -m stages.answer merged
+    python -m stages.answer merged shapes
 
 reads   data/samples/<model>/<benchmark>/         images of the test prompts
-        data/benchmarks/<benchmark>/              their questions
+        data/benchmarks/<benchmark>/              the questions
         models/judges/<judge.name>/               the judge
-writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; a file for each of
-                                                  evaluate.benchmarks that asks something
+writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; empty for a benchmark
+                                                  that asks nothing
 """
 
 from __future__ import annotations
@@ -25,28 +25,25 @@ from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
 
-def main(model: str) -> None:
+def main(model: str, benchmark: str) -> None:
     params = load_params()
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    shots = {name: _shots(name, Path("data/samples") / model / name) for name in params.evaluate.benchmarks}
-    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
+    shots = _shots(benchmark, Path("data/samples") / model / benchmark)
+    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype) if shots else None
 
     with work.folder(stage.name()) as folder:
-        out = folder / "answers"
-        out.mkdir(exist_ok=True)
-        for name, found in shots.items():
-            # Answers are on disk as they come: a run that is stopped and restarted asks nothing twice.
-            kept = Kept(folder / f"{name}.jsonl", ("item", "k", "question"))
-            keys = [(item.id, pair.k, question.id) for item, pair in found for question in item.questions]
-            todo = [(_unanswered(item, pair.k, kept), pair) for item, pair in found]
-            asked = ((item, pair.k, read_image(pair.file)) for item, pair in todo if item.questions)
-            came = kept.keep(ask_all(judge, asked, params.judge.batch))
-            for _ in stage.progress(came, sum(len(item.questions) for item, _ in todo), f"answer {model}"):
-                pass
-            if found:
-                write_jsonl(out / f"{name}.jsonl", [kept[key] for key in keys])
-        work.publish(out, Path("data/answers") / model)
+        # Answers are on disk as they come: a run that is stopped and restarted asks nothing twice.
+        kept = Kept(folder / "kept.jsonl", ("item", "k", "question"))
+        todo = [(_unanswered(item, pair.k, kept), pair) for item, pair in shots]
+        asked = ((item, pair.k, read_image(pair.file)) for item, pair in todo if item.questions)
+        came = kept.keep(ask_all(judge, asked, params.judge.batch)) if shots else ()
+        questions = sum(len(item.questions) for item, _ in todo)
+        for _ in stage.progress(came, questions, f"answer {model} {benchmark}"):
+            pass
+        out = folder / f"{benchmark}.jsonl"
+        write_jsonl(out, [kept[item.id, pair.k, q.id] for item, pair in shots for q in item.questions])
+        work.publish(out, Path("data/answers") / model / out.name)
 
 
 def _unanswered(item: Item, k: int, kept: Kept) -> Item:

@@ -1,11 +1,10 @@
-"""Score one model's test images for their prompts by one preference judge.
+"""Score one model's images of a benchmark for their prompts by one preference judge.
 
-    python -m stages.prefer pickscore merged
+    python -m stages.prefer pickscore merged shapes
 
 reads   data/samples/<model>/<benchmark>/                   images and the prompts they were drawn from
         models/judges/<judge>/                              the judge
-writes  data/preferences/<judge>/<model>/<benchmark>.jsonl  item, k, judge, score on the judge's own scale; a file for
-                                                            each of evaluate.benchmarks
+writes  data/preferences/<judge>/<model>/<benchmark>.jsonl  item, k, judge, score on the judge's own scale
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
 
-def main(judge: str, model: str) -> None:
+def main(judge: str, model: str, benchmark: str) -> None:
     params = load_params()
     if judge not in params.preferences:
         raise UserError(
@@ -32,22 +31,19 @@ def main(judge: str, model: str) -> None:
         )
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    samples = Path("data/samples") / model
-    pairs = {name: read_pairs(samples / name) for name in params.evaluate.benchmarks}
+    pairs = read_pairs(Path("data/samples") / model / benchmark)
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:
-        for name, found in pairs.items():
-            # Scores are on disk as they come: a run that is stopped and restarted scores nothing twice.
-            kept = Kept(folder / f"{name}.jsonl", ("item", "k"))
-            todo = [pair for pair in found if (pair.id, pair.k) not in kept]
-            asked = ((read_image(pair.file), pair.text) for pair in todo)
-            came = kept.keep(
-                _rows(scores, todo, judge) for scores in rate_all(scorer, asked, params.judge.batch)
-            )
-            for _ in stage.progress(came, len(todo), f"prefer {judge} {model}"):
-                pass
-            write_jsonl(folder / "scores" / f"{name}.jsonl", [kept[pair.id, pair.k] for pair in found])
-        work.publish(folder / "scores", Path("data/preferences") / judge / model)
+        # Scores are on disk as they come: a run that is stopped and restarted scores nothing twice.
+        kept = Kept(folder / "kept.jsonl", ("item", "k"))
+        todo = [pair for pair in pairs if (pair.id, pair.k) not in kept]
+        asked = ((read_image(pair.file), pair.text) for pair in todo)
+        came = kept.keep(_rows(scores, todo, judge) for scores in rate_all(scorer, asked, params.judge.batch))
+        for _ in stage.progress(came, len(todo), f"prefer {judge} {model} {benchmark}"):
+            pass
+        out = folder / f"{benchmark}.jsonl"
+        write_jsonl(out, [kept[pair.id, pair.k] for pair in pairs])
+        work.publish(out, Path("data/preferences") / judge / model / out.name)
 
 
 def _rows(scores: Mapping[int, float], pairs: Sequence[Pair], judge: str) -> list[dict[str, Any]]:
