@@ -650,6 +650,9 @@ def test_the_report_is_one_file_and_the_table_is_printed(project, monkeypatch, c
     run(monkeypatch, report)
     page = Path("data/report/index.html").read_text()
     assert page.count("data:image/png;base64,") == 8
+    assert "learning_rate" in page and "accumulate" not in page, (
+        "what changes speed alone is no dep of the page"
+    )
     printed = capsys.readouterr().out
     assert re.search(r"^merged over base +\+100\.00 \[\+100\.00, \+100\.00\]$", printed, re.M)
     assert "data/report/index.html" in printed
