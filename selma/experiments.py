@@ -36,7 +36,7 @@ from selma.ground.schema import build, section
 from selma.reporting.table import gain_text
 from selma.runtime import command
 from selma.runtime.facts import flatten
-from selma.runtime.params import Params, build_params
+from selma.runtime.params import Params, benchmark_of, build_params
 from selma.runtime.schema import NAME, NAME_WORDS, Name, load_yaml, overridden
 from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval, over
@@ -116,7 +116,7 @@ def check_runs(name: str, found: Set, path: Path = FILE) -> Params:
 
 def _examined(params: Params) -> tuple[Any, ...]:
     """What a pooled gain needs to be the same in every run."""
-    return list(params.models), params.compare, params.benchmarks[params.evaluate.benchmarks[0]]
+    return list(params.models), params.compare, benchmark_of(params, params.evaluate.benchmarks[0])
 
 
 def overrides(settings: Settings) -> list[str]:

@@ -186,14 +186,19 @@ def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
     cards = [Path(EXPERTS) / expert / CARD for expert in experts]
     counts = [read_record(card, Card).get("images") if card.is_file() else None for card in cards]
     skills: dict[str, None] = {}
+    own: dict[str, None] = {}
     for expert in experts:
-        data = params.experts[expert].data if expert in params.experts else expert
-        skills.update(dict.fromkeys(params.skills if data == IMAGES else [Path(data).name]))
+        data = Path(params.experts[expert].data if expert in params.experts else f"{IMAGES}/{expert}")
+        if Path(IMAGES) in (data, *data.parents):
+            skills.update(dict.fromkeys(params.skills if data == Path(IMAGES) else [data.name]))
+        else:
+            own[data.name] = None
     written_by = f"llm.provider `{params.llm.provider}`"
     if params.llm.model:
         written_by = f"`{params.llm.model}` ({written_by})"
     return model_card.Data(
         skills=list(skills),
+        own=list(own),
         images=None if None in counts else sum(counts),
         drawn_by=params.images.backbone,
         steps=params.images.drawing.steps,

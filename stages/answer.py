@@ -1,52 +1,54 @@
-"""Ask the judge the benchmarks' questions about one model's images; one answer per line.
+"""Ask the judge a benchmark's questions about one model's images; one answer per line.
 
-    python -m stages.answer merged
+    python -m stages.answer merged shapes
 
 reads   data/samples/<model>/<benchmark>/         images of the test prompts
-        data/benchmarks/<benchmark>/              their questions
+        data/benchmarks/<benchmark>/              the questions
         models/judges/<judge.name>/               the judge
-writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; a file for each of
-                                                  evaluate.benchmarks that asks something
+writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; empty for a benchmark
+                                                  that asks nothing
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_jsonl, write_jsonl
+from selma.ground.files import write_jsonl
 from selma.ground.items import Item, load_split
 from selma.ground.pairs import Pair, read_image, read_pairs
-from selma.judging.judge import ask, load_judge
+from selma.judging.judge import load_judge
+from selma.judging.kept import Kept
+from selma.judging.many import ask_all
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
 
-def main(model: str) -> None:
+def main(model: str, benchmark: str) -> None:
     params = load_params()
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    shots = {name: _shots(name, Path("data/samples") / model / name) for name in params.evaluate.benchmarks}
-    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype)
+    shots = _shots(benchmark, Path("data/samples") / model / benchmark)
+    judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype) if shots else None
 
     with work.folder(stage.name()) as folder:
-        # A file per image, as it comes: a run that is stopped and restarted asks nothing twice.
-        todo = [
-            (name, item, pair, folder / "images" / name / f"{pair.id}-{pair.k}.jsonl")
-            for name, found in shots.items()
-            for item, pair in found
-        ]
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name, found in shots.items() if found}
-        for name, item, pair, file in stage.progress(todo, len(todo), f"answer {model}"):
-            if not file.exists():
-                write_jsonl(file, ask(judge, item, read_image(pair.file), pair.k))
-            answers[name] += read_jsonl(file)
-        out = folder / "answers"
-        out.mkdir(exist_ok=True)
-        for name, rows in answers.items():
-            write_jsonl(out / f"{name}.jsonl", rows)
-        work.publish(out, Path("data/answers") / model)
+        # Answers are on disk as they come: a run that is stopped and restarted asks nothing twice.
+        kept = Kept(folder / "kept.jsonl", ("item", "k", "question"))
+        todo = [(_unanswered(item, pair.k, kept), pair) for item, pair in shots]
+        asked = ((item, pair.k, read_image(pair.file)) for item, pair in todo if item.questions)
+        came = kept.keep(ask_all(judge, asked, params.judge.batch)) if shots else ()
+        questions = sum(len(item.questions) for item, _ in todo)
+        for _ in stage.progress(came, questions, f"answer {model} {benchmark}"):
+            pass
+        out = folder / f"{benchmark}.jsonl"
+        write_jsonl(out, [kept[item.id, pair.k, q.id] for item, pair in shots for q in item.questions])
+        work.publish(out, Path("data/answers") / model / out.name)
+
+
+def _unanswered(item: Item, k: int, kept: Kept) -> Item:
+    """The item with those questions about its image k that have no answer yet."""
+    return replace(item, questions=tuple(q for q in item.questions if (item.id, k, q.id) not in kept))
 
 
 def _shots(benchmark: str, samples: Path) -> list[tuple[Item, Pair]]:

@@ -1,8 +1,8 @@
-"""Fetch a pinned base model from the hub or a folder: the parts that the pipeline loads, and where they came from.
+"""Fetch a pinned base model from the hub: the parts that the pipeline loads, and where they came from.
 
     python -m stages.backbone sdxl
 
-reads   the hub repository (or folder) that backbones.<name> names; HF_TOKEN or a login where its owner requires one
+reads   the hub repository that backbones.<name> names; HF_TOKEN or a login where its owner requires one
 writes  models/backbones/<name>/   a pipeline in diffusers' layout, and source.json: id, revision, commit, licence,
                                    the sha256 of every file
 
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.files import write_json
 from selma.net import hub
-from selma.net.pipelines import SOURCE, fetch_pipeline
+from selma.net.pipelines import fetch_pipeline, write_source
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -31,26 +30,13 @@ def main(name: str) -> None:
         )
     wanted = params.backbones[name]
     with work.folder(stage.name()) as folder:
-        if wanted.source == "hub":
-            repository = hub.open_hub(wanted.id, wanted.revision, folder / "download")
-        else:
-            repository = hub.open_folder(Path(wanted.path).expanduser())
+        repository = hub.open_hub(wanted.id, wanted.revision, folder / "download")
         vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
         out = folder / "backbone"
         files = fetch_pipeline(repository, out, wanted.variant, vae)
         with work.called({out: repository.name}):
             load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
-        came = {
-            "source": wanted.source,
-            "id": wanted.id,
-            "revision": wanted.revision,
-            "commit": repository.commit,
-            "licence": repository.licence,
-            "variant": wanted.variant,
-            "vae": vae and {"id": wanted.vae.id, "commit": vae.commit, "licence": vae.licence},
-            "files": files,
-        }
-        write_json(out / SOURCE, came)
+        write_source(out, repository, wanted, vae, files)
         work.publish(out, Path(BACKBONES) / name)
 
 

@@ -2,8 +2,8 @@
 
     python -m stages.benchmark shapes
 
-reads   nothing but params: `shapes` is made from its seed, the others are files by URL or local path, checked
-        against the sha256 in params; where none is pinned yet, the one to pin is printed
+reads   nothing but params: `shapes` is made from its seed, the others are files by URL, checked against the sha256
+        in params; where none is pinned yet, the one to pin is printed
 writes  data/benchmarks/<name>/   test.jsonl, for shapes dev.jsonl too (one item per line, see
                                   selma/ground/items.py), and the files themselves, which selma.score reads
 """
@@ -52,12 +52,11 @@ def _fetch(
     found: dict[str, Path] = {}
     origins: dict[Path, str] = {}
     for part, file in (settings.files or dict.fromkeys(names, settings)).items():
-        origin = file.url or file.path
         found[part] = folder / names[part]
-        origins[found[part]] = download.shown(origin)
+        origins[found[part]] = download.shown(file.url)
         key = f"benchmarks.{name}.files.{part}" if settings.files else f"benchmarks.{name}"
         download.fetch(
-            origin,
+            file.url,
             found[part],
             sha256=file.sha256,
             pin=f"{key}.sha256",

@@ -2,7 +2,7 @@
 
     python -m stages.expert count
 
-reads   experts.<name>.data            metadata.jsonl and images (data/images: those of every skill)
+reads   experts.<name>.data            metadata.jsonl and images (data/images: those of every skill in its skills.json)
         models/backbones/<expert.backbone>/
 writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a LoRA folder in diffusers' format
         metrics/loss/<name>.csv        step, loss
@@ -18,12 +18,12 @@ from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
-from selma.ground.pairs import read_image, read_pairs
+from selma.ground.pairs import read_image, read_training
 from selma.lora.adapter import add_lora
 from selma.runtime import stage, tracking, variants, work
 from selma.runtime.devices import enough_memory
 from selma.runtime.params import load_params
-from selma.runtime.places import BACKBONES, IMAGES
+from selma.runtime.places import BACKBONES
 
 
 def main(name: str) -> None:
@@ -31,8 +31,7 @@ def main(name: str) -> None:
     if name not in params.experts:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
-    data = Path(expert.data)
-    pairs = read_pairs(data, params.skills if data == Path(IMAGES) else None)
+    pairs = read_training(Path(expert.data))
     backbone = Path(BACKBONES) / params.expert.backbone
     settings = replace(params.expert, steps=expert.steps or params.expert.steps)
     provenance = {

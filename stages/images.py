@@ -3,8 +3,10 @@
     python -m stages.images count
     python -m stages.images count --shard 2/8    the second of eight parts, for `dvc repro` to find done
 
-reads   data/filtered/<skill>/prompts.jsonl, models/backbones/<images.backbone>/
-writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card
+reads   data/filtered/<skill>/prompts.jsonl and, where filter.dev holds prompts out, dev.jsonl
+        models/backbones/<images.backbone>/
+writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card;
+                               held_out.jsonl {id, text}: dev.jsonl, to choose the checkpoints of its expert by
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from pathlib import Path
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.files import write_text
-from selma.ground.pairs import image_seed, read_image, read_prompts, write_image
+from selma.ground.files import write_jsonl, write_text
+from selma.ground.pairs import HELD_OUT, image_seed, read_image, read_prompts, write_image
 from selma.images import sampler
 from selma.images.card import card
 from selma.images.folder import draw_folder
@@ -28,9 +30,11 @@ SHEET = 8  # images in the sample that MLflow shows
 def main(skill: str, shard: str = "1/1") -> None:
     part = stage.parse_shard(shard)
     params = load_params()
-    prompts = read_prompts(Path("data/filtered") / skill / "prompts.jsonl")
+    filtered = Path("data/filtered") / skill
+    prompts = read_prompts(filtered / "prompts.jsonl")
+    held_out = read_prompts(dev) if (dev := filtered / "dev.jsonl").exists() else []
     if not prompts:
-        raise UserError(f"data/filtered/{skill}/prompts.jsonl: no prompts; raise prompts.candidates")
+        raise UserError(f"{filtered}/prompts.jsonl: no prompts; raise prompts.candidates")
     rows = [
         {
             "file_name": f"{prompt['id']}.webp",
@@ -58,6 +62,8 @@ def main(skill: str, shard: str = "1/1") -> None:
             "images": len(rows),
             "seed": params.seed,
         }
+        if held_out:
+            write_jsonl(out / HELD_OUT, held_out)
         write_text(out / "README.md", card(backbone, drawing, about=about, **told))
         sheet = folder / "sheet.png"
         write_image(

@@ -17,7 +17,7 @@ from selma.ground.files import write_text
 from selma.reporting import report, table
 from selma.reporting.metrics import read_summary
 from selma.runtime import stage, work
-from selma.runtime.params import load_params
+from selma.runtime.params import load_params, results
 
 OUT = Path("data/report")
 
@@ -37,11 +37,11 @@ def main() -> None:
             "merges": {name: asdict(merge) for name, merge in params.merges.items()},
             "prompts": asdict(params.prompts),
             "filter": asdict(params.filter),
-            "images": asdict(params.images),
-            "expert": asdict(params.expert),
+            "images": results(params.images, "images"),
+            "expert": results(params.expert, "expert"),
             "select": asdict(params.select),
-            "evaluate": asdict(params.evaluate) | {"compare": params.compare},
-            "judge": asdict(params.judge),
+            "evaluate": results(params.evaluate, "evaluate") | {"compare": params.compare},
+            "judge": results(params.judge, "judge"),
         },
     )
     with work.folder(stage.name()) as folder:

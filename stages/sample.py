@@ -1,10 +1,11 @@
-"""Draw the benchmarks' test prompts with one model, several images each, from the same initial noise for all models.
+"""Draw a benchmark's test prompts with one model, several images each, from the same initial noise for all models.
 
-    python -m stages.sample merged
-    python -m stages.sample merged --shard 2/8   the second of eight parts, for `dvc repro` to find done
+    python -m stages.sample merged shapes
+    python -m stages.sample merged shapes --shard 2/8   the second of eight parts, for `dvc repro` to find done
 
-reads   models.<model>.weights               a backbone's folder, or a LoRA folder applied to expert.backbone
-        data/benchmarks/<benchmark>/         for each of evaluate.benchmarks
+reads   models/rows/<model>/                 its LoRA, if it has one, and its method of guidance
+        models/backbones/<expert.backbone>/
+        data/benchmarks/<benchmark>/         the test split
 writes  data/samples/<model>/<benchmark>/    <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k},
                                              and README.md, the dataset card
 """
@@ -14,64 +15,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selma.backbones.loading import open_model
+from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.ground.items import load_split
+from selma.ground.models import read_model
 from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images import sampler
 from selma.images.card import card
 from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
-from selma.runtime.places import BACKBONES
+from selma.runtime.places import BACKBONES, ROWS
 
 SHEET = 8  # images in the sample that MLflow shows
 
 
-def main(model: str, shard: str = "1/1") -> None:
+def main(model: str, benchmark: str, shard: str = "1/1") -> None:
     part = stage.parse_shard(shard)
     params = load_params()
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
-    row = params.models[model]
-    names = params.evaluate.benchmarks
-    rows = {name: _rows(name, params.seed, params.evaluate.images_per_prompt) for name in names}
+    row = read_model(Path(ROWS) / model)
+    rows = _rows(benchmark, params.seed, params.evaluate.images_per_prompt)
     backbone = Path(BACKBONES) / params.expert.backbone
-    pipe = open_model(Path(row.weights), backbone, params.runtime.device, params.runtime.dtype)
+    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=row.lora)
 
     with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"
-        for name in names:
-            label = f"sample {model} {name}"
-            draw_folder(
-                pipe,
-                rows[name],
-                out / name,
-                params.evaluate.drawing,
-                method=row.guidance,
-                shard=part,
-                bar=lambda total, done, label=label: stage.bar(total, done, label),
-            )
-            if part != (1, 1):
-                continue
-            about = f"What the model `{model}` draws for the test prompts of the benchmark `{name}`."
-            told = {
-                "title": f"{model} on {name}",
-                "split": "test",
-                "images": len(rows[name]),
-                "seed": params.seed,
-            }
-            told |= {"method": row.guidance, "columns": ", `k` (which image of its prompt)"}
-            told |= {"weights": "" if row.weights.startswith(BACKBONES) else row.weights}
-            write_text(out / name / "README.md", card(backbone, params.evaluate.drawing, about=about, **told))
+        draw_folder(
+            pipe,
+            rows,
+            out,
+            params.evaluate.drawing,
+            method=row.guidance,
+            shard=part,
+            bar=lambda total, done: stage.bar(total, done, f"sample {model} {benchmark}"),
+        )
         if part != (1, 1):
             return
+        about = f"What the model `{model}` draws for the test prompts of the benchmark `{benchmark}`."
+        told = {
+            "title": f"{model} on {benchmark}",
+            "split": "test",
+            "images": len(rows),
+            "seed": params.seed,
+            "method": row.guidance,
+            "columns": ", `k` (which image of its prompt)",
+            "weights": row.weights if row.lora else "",
+        }
+        write_text(out / "README.md", card(backbone, params.evaluate.drawing, about=about, **told))
         sheet = folder / "sheet.png"
-        shown = [out / names[0] / row["file_name"] for row in rows[names[0]][:SHEET]]
+        shown = [out / row["file_name"] for row in rows[:SHEET]]
         write_image(sheet, sampler.contact_sheet([read_image(file) for file in shown]))
         tracking.log_image(sheet, "sample.png")
-        work.publish(out, Path("data/samples") / model)
+        work.publish(out, Path("data/samples") / model / benchmark)
 
 
 def _rows(benchmark: str, seed: int, images_per_prompt: int) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@
 
 reads   models/checkpoints/<name>/step-*/   LoRA folders
         models/backbones/<expert.backbone>/
-        data/benchmarks/<the leading one>/   the dev split; its score is faithfulness
-        data/filtered/<skill>/dev.jsonl         instead, where filter.dev holds prompts out; theirs is VQAScore
+        experts.<name>.data                  held_out.jsonl, where filter.dev holds prompts out; theirs is VQAScore
+        data/benchmarks/<the leading one>/   the dev split, where none are held out; its score is faithfulness
 writes  models/experts/<name>/              the chosen checkpoint
         metrics/select/<name>.json          policy, chosen step, dev score of every step, its noise
 
@@ -22,13 +22,12 @@ from statistics import fmean
 
 from selma.experts.checkpoints import checkpoints
 from selma.ground.files import read_json, write_json
-from selma.ground.items import load_split
 from selma.judging.judge import load_judge
 from selma.runtime import stage, work
 from selma.runtime.params import Params, load_params
 from selma.runtime.places import BACKBONES
 from selma.scoring import exam
-from selma.scoring.dev import choose, held_out
+from selma.scoring.dev import choose, dev_prompts
 from selma.scoring.scores import item_scores
 
 PLACES = 4  # of scores in the metrics
@@ -39,7 +38,7 @@ def main(name: str) -> None:
     found = checkpoints(Path("models/checkpoints") / name)
     with work.folder(stage.name()) as folder:
         best = params.select.policy == "best"
-        scores = _score(found, _scorer(params), folder / "scores.json", name) if best else {}
+        scores = _score(found, _scorer(params, name), folder / "scores.json", name) if best else {}
         chosen, noises = choose(scores) if best else (max(found), {})
 
         out = folder / "expert"
@@ -68,14 +67,12 @@ def _score(
     return dict(sorted(scores.items()))
 
 
-def _scorer(params: Params) -> Callable[[Path], dict[str, float]]:
+def _scorer(params: Params, name: str) -> Callable[[Path], dict[str, float]]:
     """A function from a checkpoint to its dev scores by item; every checkpoint draws from the same noise."""
     from selma.backbones.loading import load_pipeline  # torch: policy `last` does without it
 
-    if params.filter.dev:
-        items = held_out(Path("data/filtered"), params.skills)
-    else:
-        items = load_split(Path("data/benchmarks") / params.evaluate.benchmarks[0], "dev")
+    benchmark = Path("data/benchmarks") / params.evaluate.benchmarks[0]
+    items, held_out = dev_prompts(Path(params.experts[name].data), benchmark)
     backbone = Path(BACKBONES) / params.expert.backbone
     device, dtype = params.runtime.device, params.runtime.dtype
     judge = load_judge(params.judge.name, device, dtype)
@@ -85,9 +82,10 @@ def _scorer(params: Params) -> Callable[[Path], dict[str, float]]:
         pipe = load_pipeline(backbone, device, dtype, lora=checkpoint)
         images, seed = params.select.images_per_prompt, params.seed
         drawn = exam.draw(pipe, items, params.evaluate.drawing, images=images, seed=seed)
-        if params.filter.dev:
-            return exam.vqa_scores(judge, drawn)
-        return item_scores(exam.faithfulness(judge, items, drawn, where=str(checkpoint)))
+        if held_out:
+            return exam.vqa_scores(judge, drawn, params.judge.batch)
+        answers = exam.faithfulness(judge, items, drawn, where=str(checkpoint), batch=params.judge.batch)
+        return item_scores(answers)
 
     return score
 

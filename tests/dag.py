@@ -89,16 +89,23 @@ def closure(file: str) -> frozenset[str]:
     return frozenset(name for name in found - {file} if not name.startswith(RUNTIME))
 
 
-def doors(files: Iterable[str]) -> set[str]:
-    """The doors of selma/variants at which `files` load what params.yaml names: variants.load("guidance", ...)."""
-    return {
+def doors(files: Iterable[str], opened_by: str = "load") -> set[str]:
+    """The doors of selma/variants at which `files` load what params.yaml names: variants.load("guidance", ...).
+
+    With `opened_by` "path": those at which they read its file, to keep its hash in an out.
+    """
+    return {door for file in files for door in _doors(file, opened_by)}
+
+
+@cache
+def _doors(file: str, opened_by: str) -> frozenset[str]:
+    return frozenset(
         node.args[0].value
-        for file in files
         for node in ast.walk(_tree(file))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "variants.load"
+        and ast.unparse(node.func) == f"variants.{opened_by}"
         and isinstance(node.args[0], ast.Constant)
-    }
+    )
 
 
 def choices(door: str) -> list[str]:
@@ -111,6 +118,7 @@ def covers(dep: str, file: str) -> bool:
     return file == dep or file.startswith(f"{dep}/")
 
 
+@cache
 def params_read(file: str) -> set[str]:
     """Dotted keys that `file` reads of `params`; an index by name gives `*`: params.experts[name].data.
 

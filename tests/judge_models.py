@@ -185,12 +185,52 @@ def make_chat_vlm(folder: Path) -> Path:
     return folder
 
 
+def make_llava_next(folder: Path) -> Path:
+    """LLaVA-NeXT, which cuts an image into tiles: its tokens are as many as the image's shape needs."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextImageProcessorPil,
+        LlavaNextProcessor,
+    )
+
+    text = TOWER | {"vocab_size": len(ID), "max_position_embeddings": 128, "num_key_value_heads": 2}
+    shapes = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE]]
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**TOWER, image_size=SIZE, patch_size=4, projection_dim=8),
+        text_config=LlamaConfig(
+            **text, pad_token_id=ID["[PAD]"], eos_token_id=ID["[SEP]"], bos_token_id=ID["[BOS]"]
+        ),
+        image_token_index=ID["<image>"],
+        vision_feature_layer=-1,
+        image_grid_pinpoints=shapes,
+    )
+    _save(LlavaNextForConditionalGeneration(config), folder)
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_grid_pinpoints=shapes,
+    )
+    LlavaNextProcessor(
+        images,
+        tokenizer(),
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    ).save_pretrained(folder)
+    return folder
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "blip_vqa": make_blip_vqa,
     "blip2": make_blip2,
     "blip2 on OPT": make_blip2_opt,
     "instructblip": make_instructblip,
     "chat_vlm": make_chat_vlm,
+    "chat_vlm in tiles": make_llava_next,
 }
 
 

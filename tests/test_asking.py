@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selma.ground.errors import UserError
-from selma.judging.vqa import Said
+from selma.judging.groups import Said
 from selma.net import asking, refusals, servers, web
 from selma.prompts.provider import Reply, Request, load_provider
 from selma.runtime.params import Llm
@@ -46,8 +46,9 @@ def ask(url: str, requests: list[Request] = REQUESTS[:1], **settings: Any) -> li
 
 
 def judge(url: str, key_env: str | None = None) -> Said:
-    (said,) = endpoint.EndpointVlm("tiny", url, key_env).reply(Image.new("RGB", (2, 2)), ["Is it red?"])
-    return said
+    asked = [(Image.new("RGB", (2, 2)), ["Is it red?"])]
+    (came,) = endpoint.EndpointVlm("tiny", url, key_env).replies(asked, 1)
+    return came[0, 0]
 
 
 # Fields ------------------------------------------------------------------------------------------

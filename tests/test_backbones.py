@@ -16,7 +16,7 @@ from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_state
 from selma.lora.files import save_lora
 from selma.runtime import devices
-from stages import backbone
+from stages import own_backbone
 
 
 def saved_lora(folder: Path, backbone: Path, alpha: float = 8.0) -> Path:
@@ -292,11 +292,11 @@ def test_the_stage_names_the_users_own_file(tiny_backbone, make_project, tmp_pat
     mine = shutil.copytree(tiny_backbone, tmp_path / "mine")
     content = (mine / file).read_bytes()
     (mine / file).write_bytes(b"[1]" if file.endswith("json") else content[:-64])
-    root = make_project("project", {"backbones": {"own": {"source": "local", "path": str(mine)}}})
+    root = make_project("project", {"own.backbones": {"own": {"path": str(mine)}}})
     monkeypatch.chdir(root)
-    monkeypatch.setenv("DVC_STAGE", "backbone@own")
+    monkeypatch.setenv("DVC_STAGE", "own_backbone@own")
     with pytest.raises(UserError) as caught:
-        backbone.main("own")
+        own_backbone.main("own")
     assert str(mine) in str(caught.value) and ".work" not in str(caught.value)
     assert not Path("models/backbones/own").exists()
 

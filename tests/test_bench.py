@@ -14,6 +14,7 @@ from selma.runtime.dvcfile import Stage
 ROOT = Path(__file__).parents[1]
 TOY = {
     "filter": ["60"],
+    "judge": ["--images", "3", "--questions", "3", "--width", "128"],
     "stages": ["--help"],  # a whole run is in test_pipeline.py
 }
 

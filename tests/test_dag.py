@@ -11,28 +11,35 @@ from pathlib import Path
 import pytest
 
 from selma import profile
+from selma.ground.schema import kind_at
 from selma.runtime.dvcfile import Stage, load_stages
-from selma.runtime.params import Llm
+from selma.runtime.params import SPEED, Params, build_params
+from selma.runtime.schema import load_yaml
 from tests.dag import ROOT, choices, closure, covers, doors, imports, is_declared, params_read, script
 
 
 def _stages() -> dict[str, Stage]:
-    """The stages of params.yaml, and those that only a real profile has (a hub's backbone, published benchmarks)."""
+    """The stages of params.yaml, and those that only a real profile has (a hub's backbone, published benchmarks), or
+    files of one's own."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for file in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / file, root)
         shutil.copytree(ROOT / "profiles", root / "profiles")
         profile.apply("sdxl", root)
+        text = (root / "params.yaml").read_text(encoding="utf-8")
+        text = text.replace("  backbones: {} ", "  backbones: {mine: {path: /mine}} ")
+        text = text.replace("  benchmarks: {} ", "  benchmarks: {ours: {source: hps, path: /ours}} ")
+        (root / "params.yaml").write_text(text, encoding="utf-8")
+        build_params(load_yaml(root / "params.yaml"), "params.yaml")
         return {**load_stages(root), **load_stages(ROOT)}
 
 
 STAGES = _stages()
+MAKERS = {out: stage for stage in STAGES.values() for out in stage.outs}
 LIBRARY = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "selma").rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "stages").glob("[!_]*.py"))
 COMMANDS = {file for file in LIBRARY if file.count("/") == 1} - {"selma/__init__.py"}
-# Read by stages and yet not declared: it changes speed, never results, and must not run them again.
-SPEED = {f"llm.{key}" for key in ("concurrency", "timeout", "retries", "max_requests", "key_env")}
 
 each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 
@@ -64,7 +71,7 @@ def test_all_code_that_a_stage_runs_lies_under_its_deps(stage: Stage) -> None:
 def test_every_dep_holds_code_that_the_stage_runs(stage: Stage) -> None:
     """Tight: nothing is listed for nothing, or twice."""
     code, files = _code(stage), {script(stage), *closure(script(stage))}
-    opened = [file for door in doors(files) for file in choices(door)]
+    opened = [file for way in ("load", "path") for door in doors(files, way) for file in choices(door)]
     run = {*files, *opened, *(file for choice in opened for file in closure(choice))}
     assert not [dep for dep in code if not any(covers(dep, file) for file in run)]
     assert len(code) == len(set(code)), "a dep is listed twice"
@@ -74,12 +81,15 @@ def test_every_dep_holds_code_that_the_stage_runs(stage: Stage) -> None:
 @each_stage
 def test_what_a_stage_chooses_is_the_one_dep_of_its_door(stage: Stage) -> None:
     """Variants: a stage depends on the file that params.yaml names and on no other, and whatever file the door holds,
-    what that file imports lies under the stage's deps, too."""
+    what that file imports lies under the stage's deps, too. It may depend on an out that keeps the hash of the file.
+    """
     files = {script(stage), *closure(script(stage))}
-    for door in doors(files):
-        chosen = [dep for dep in stage.deps if covers(f"selma/variants/{door}", dep)]
+    makers = [MAKERS[dep] for dep in stage.deps if dep in MAKERS]
+    for door in doors(files) | doors(files, "path"):
+        hashed = [dep for one in makers if door in doors([script(one)], "path") for dep in one.deps]
+        chosen = [dep for dep in (*stage.deps, *hashed) if covers(f"selma/variants/{door}", dep)]
         assert len(chosen) == 1 and chosen[0] in choices(door), f"one file of {door} is a dep"
-        for choice in choices(door):
+        for choice in choices(door) if door in doors(files) else ():
             missing = {
                 file for file in closure(choice) if not any(covers(dep, file) for dep in stage.deps)
             } - set(choices(door))
@@ -94,11 +104,26 @@ def test_how_a_stage_runs_is_no_dep() -> None:
 
 @each_stage
 def test_every_param_that_is_read_is_declared(stage: Stage) -> None:
-    read = params_read(script(stage))
-    if "llm" in read:  # handed over as a whole
-        read = (read - {"llm"}) | {f"llm.{field.name}" for field in dataclasses.fields(Llm)}
+    read = {leaf for key in params_read(script(stage)) for leaf in _leaves(key)}
     missing = {key for key in read if not is_declared(key, stage.params)} - SPEED
     assert not missing, f"{script(stage)} reads {sorted(missing)}, which dvc.yaml does not declare"
+
+
+def _leaves(key: str) -> list[str]:
+    """The settings that a key of params.yaml holds, where it is a section that is handed over as a whole."""
+    kind = kind_at(Params, key.split("."))
+    if not dataclasses.is_dataclass(kind):
+        return [key]
+    return [leaf for field in dataclasses.fields(kind) for leaf in _leaves(f"{key}.{field.name}")]
+
+
+@each_stage
+def test_what_changes_speed_alone_runs_nothing_again(stage: Stage) -> None:
+    assert not [key for key in SPEED if is_declared(key, stage.params)]
+
+
+def test_what_changes_speed_is_a_setting() -> None:
+    assert {leaf for field in dataclasses.fields(Params) for leaf in _leaves(field.name)} >= SPEED
 
 
 @each_stage
@@ -126,7 +151,8 @@ def test_data_deps_are_made_by_a_stage_or_in_git() -> None:
     for stage in STAGES.values():
         for dep in stage.deps:
             made = any(_within(dep, out) or _within(out, dep) for out in outs)
-            assert made or (ROOT / dep).is_file() or dep.startswith("selma/"), (
+            own = stage.name.startswith("own_") and dep == f"/{stage.name.partition('@')[2]}"
+            assert made or own or (ROOT / dep).is_file() or dep.startswith("selma/"), (
                 f"{stage.name}: nothing makes {dep}"
             )
 
@@ -143,8 +169,9 @@ def test_base_and_experts_do_not_depend_on_the_merge() -> None:
         made = {out for name in after for out in STAGES[name].outs}
         if any(_within(dep, out) for dep in stage.deps for out in made):
             after.add(stage.name)
-    drawn = {name for name in after if name.startswith(("sample@", "answer@"))}
-    assert drawn == {"sample@merged", "answer@merged"}
+    drawn = {name for name in after if name.startswith(("model@", "sample@", "answer@"))}
+    assert "sample@merged-shapes" in drawn
+    assert {name.partition("@")[2].partition("-")[0] for name in drawn} == {"merged"}
 
 
 def _within(path: str, folder: str) -> bool:
@@ -162,7 +189,8 @@ FLOORS = (
     ("ground",),
     ("runtime",),
     ("net",),
-    ("backbones", "lora"),
+    ("backbones",),
+    ("lora",),
     ("prompts", "experts", "images", "merging", "published"),
     ("shapes/world",),
     ("judging",),

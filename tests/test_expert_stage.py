@@ -18,7 +18,7 @@ from selma.ground.files import read_json, write_jsonl
 from selma.ground.pairs import write_image
 from selma.lora.files import load_lora
 from selma.runtime import tracking, work
-from stages import expert, merge
+from stages import expert, merge, pool
 
 SETTINGS = {
     "expert.steps": 12,
@@ -87,6 +87,21 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(make_project, monkey
     assert not list(killed.glob(".work/*/*"))
 
 
+def test_a_stage_that_ran_out_of_memory_goes_on_in_smaller_parts(make_project, monkeypatch):
+    """No setting of speed is in the key of the work folder."""
+    root = make_project("project", SETTINGS)
+    add_images(root, "count")
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert dead.returncode == -signal.SIGKILL
+    params = (root / "params.yaml").read_text()
+    assert "accumulate: 1 " in params and "gradient_checkpointing: false" in params
+    params = params.replace("accumulate: 1 ", "accumulate: 4 ")
+    (root / "params.yaml").write_text(params.replace("checkpointing: false", "checkpointing: true"))
+    assert run(root, monkeypatch) == list(range(6, 13))  # not from the start
+
+
 def test_checkpoints_say_what_they_are_and_the_curve_is_whole(make_project, monkeypatch):
     root = make_project("project", SETTINGS)
     add_images(root, "count")
@@ -106,6 +121,9 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     skills = ["objects", "paragraph", "tags", "count", "counterfactual"]
     for skill in [*skills, "forgotten"]:
         add_images(root, skill)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_STAGE", "pool")
+    pool.main()
     run(root, monkeypatch, "single")
     card = load_lora(root / "models/checkpoints/single/step-000005").provenance
     assert card["images"] == 6 * len(skills)

@@ -200,6 +200,26 @@ def test_the_card_of_the_merged_lora(run) -> None:
     assert "base_model" not in data
 
 
+def test_the_card_does_not_say_that_a_model_drew_a_persons_own_images(run) -> None:
+    text = (run / "params.yaml").read_text()
+    (run / "params.yaml").write_text(
+        text.replace("count: {data: data/images/count,", "count: {data: /pictures/cats,")
+    )
+    for name, facts in (
+        ("count", ("trained on images from cats, which were brought to it.", "| images | 200 |")),
+        (
+            "merged",
+            (
+                "from cats, which were brought to it, and on images that `shapes` drew, one for each prompt.",
+                "| skills | objects |",
+                "| images | 400, the skills' drawn by `shapes`, 12 steps",
+            ),
+        ),
+    ):
+        card = (export.export(name, "kohya") / "README.md").read_text()
+        assert all(fact in card for fact in facts) and ("| prompts |" in card) == (name == "merged")
+
+
 def test_the_cards_own_code_draws(make_run, tiny_backbone, tmp_path) -> None:
     from diffusers import DiffusionPipeline
 

@@ -37,7 +37,7 @@ def project(tmp_path, monkeypatch):
             "  benchmarks: [shapes]",
             f"  benchmarks: [shapes, {other}]" if other else "  benchmarks: [shapes]",
         )
-        text = text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, path: x}\n")
+        text = text.replace("\nbenchmarks:\n", "\nbenchmarks:\n  more: {source: tifa, url: x}\n")
         text = text.replace("  keep: 200 ", f"  keep: {keep} ").replace("  dev: 0 ", f"  dev: {dev} ")
         Path("params.yaml").write_text(text, encoding="utf-8")
         filter_stage.main("count")

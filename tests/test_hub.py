@@ -20,7 +20,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_json, sha256_file
 from selma.net import hub
 from selma.net.pipelines import fetch_pipeline
-from stages import backbone
+from stages import backbone, own_backbone
 from tests.hub_server import Hub, Repo, serve
 
 COMMIT, VAE_COMMIT = "a1" * 20, "b2" * 20
@@ -76,13 +76,15 @@ def server(tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def run(make_project, monkeypatch: pytest.MonkeyPatch):
-    """Run stage `backbone` for an entry of `backbones` in a project of its own; the folder it made."""
+    """Run the stage for an entry of `backbones`, or of `own.backbones`, in a project of its own; the folder it made."""
 
     def run(entry: dict[str, object], name: str = "project") -> Path:
-        root = make_project(name, {"backbones": {"tiny": entry}})
+        own = "id" not in entry and "source" not in entry
+        root = make_project(name, {"own.backbones" if own else "backbones": {"tiny": entry}})
         monkeypatch.chdir(root)
-        monkeypatch.setenv("DVC_STAGE", "backbone@tiny")
-        backbone.main("tiny")
+        stage = own_backbone if own else backbone
+        monkeypatch.setenv("DVC_STAGE", f"{stage.__name__.rpartition('.')[2]}@tiny")
+        stage.main("tiny")
         return root / "models/backbones/tiny"
 
     return run
@@ -137,7 +139,7 @@ def test_what_is_loaded_comes_with_its_origin_and_nothing_else(server, run):
 
 def test_a_folder_serves_too_and_is_left_alone(tiny_backbone, run):
     before = files(tiny_backbone)
-    out = run({"source": "local", "path": str(tiny_backbone)})
+    out = run({"path": str(tiny_backbone)})
     (out / UNET).write_bytes(b"changed later")
     assert files(tiny_backbone) == before
     source = read_json(out / "source.json")
@@ -247,9 +249,18 @@ def test_a_token_is_sent_and_written_nowhere(server, run, monkeypatch):
             {"source": "hub", "id": ID, "revision": COMMIT, "vae": {"id": VAE_ID, "revision": "v1"}},
             "git ls-remote",
         ),
-        ({"source": "local"}, "backbones.tiny.path is missing"),
-        ({"source": "local", "path": "x", "revision": COMMIT}, "backbones.tiny.revision does not apply"),
-        ({"source": "local", "path": "/nowhere/at/all"}, "folder not found"),
+        (
+            {"source": "local", "path": "/models/mine"},
+            "backbones.tiny: a folder of your own belongs in `own.backbones`, where DVC sees its edits: "
+            "tiny: {path: /models/mine}",
+        ),
+        ({"source": "local"}, "belongs in `own.backbones`"),
+        (
+            {"path": "x", "revision": COMMIT},
+            "unknown key own.backbones.tiny.revision; it must be one of: path",
+        ),
+        ({"path": "~/mine"}, "own.backbones.tiny.path is '~/mine'; it must be a path on this disk"),
+        ({"path": "/nowhere/at/all"}, "folder not found"),
         ({"source": "ftp"}, "it must be one of: hub, local"),
     ],
 )
@@ -400,11 +411,11 @@ def test_a_link_out_of_a_local_folder_is_refused(tiny_backbone, run, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(tiny_backbone, folder)
     (folder / "unet/alias.json").symlink_to("config.json")  # inside: fine
-    assert run({"source": "local", "path": str(folder)}, "inside")
+    assert run({"path": str(folder)}, "inside")
     os.replace(folder / "unet/config.json", tmp_path / "config.json")
     (folder / "unet/config.json").symlink_to(tmp_path / "config.json")
     with pytest.raises(UserError, match="is a link to a file outside of it") as caught:
-        run({"source": "local", "path": str(folder)}, "outside")
+        run({"path": str(folder)}, "outside")
     assert "unet/" in str(caught.value)
 
 
@@ -418,7 +429,7 @@ def test_the_hubs_own_cache_is_a_folder_of_links(tiny_backbone, run, tmp_path):
         link = snapshot / file.relative_to(tiny_backbone)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
-    out = run({"source": "local", "path": str(snapshot)})
+    out = run({"path": str(snapshot)})
     assert not [file for file in out.rglob("*") if file.is_symlink()]
 
 
@@ -429,4 +440,4 @@ def test_a_single_file_is_one_line_that_says_how_to_convert_it(run, tmp_path, na
     with pytest.raises(
         UserError, match=r"is a single file; a folder in diffusers' layout .*from_single_file\("
     ):
-        run({"source": "local", "path": str(file)})
+        run({"path": str(file)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selma.ground.errors import UserError
-from selma.ground.files import sha256_file, write_jsonl
+from selma.ground.files import read_jsonl, sha256_file, write_jsonl
 from selma.ground.pairs import image_seed, prompt_id, read_image, read_pairs, write_image
 from selma.images import folder
 from stages import images
@@ -130,8 +130,12 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch
 def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
     import datasets
 
+    """Also beside prompts that were held out; as `dev.jsonl` they would be a split of their own."""
     root = project("project")
+    held_out = [{"id": "count-a", "text": "nobody drew this"}]
+    write_jsonl(root / "data/filtered/count/dev.jsonl", held_out)
     run(root, monkeypatch)
+    assert read_jsonl(root / "data/images/count/held_out.jsonl") == held_out
     folder = str(root / "data/images/count")
     data = datasets.load_dataset(
         "imagefolder", data_dir=folder, split="train", cache_dir=str(tmp_path / "cache")

@@ -14,8 +14,10 @@ from tokenizers import normalizers
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.ground.items import Item, Question
-from selma.judging.judge import Answer, ask, load_judge
-from selma.judging.vqa import VQASCORE, Said, VqaJudge, instruct, yes_no_tokens
+from selma.judging.groups import LocalModel, Said
+from selma.judging.judge import Answer, load_judge
+from selma.judging.many import ask_all
+from selma.judging.vqa import VQASCORE, VqaJudge, instruct, yes_no_tokens
 from selma.runtime import variants
 from selma.runtime.places import JUDGE_CARD, JUDGES
 from tests.judge_models import ID, MAKERS, tokenizer
@@ -212,19 +214,19 @@ def test_a_probability_that_is_none_names_its_question(p_yes):
 
     item = Item("item-1", "a circle", "s", "t", (QUESTIONS[0],))
     with pytest.raises(UserError, match=r"item-1: the judge's P\(yes\) to 'Is it red \?' is"):
-        ask(Broken(), item, Image.new("RGB", (4, 4)), 0)
+        list(ask_all(Broken(), [(item, 0, Image.new("RGB", (4, 4)))]))
 
 
 # Words into choices -----------------------------------------------------------------------------
 
 
-class Parrot:
+class Parrot(LocalModel):
     """Says what it is told, with the given probabilities of yes and no."""
 
     def __init__(self, text: str, yes: float = 0.0, no: float = 0.0) -> None:
         self.said = Said(text, yes, no)
 
-    def reply(self, image, texts):
+    def reply(self, images, texts, batch):
         return [self.said] * len(texts)
 
 
@@ -268,7 +270,7 @@ def test_instructions_name_the_choices():
 
 def test_a_row_without_yes_among_the_choices_has_no_probability():
     item = Item("i", "a circle", "s", "t", (COLOR,))
-    (row,) = ask(VqaJudge(Parrot("blue"), instruct), item, Image.new("RGB", (4, 4)), 1)
+    ((row,),) = ask_all(VqaJudge(Parrot("blue"), instruct), [(item, 1, Image.new("RGB", (4, 4)))])
     assert row == {"item": "i", "k": 1, "question": "4", "answer": "blue", "p_yes": None, "expected": "red"}
 
 

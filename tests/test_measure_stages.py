@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def name_scorers(monkeypatch, *names: str) -> Brightness:
 def add_benchmarks() -> None:
     """Two more benchmarks, with images: `many` asks multiple choice about items with the leading one's ids,
     `styles` asks nothing."""
-    file = {"path": "somewhere"}
+    file = {"url": "https://a.b/c"}
     set_params(
         benchmarks={
             "many": {"source": "tifa", **file},
@@ -152,10 +153,11 @@ def run(monkeypatch, stage, *arguments: str) -> None:
 
 
 def answered(monkeypatch) -> None:
-    for model in load_params().models:
-        run(monkeypatch, answer, model)
-        for scorer in load_params().preferences:
-            run(monkeypatch, prefer, scorer, model)
+    params = load_params()
+    for model, name in product(params.models, params.evaluate.benchmarks):
+        run(monkeypatch, answer, model, name)
+        for scorer in params.preferences:
+            run(monkeypatch, prefer, scorer, model, name)
 
 
 def evaluated(monkeypatch) -> None:
@@ -210,7 +212,7 @@ def test_an_unknown_benchmark_is_named(project):
 
 
 def test_every_question_is_asked_about_every_image(project, monkeypatch):
-    run(monkeypatch, answer, "base")
+    run(monkeypatch, answer, "base", "shapes")
     rows = read_jsonl(Path("data/answers/base/shapes.jsonl"))
     assert len(rows) == 6 * 2 * 2
     first = {
@@ -232,7 +234,7 @@ def spoil_truncated(image: Path) -> None:
 def test_a_missing_or_truncated_image_is_named_and_nothing_written(project, monkeypatch, spoil):
     spoil(Path("data/samples/merged/shapes/count-test-1-1.png"))
     with pytest.raises(UserError, match=r"count-test-1-1\.png"):
-        run(monkeypatch, answer, "merged")
+        run(monkeypatch, answer, "merged", "shapes")
     assert not Path("data/answers").exists()
 
 
@@ -241,13 +243,13 @@ def test_images_of_other_prompts_or_too_few_of_them_are_an_error(project, monkey
     rows = read_jsonl(metadata)
     write_jsonl(metadata, rows[2:])
     with pytest.raises(UserError, match="item 'objects-test-0' has no image 0"):
-        run(monkeypatch, answer, "merged")
+        run(monkeypatch, answer, "merged", "shapes")
     write_jsonl(metadata, rows[:-1])
     with pytest.raises(UserError, match="item 'count-test-2' has no image 1"):
-        run(monkeypatch, answer, "merged")
+        run(monkeypatch, answer, "merged", "shapes")
     write_jsonl(metadata, [{**rows[0], "text": "another exam"}, *rows[1:]])
     with pytest.raises(UserError, match="'objects-test-0' is not a prompt of benchmark shapes"):
-        run(monkeypatch, answer, "merged")
+        run(monkeypatch, answer, "merged", "shapes")
 
 
 def test_images_of_one_name_in_two_folders_are_kept_apart(project, monkeypatch):
@@ -273,13 +275,13 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(project, monkeypatch):
 
 def test_a_model_without_samples_and_an_unknown_judge_are_named(project, monkeypatch):
     with pytest.raises(UserError, match="no model 'nobody' in params"):
-        run(monkeypatch, answer, "nobody")
+        run(monkeypatch, answer, "nobody", "shapes")
     with pytest.raises(UserError, match=r"judge 'owl': models/judges/owl/judge\.json is missing"):
         load_judge("owl")
 
 
 def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, monkeypatch):
-    run(monkeypatch, answer, "base")
+    run(monkeypatch, answer, "base", "shapes")
     wanted = Path("data/answers/base/shapes.jsonl").read_bytes()
     Path("data/answers/base/shapes.jsonl").unlink()
     asked = []
@@ -293,7 +295,7 @@ def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, mo
 
     use_judge(monkeypatch, Stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, answer, "base")
+        run(monkeypatch, answer, "base", "shapes")
     assert not Path("data/answers/base/shapes.jsonl").exists()
 
     class Counting(Lamp):
@@ -302,10 +304,42 @@ def test_a_stopped_run_asks_nothing_twice_and_ends_in_the_same_bytes(project, mo
             return super().answer(image, questions)
 
     use_judge(monkeypatch, Counting)
-    run(monkeypatch, answer, "base")
+    run(monkeypatch, answer, "base", "shapes")
     assert len(asked) == 6 * 2
     assert Path("data/answers/base/shapes.jsonl").read_bytes() == wanted
     assert not list(project.glob(".work/*/*"))
+
+
+def test_answers_that_come_one_by_one_in_any_order_are_kept_one_by_one(project, monkeypatch):
+    """As a server's do: a run that is stopped between two questions about an image asks the second one alone."""
+    run(monkeypatch, answer, "base", "shapes")
+    wanted = Path("data/answers/base/shapes.jsonl").read_bytes()
+    shutil.rmtree("data/answers")
+    asked, batches = [], set()
+
+    class Scattered(Lamp):
+        stop_after = 7
+
+        def answers(self, shots, batch):
+            batches.add(batch)
+            shots = [
+                (i, image, question) for i, (image, some) in enumerate(shots) for question in enumerate(some)
+            ]
+            for i, image, (j, question) in reversed(shots):
+                if len(asked) == self.stop_after:
+                    raise KeyboardInterrupt
+                asked.append((image.tobytes(), question))
+                yield {(i, j): self.answer(image, [question])[0]}
+
+    use_judge(monkeypatch, Scattered)
+    set_params(judge={"batch": 3})
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, answer, "base", "shapes")
+    assert not Path("data/answers").exists()
+    Scattered.stop_after = None
+    run(monkeypatch, answer, "base", "shapes")
+    assert len(asked) == 6 * 2 * 2 and batches == {3}
+    assert Path("data/answers/base/shapes.jsonl").read_bytes() == wanted
 
 
 # prefer ----------------------------------------------------------------------------------------
@@ -327,17 +361,16 @@ class Brightness:
 
 def test_every_image_is_scored_and_a_stopped_run_goes_on(project, monkeypatch):
     name_scorers(monkeypatch, "hpsv2", "pickscore")
-    add_benchmarks()
-    stopping, going_on = Brightness(stop_after=12 + 3), Brightness()
+    stopping, going_on = Brightness(stop_after=3), Brightness()
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, prefer, "pickscore", "merged")
+        run(monkeypatch, prefer, "pickscore", "merged", "shapes")
     assert not list(Path("data/preferences").iterdir())
     monkeypatch.setattr(prefer, "load_scorer", lambda *arguments: going_on)
-    run(monkeypatch, prefer, "pickscore", "merged")
-    assert len(going_on.asked) == 12 + 8 + 8 - 15  # the others were on disk
+    run(monkeypatch, prefer, "pickscore", "merged", "shapes")
+    assert len(going_on.asked) == 12 - 3  # the others were on disk
     folder = Path("data/preferences/pickscore/merged")
-    assert sorted(file.name for file in folder.iterdir()) == ["many.jsonl", "shapes.jsonl", "styles.jsonl"]
+    assert [file.name for file in folder.iterdir()] == ["shapes.jsonl"]
     rows = read_jsonl(folder / "shapes.jsonl")
     assert len(rows) == 12
     assert rows[0] == {"item": "objects-test-0", "k": 0, "judge": "pickscore", "score": 0.25}
@@ -345,10 +378,10 @@ def test_every_image_is_scored_and_a_stopped_run_goes_on(project, monkeypatch):
 
 def test_scores_that_nobody_asked_for_are_named(project, monkeypatch):
     with pytest.raises(UserError, match="preferences: no judge 'nope'; allowed: none"):
-        run(monkeypatch, prefer, "nope", "merged")
+        run(monkeypatch, prefer, "nope", "merged", "shapes")
     name_scorers(monkeypatch, "hpsv2")
     with pytest.raises(UserError, match=r"models: no model .nope. in params\.yaml; allowed: base, "):
-        run(monkeypatch, prefer, "hpsv2", "nope")
+        run(monkeypatch, prefer, "hpsv2", "nope", "shapes")
 
 
 def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
@@ -356,9 +389,9 @@ def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
     stages = load_stages(Path())
     scored = {name: stage for name, stage in stages.items() if name.startswith("prefer@")}
     assert len(scored) == 2 * len(load_params().models)
-    again = {name for name, stage in scored.items() if "data/samples/merged" in stage.deps}
-    assert again == {"prefer@hpsv2-merged", "prefer@pickscore-merged"}
-    assert scored["prefer@pickscore-merged"].cmd == "python -m stages.prefer pickscore merged"
+    again = {name for name, stage in scored.items() if "data/samples/merged/shapes" in stage.deps}
+    assert again == {"prefer@hpsv2-merged-shapes", "prefer@pickscore-merged-shapes"}
+    assert scored["prefer@pickscore-merged-shapes"].cmd == "python -m stages.prefer pickscore merged shapes"
 
 
 # evaluate --------------------------------------------------------------------------------------
@@ -410,7 +443,7 @@ def test_one_more_model_row_appears_by_name_wherever_results_do(project, monkeyp
         compare=[["merged", "base"], ["delta", "merged"]],
     )
     stages = load_stages(Path())
-    assert {"merge@delta", "sample@delta", "answer@delta"} <= set(stages)
+    assert {"merge@delta", "model@delta", "sample@delta-shapes", "answer@delta-shapes"} <= set(stages)
     assert "selma/variants/operators/delta_mean.py" in stages["merge@delta"].deps
     draw(folder(), Path("data/samples/delta/shapes"), DARK)
     evaluated(monkeypatch)
@@ -531,30 +564,10 @@ def test_further_benchmarks_are_measured_and_change_nothing_of_the_leading_one(p
     }
 
 
-def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(project, monkeypatch):
+def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart(project, monkeypatch):
     add_benchmarks()
-    asked = []
-
-    class Stopping(Lamp):
-        def answer(self, image, questions):
-            if len(asked) == 15:  # three images of `many`, after the leading one's twelve
-                raise KeyboardInterrupt
-            asked.append(questions)
-            return super().answer(image, questions)
-
-    use_judge(monkeypatch, Stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, answer, "merged")
-    assert not Path("data/answers").exists()
-
-    class GoingOn(Lamp):
-        def answer(self, image, questions):
-            asked.append(questions)
-            return super().answer(image, questions)
-
-    use_judge(monkeypatch, GoingOn)
-    run(monkeypatch, answer, "merged")
-    assert len(asked) == 12 + 8 and all(asked)
+    for name in ("shapes", "many"):
+        run(monkeypatch, answer, "merged", name)
     rows = read_jsonl(Path("data/answers/merged/many.jsonl"))
     first = {
         "item": "count-test-0",
@@ -566,10 +579,13 @@ def test_answers_of_two_benchmarks_with_equal_ids_are_kept_apart_and_asked_once(
     }
     assert rows[0] == first and len(rows) == 4 * 2 * 2
     assert read_jsonl(Path("data/answers/merged/shapes.jsonl"))[0]["answer"] == "yes"
-    assert sorted(file.name for file in Path("data/answers/merged").iterdir()) == [
-        "many.jsonl",
-        "shapes.jsonl",
-    ]
+
+
+def test_a_benchmark_that_asks_nothing_needs_no_judge(project, monkeypatch):
+    add_benchmarks()
+    monkeypatch.setattr(answer, "load_judge", None)
+    run(monkeypatch, answer, "merged", "styles")
+    assert Path("data/answers/merged/styles.jsonl").read_bytes() == b""
 
 
 def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
@@ -578,10 +594,10 @@ def test_a_picture_that_an_other_benchmark_lacks_is_named(project, monkeypatch):
     metadata = Path("data/samples/merged/many/metadata.jsonl")
     write_jsonl(metadata, read_jsonl(metadata)[:-1])
     with pytest.raises(UserError, match="samples/merged/many: item 'count-test-3' has no image 1"):
-        run(monkeypatch, answer, "merged")
+        run(monkeypatch, answer, "merged", "many")
     shutil.rmtree("data/samples/merged/styles")
     with pytest.raises(UserError, match="data/samples/merged/styles"):
-        run(monkeypatch, prefer, "hpsv2", "merged")
+        run(monkeypatch, prefer, "hpsv2", "merged", "styles")
     assert not Path("data/answers").exists() and not list(Path("data/preferences").iterdir())
 
 
@@ -634,6 +650,9 @@ def test_the_report_is_one_file_and_the_table_is_printed(project, monkeypatch, c
     run(monkeypatch, report)
     page = Path("data/report/index.html").read_text()
     assert page.count("data:image/png;base64,") == 8
+    assert "learning_rate" in page and "accumulate" not in page, (
+        "what changes speed alone is no dep of the page"
+    )
     printed = capsys.readouterr().out
     assert re.search(r"^merged over base +\+100\.00 \[\+100\.00, \+100\.00\]$", printed, re.M)
     assert "data/report/index.html" in printed

@@ -107,7 +107,17 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("skills", ["x" * 101], "a name of letters, digits and _ -, at most 100"),
         ("profile", "x" * 101, "a name of letters, digits and _ . + -, at most 100"),
         ("experts.count.data", "data/images/animals", "experts.count.data is data/images/animals"),
-        ("experts.count.data", "/data/images/count", "experts.count.data is /data/images/count"),
+        (
+            "experts.count.data",
+            "data/images/",
+            "experts.count.data is data/images/; it must be one filled by",
+        ),
+        (
+            "experts.count.data",
+            "~/images",
+            "experts.count.data is '~/images'; it must be a path on this disk",
+        ),
+        ("experts.count.data", "data/samples/base/shapes", "which shows the benchmarks' test prompts"),
         ("experts.count.steps", 10, "it must be at most the 10 steps of expert count"),
         ("experts.count.objective", "gan", "experts.count.objective is 'gan'; it must be one of: denoising"),
         ("experts.a b", {}, "a key of experts is 'a b'; it must be a name"),
@@ -144,16 +154,22 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         (
             "evaluate.benchmarks",
             ["tifa"],
-            "evaluate.benchmarks holds tifa; it must be one in `benchmarks`: shapes",
+            "evaluate.benchmarks holds tifa; it must be one in `benchmarks` or `own.benchmarks`: shapes",
         ),
         ("evaluate.benchmarks", [], "evaluate.benchmarks is []; it must have at least 1 item"),
         ("evaluate.benchmarks", ["shapes", "shapes"], "it must not name shapes twice"),
         ("evaluate.benchmarks", None, "evaluate.benchmarks is None; it must be a list"),
         (
             "benchmarks.shapes",
-            {"source": "hps", "files": {"photo": {"path": "x"}}},
+            {"source": "hps", "files": {"photo": {"url": "x"}}},
             "has no questions, so it cannot",
         ),
+        (
+            "own.benchmarks.shapes",
+            {"source": "dsg", "path": "x"},
+            "own.benchmarks.shapes: `benchmarks` has a row of that name; choose another",
+        ),
+        ("own.backbones.shapes", {"path": "x"}, "own.backbones.shapes: the embedded backbone has this name"),
         (
             "judge.kind",
             "blip2",
@@ -173,6 +189,16 @@ def test_what_is_wrong_is_named(key: str, value: Any, says: str, tmp_path: Path)
     assert says in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path: Path) -> None:
+    """DVC joins a model's and a benchmark's name by a dash."""
+    contents = changed("models.base-a", COMMITTED["models"]["count"])
+    contents["benchmarks"] |= {name: COMMITTED["benchmarks"]["shapes"] for name in ("b", "a-b")}
+    contents["evaluate"]["benchmarks"] = ["shapes", "b", "a-b"]
+    with pytest.raises(UserError) as error:
+        load_params(write(tmp_path, contents))
+    assert "base with a-b and base-a with b would make two stages sample@base-a-b; rename" in str(error.value)
 
 
 def test_a_skill_without_an_expert_and_a_merge_that_forgets_one_are_warned_of_once(

@@ -106,7 +106,14 @@ def test_a_new_row_is_one_more_stage_of_each_kind(clone):
     tracked = ("env", "-u", "SELMA_TRACKING", "-u", "MLFLOW_TRACKING_URI")
     printed = clone.run(*tracked, "dvc", "repro")
     ran = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
-    assert ran == {"merge@delta", "sample@delta", "answer@delta", "evaluate", "report"}
+    assert ran == {
+        "merge@delta",
+        "model@delta",
+        "sample@delta-shapes",
+        "answer@delta-shapes",
+        "evaluate",
+        "report",
+    }
     metrics = clone.metrics()
     assert {"mean", "low", "high"} <= metrics["models"]["delta"].keys()
     assert {"mean", "low", "high"} == metrics["gains"]["delta over merged"].keys()
@@ -128,7 +135,14 @@ def test_a_new_row_is_one_more_stage_of_each_kind(clone):
 def test_an_ablation_redraws_nothing_but_the_merged_model(clone):
     printed = clone.run("dvc", "exp", "run", "--name", "delta", "-S", "merges.merged.operator=delta_mean")
     ran = {line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")}
-    assert ran == {"merge@merged", "sample@merged", "answer@merged", "evaluate", "report"}
+    assert ran == {
+        "merge@merged",
+        "model@merged",
+        "sample@merged-shapes",
+        "answer@merged-shapes",
+        "evaluate",
+        "report",
+    }
     shown = clone.run("dvc", "exp", "show", "--csv")
     assert "delta" in shown and "delta_mean" in shown
     assert "merges.merged.operator" in clone.run("dvc", "params", "diff")

@@ -104,16 +104,18 @@ def test_rows_are_overlaid_key_by_key_and_a_users_own_row_stays(copy: Path) -> N
 def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy: Path) -> None:
     """Written in braces or over lines, first or last, applied once or twice, and back."""
     path = copy / "params.yaml"
-    benchmark = "  mine: {source: dsg, path: mine.csv}    # my own\n"
+    benchmark = "  mine: {source: dsg, url: https://a.b/mine.csv}    # my own\n"
+    commit = "a" * 40
     backbone = (
-        "backbones:\n  mine:\n    source: local\n    path: /models/mine  # here\n"
+        f"\nbackbones:\n  mine:\n    source: hub\n    id: a/b\n    revision: {commit}  # here\n"
         if block
-        else "backbones: {mine: {source: local, path: /models/mine}}\n"
+        else f"\nbackbones: {{mine: {{source: hub, id: a/b, revision: {commit}}}}}\n"
     )
     path.write_text(
         text(copy)
-        .replace("backbones: {}\n", backbone)
-        .replace("benchmarks:\n", f"benchmarks:\n{benchmark}" if block else "benchmarks:\n")
+        .replace("\nbackbones: {}\n", backbone)
+        .replace("\nbenchmarks:\n", f"\nbenchmarks:\n{benchmark}" if block else "\nbenchmarks:\n")
+        .replace("  backbones: {} ", "  backbones: {ours: {path: /models/ours}} ")
         .replace("test_per_skill: 30}\n", "test_per_skill: 30}\n" + ("" if block else benchmark))
     )
     before = load_params(path)
@@ -122,6 +124,7 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
         params = load_params(path)
         assert params.backbones["mine"] == before.backbones["mine"] and name in params.backbones
         assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
+        assert params.own == before.own and params.own.backbones["ours"].path == "/models/ours"
         assert "# my own\n" in text(copy)
     once = path.read_bytes()
     profile.apply(name, copy)

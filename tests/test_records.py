@@ -20,7 +20,15 @@ from selma.ground.files import (
     write_json,
     write_jsonl,
 )
-from selma.ground.pairs import Pair, image_seed, prompt_id, read_image, read_pairs, write_image
+from selma.ground.pairs import (
+    Pair,
+    image_seed,
+    prompt_id,
+    read_image,
+    read_pairs,
+    read_training,
+    write_image,
+)
 
 
 def test_ids_and_seeds_are_pinned() -> None:
@@ -210,8 +218,57 @@ def test_pairs_of_a_folder_and_of_named_subfolders(tmp_path: Path) -> None:
         imagefolder(tmp_path / skill, skill, 2)
     one = read_pairs(tmp_path / "count")
     assert one[1] == Pair(tmp_path / "count" / "count-1.png", "text 1", "count-1", 1)
-    both = read_pairs(tmp_path, ["tags", "count"])
+    write_json(tmp_path / "skills.json", ["tags", "count"])
+    both = read_training(tmp_path)
     assert [pair.id for pair in both] == ["tags-0", "tags-1", "count-0", "count-1"]
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_persons_own_imagefolder_is_trained_on(tmp_path: Path, table: bool) -> None:
+    """What `datasets` opens: file_name and text, in metadata.jsonl or .csv; further columns are passed over."""
+    rows = [
+        {"file_name": f"a/{n} x.png", "text": f'a "big", red thing {n}', "licence": "mine"} for n in range(2)
+    ]
+    for row in rows:
+        write_image(tmp_path / row["file_name"], Image.new("RGB", (4, 4)))
+    if table:
+        write_csv(tmp_path / "metadata.csv", rows, list(rows[0]))
+    else:
+        write_jsonl(tmp_path / "metadata.jsonl", rows)
+    found = read_training(tmp_path)
+    assert [(pair.file, pair.text, pair.id) for pair in found] == [
+        (tmp_path / row["file_name"], row["text"], row["file_name"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "notes.txt",
+            "x",
+            "holds no metadata.jsonl (or metadata.csv), which names each image's file_name and text",
+        ),
+        ("metadata.csv", "file,text\nx.png,a\n", "metadata.csv: has no column file_name"),
+        ("metadata.csv", "file_name,text\nx.png,\n", "metadata.csv, 'x.png': text is ''"),
+        ("metadata.csv", "file_name,text\n../x.png,a\n", "it must be a path inside its folder"),
+        ("metadata.csv", "file_name,text\nx.png,a\nx.png,b\n", "has id 'x.png' and k 0, as"),
+        ("metadata.jsonl", '{"file_name": "x.png"}', "missing key text"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "y.png", "text": "a"}',
+            "y.png: image not found, though the metadata",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_one_line(
+    name: str, text: str, says: str, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "x.png", Image.new("RGB", (4, 4)))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        read_training(tmp_path)
+    assert says in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_pairs_that_cannot_be_used_are_named(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.judging import pixels
-from selma.judging.judge import load_scorer, rate
+from selma.judging.judge import load_scorer
+from selma.judging.many import rate_all
 from selma.published import convert, openclip, reward
 from selma.published.openclip import to_transformers
 from selma.published.reward import to_reward
@@ -111,7 +112,7 @@ def test_a_score_that_is_not_finite_names_its_prompt(value, image):
             return value
 
     with pytest.raises(UserError, match=rf"score of the image of 'a red circle' is {value}"):
-        rate(Broken(), image, "a red circle")
+        list(rate_all(Broken(), [(image, "a red circle")]))
 
 
 # HPS: open_clip's layout ------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from selma.ground.files import read_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import read_image, read_pairs
 from selma.lora.files import load_lora
-from stages import answer, backbone, evaluate, expert, images, judge, merge, sample, select
+from stages import answer, evaluate, expert, images, judge, merge, model, own_backbone, sample, select
 
 SKILLS = ["count", "tags"]
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
@@ -66,14 +66,14 @@ assert "selma" not in sys.modules
 
 def run(monkeypatch: pytest.MonkeyPatch, stage: object, *arguments: str) -> None:
     name = stage.__name__.removeprefix("stages.")
-    monkeypatch.setenv("DVC_STAGE", "@".join([name, *arguments]))
+    monkeypatch.setenv("DVC_STAGE", "@".join([name, "-".join(arguments)] if arguments else [name]))
     stage.main(*arguments)
 
 
 @pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl", "tiny_sdxl_v"])
 def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, tmp_path, request):
-    source = {"source": "local", "path": str(request.getfixturevalue(kind))}
-    root = make_project("project", {**SETTINGS, "backbones": {"tiny": source}})
+    source = {"path": str(request.getfixturevalue(kind))}
+    root = make_project("project", {**SETTINGS, "own.backbones": {"tiny": source}})
     monkeypatch.chdir(root)
     Path("data/preferences").mkdir(parents=True)  # git keeps it
     benchmark = Path("data/benchmarks/shapes")
@@ -84,16 +84,17 @@ def test_every_class_goes_through_every_stage(kind, make_project, monkeypatch, t
         rows = [{"id": f"{skill}-{i}", "text": f"{skill} number {i}"} for i in range(3)]
         write_jsonl(Path("data/filtered") / skill / "prompts.jsonl", rows)
 
-    run(monkeypatch, backbone, "tiny")
+    run(monkeypatch, own_backbone, "tiny")
     run(monkeypatch, judge, "oracle")
     for skill in SKILLS:
         run(monkeypatch, images, skill)
         run(monkeypatch, expert, skill)
         run(monkeypatch, select, skill)
     run(monkeypatch, merge, "merged")
-    for model in ("base", "merged"):
-        run(monkeypatch, sample, model)
-        run(monkeypatch, answer, model)
+    for row in ("base", "merged"):
+        run(monkeypatch, model, row)
+        run(monkeypatch, sample, row, "shapes")
+        run(monkeypatch, answer, row, "shapes")
     run(monkeypatch, evaluate)
 
     assert read_json(root / "models/backbones/tiny/source.json")["source"] == "local"

@@ -44,9 +44,8 @@ def project(tmp_path, monkeypatch):
         items = [Item(f"{split}-{i}", f"{split} prompt {i}", "count", "t", (QUESTION,)) for i in range(4)]
         write_split(Path("data/benchmarks") / params.evaluate.benchmarks[0], split, items)
     write_json(Path("models/judges") / params.judge.name / "judge.json", {"kind": "oracle"})
-    for skill in params.skills:
-        rows = [{"id": f"{skill}-{i}", "text": f"{skill} held out {i}"} for i in range(2)]
-        write_jsonl(Path("data/filtered") / skill / "dev.jsonl", rows)
+    for skill in ("count", "."):
+        Path("data/images", skill).mkdir(parents=True, exist_ok=True)
     write_text(Path("models/backbones") / params.expert.backbone / "model_index.json", "{}")
     for step in (100, 200, 1000):
         folder = Path(f"models/checkpoints/count/step-{step:06d}")
@@ -116,20 +115,36 @@ def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypa
             assert "held out" in prompt
             return 0.75 if image.getpixel((0, 0))[0] > 100 else 0.25
 
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("  dev: 0 ", "  dev: 2 "))
-    params = load_params()
-    assert params.filter.dev == 2
+    for skill in ("tags", "count"):  # of which each expert is examined on its own
+        rows = [{"id": f"{skill}-{i}", "text": f"{skill} held out {i}"} for i in range(2)]
+        write_jsonl(Path("data/images") / skill / "held_out.jsonl", rows)
     with pytest.raises(UserError, match="gives no VQAScore"):
         select.main("count")
     monkeypatch.setattr(oracle, "load", lambda *_: Likely())
-    project.bright = {100: 0, 200: 2, 1000: 1}  # of the two prompts of every skill
+    project.bright = {100: 0, 200: 2, 1000: 1}  # of the two prompts
     project.calls.clear()
     select.main("count")
     assert chosen()[1]["scores"] == {"100": 0.25, "200": 0.75, "1000": 0.5}
     _, texts, seeds, _ = project.calls[0]
-    assert texts == [f"{skill} held out {i}" for skill in params.skills for i in range(2)]
-    assert seeds[0] == image_seed(params.seed, f"{params.skills[0]}-0", 0)
+    assert texts == [f"count held out {i}" for i in range(2)]
+    assert seeds[0] == image_seed(load_params().seed, "count-0", 0)
+
+    write_json(Path("data/images/skills.json"), ["tags", "count"])  # an expert of both is examined on both
+    shutil.copytree("models/checkpoints/count", "models/checkpoints/single")
+    monkeypatch.setenv("DVC_STAGE", "select@single")
+    project.calls.clear()
+    select.main("single")
+    assert project.calls[0][1] == [f"{skill} held out {i}" for skill in ("tags", "count") for i in range(2)]
+
+
+def test_an_expert_that_nothing_can_be_chosen_by_is_named(project):
+    (Path("data/benchmarks/shapes") / "dev.jsonl").unlink()
+    with pytest.raises(UserError) as error:
+        select.main("count")
+    assert str(error.value) == (
+        "data/images/count: holds no held_out.jsonl to choose a checkpoint by, and data/benchmarks/shapes "
+        "no dev split; raise filter.dev, or set select.policy to last"
+    )
 
 
 def test_of_equal_checkpoints_the_later_is_kept(project):

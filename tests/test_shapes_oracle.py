@@ -6,13 +6,16 @@ from collections import defaultdict
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.shapes.reading.oracle import Oracle
-from selma.shapes.reading.vision import read_picture
+from selma.shapes.reading.vision import _distance, _squares, read_picture
 from selma.shapes.world.exam import _scene
 from selma.shapes.world.language import STYLES, describe
 from selma.shapes.world.questions import make_questions, parse_question
@@ -95,6 +98,14 @@ def test_an_empty_picture_and_noise_hold_nothing():
     assert read_picture(Image.new("RGB", (64, 64), BACKGROUNDS["white"])).blobs == ()
     noise = Image.effect_noise((64, 64), 120).convert("RGB")
     assert not [blob for blob in read_picture(noise).blobs if "unknown" not in (blob.shape, blob.color)]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1), st.tuples(*[st.integers(0, 510)] * 3))
+def test_distances_of_colors_are_numpys_own_to_the_bit(colors, doubled):
+    colors, color = np.array(colors, np.float32), np.array(doubled, np.float32) / 2  # medians may be halves
+    assert (_distance(colors, color) == np.linalg.norm(colors - color, axis=-1)).all()
+    exact = ((colors.astype(int) * 2 - np.array(doubled)) ** 2).sum(-1)
+    assert (_squares(colors, color) * 4 == exact).all()
 
 
 def test_pictures_of_another_size_are_read_too():

@@ -54,7 +54,7 @@ def test_three_rows_and_a_file_and_nothing_else_changes(project, monkeypatch, ca
     params = load_params()
     names = list(params.experts)
     assert names.index("animals") == names.index("counterfactual") + 1
-    assert {"images@animals", "expert@animals", "select@animals", "sample@animals"} <= set(
+    assert {"images@animals", "expert@animals", "select@animals", "sample@animals-shapes"} <= set(
         load_stages(project)
     )
     printed = capsys.readouterr()

@@ -14,7 +14,7 @@ from selma.ground.errors import UserError
 from selma.ground.items import Item, load_split, splits
 from selma.runtime.params import load_params
 from selma.variants.benchmarks import dsg, hps, tifa
-from stages import benchmark
+from stages import benchmark, own_benchmark
 
 ROOT = Path(__file__).parents[1]
 HEADER = (
@@ -262,10 +262,12 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     def run(name: str, section: dict[str, object]) -> Path:
         yaml = YAML()
         settings = yaml.load(ROOT / "params.yaml")
-        settings["benchmarks"][name] = section
+        own = "path" in section
+        (settings["own"] if own else settings)["benchmarks"][name] = section
         yaml.dump(settings, root / "params.yaml")
-        monkeypatch.setenv("DVC_STAGE", f"benchmark@{name}")
-        benchmark.main(name)
+        stage = own_benchmark if own else benchmark
+        monkeypatch.setenv("DVC_STAGE", f"{stage.__name__.rpartition('.')[2]}@{name}")
+        stage.main(name)
         return root / "data/benchmarks" / name
 
     return run
@@ -273,8 +275,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def test_dsg_comes_by_path_and_its_file_stays_beside_the_split(stage, tmp_path, capsys):
     source = annotations(tmp_path / "mine.csv", {"a_1": [("1", "0"), ("2", "1, left")], "a_2": [("2", "1")]})
-    pinned = hashlib.sha256(source.read_bytes()).hexdigest()
-    folder = stage("dsg", {"source": "dsg", "path": str(source), "sha256": pinned})
+    folder = stage("dsg", {"source": "dsg", "path": str(source)})
     assert splits(folder) == ["test"]
     assert [(item.id, item.absent) for item in load_split(folder, "test")] == [("a_1", ()), ("a_2", ("1",))]
     assert (folder / "annotations.csv").read_bytes() == source.read_bytes()
@@ -289,14 +290,30 @@ def test_hps_comes_as_a_file_per_style_and_says_what_to_pin(stage, tmp_path, cap
     assert f"is {found}: pin it as benchmarks.hps.files.anime.sha256" in capsys.readouterr().err
 
 
+def test_hps_comes_from_a_folder_of_its_files(stage, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(
+        UserError, match=r"own\.benchmarks\.hps\.path is .*mine; it must be a folder that holds one"
+    ):
+        stage("hps", {"source": "hps", "path": str(tmp_path / "mine")})
+    for style in ("anime", "photo"):
+        write(tmp_path / "mine" / f"{style}.json", ["a knight"])
+    folder = stage("hps", {"source": "hps", "path": str(tmp_path / "mine")})
+    assert [item.id for item in load_split(folder, "test")] == ["anime-00000", "photo-00000"]
+    assert (folder / "anime.json").is_file()
+
+
 def test_a_file_that_is_another_than_the_pinned_one_leaves_what_was_there(stage, tmp_path):
     source = write(tmp_path / "mine.json", [tifa_question()])
     folder = stage("tifa", {"source": "tifa", "path": str(source)})
     before = (folder / "test.jsonl").read_bytes()
     with pytest.raises(UserError, match=f"benchmarks.tifa.sha256 is {'0' * 64}"):
-        stage("tifa", {"source": "tifa", "path": str(source), "sha256": "0" * 64})
+        stage("tifa", {"source": "tifa", "url": source.as_uri(), "sha256": "0" * 64})
     write(source, {})
     with pytest.raises(UserError, match="not a list of questions"):
+        stage("tifa", {"source": "tifa", "path": str(source)})
+    source.unlink()
+    with pytest.raises(UserError, match=r"mine\.json: cannot be read"):
         stage("tifa", {"source": "tifa", "path": str(source)})
     assert (folder / "test.jsonl").read_bytes() == before
 
@@ -322,13 +339,18 @@ def test_what_is_wrong_in_a_users_file_is_named_by_its_own_name(stage, tmp_path,
     [
         ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: dsg, hps, shapes, tifa"),
         ({"source": "shapes", "seed": 1, "dev_per_skill": 1}, "benchmarks.x.test_per_skill is missing"),
-        ({"source": "dsg"}, "benchmarks.x needs either url or path"),
-        ({"source": "dsg", "url": "u", "path": "p"}, "benchmarks.x needs either url or path"),
+        ({"source": "dsg"}, "benchmarks.x.url is missing; the source dsg needs it"),
+        (
+            {"source": "dsg", "path": "p"},
+            "benchmarks.x.path: files of your own belong in `own.benchmarks`, where DVC sees their edits: "
+            "x: {source: dsg, path: ...}",
+        ),
+        ({"source": "hps", "files": {"photo": {"path": "p"}}}, "belong in `own.benchmarks`"),
         ({"source": "tifa", "url": "u", "seed": 1}, "benchmarks.x.seed does not apply to the source tifa"),
         ({"source": "tifa", "url": "u", "sha256": "ab"}, "benchmarks.x.sha256 is 'ab'; it must be a sha256"),
         ({"source": "hps", "url": "u"}, "benchmarks.x.url does not apply to the source hps"),
         ({"source": "hps"}, "benchmarks.x.files is missing"),
-        ({"source": "hps", "files": {"photo": {}}}, "benchmarks.x.files.photo needs either url or path"),
+        ({"source": "hps", "files": {"photo": {}}}, "benchmarks.x.files.photo.url is missing"),
         (
             {"source": "hps", "files": {"oil": {"url": "u"}}},
             "benchmarks.x.files holds oil; it must be one of",
@@ -339,6 +361,25 @@ def test_a_section_that_does_not_fit_its_source_is_one_line(tmp_path, section, n
     yaml = YAML()
     settings = yaml.load(ROOT / "params.yaml")
     settings["benchmarks"]["x"] = section
+    yaml.dump(settings, tmp_path / "params.yaml")
+    with pytest.raises(UserError) as error:
+        load_params(tmp_path / "params.yaml")
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"source": "shapes", "path": "p"}, "own.benchmarks.x.source is shapes, which is made from a seed"),
+        ({"source": "dsg"}, "missing key own.benchmarks.x.path"),
+        ({"source": "dsg", "path": "https://a.b/c.csv"}, "it must be a path on this disk"),
+        ({"source": "dsg", "path": "p", "sha256": "0" * 64}, "unknown key own.benchmarks.x.sha256"),
+    ],
+)
+def test_a_row_of_ones_own_that_cannot_be_is_one_line(tmp_path, section, named):
+    yaml = YAML()
+    settings = yaml.load(ROOT / "params.yaml")
+    settings["own"]["benchmarks"]["x"] = section
     yaml.dump(settings, tmp_path / "params.yaml")
     with pytest.raises(UserError) as error:
         load_params(tmp_path / "params.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired
@@ -11,14 +10,16 @@ from typing import TYPE_CHECKING, NotRequired
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import atomic, read_rows
-from selma.ground.schema import FileName, Id, Index, Seed, Text, record
+from selma.ground.files import atomic, read_csv, read_record, read_rows
+from selma.ground.schema import FileName, Id, Index, Seed, Text, check, record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 METADATA = "metadata.jsonl"
+POOL = "skills.json"  # in data/images: the skills whose images an expert trained on that folder reads
+HELD_OUT = "held_out.jsonl"  # beside images: prompts {id, text} that none of them shows; "dev" is a split to `datasets`
 
 
 def prompt_id(skill: str, text: str) -> str:
@@ -116,30 +117,78 @@ class _Row(TypedDict):
     k: NotRequired[Index]
 
 
-def read_pairs(folder: Path, subfolders: Sequence[str] | None = None) -> list[Pair]:
-    """The pairs of `folder/metadata.jsonl`, or those of each named subfolder one after another.
+@record
+class _Own(TypedDict):
+    """A row of a person's own metadata: the columns that `datasets` gives an imagefolder of captions."""
 
-    Named, never globbed: what a folder holds beyond params.yaml must not slip into training. Raises
-    UserError for a missing image, a row without one of the fields, an image outside the folder, an id's image or a file
-    given twice, or no pairs.
+    file_name: FileName
+    text: Text
+    id: NotRequired[Id]
+    seed: NotRequired[Seed]
+    k: NotRequired[Index]
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The pairs of `folder/metadata.jsonl`, as a stage wrote it.
+
+    Raises UserError for a missing image, a row without one of the fields, an image outside the folder, an id's image or
+    a file given twice, or no pairs.
     """
     folder = Path(folder)
-    pairs: list[Pair] = []
-    for part in [folder] if subfolders is None else [folder / name for name in subfolders]:
-        pairs += [_pair(part, row) for row in read_rows(part / METADATA, _Row, once=["file_name"])]
+    return _checked(
+        folder, [_pair(folder, row) for row in read_rows(folder / METADATA, _Row, once=["file_name"])]
+    )
+
+
+def parts(folder: Path) -> list[Path]:
+    """The folders of an expert's images: those of the skills that `folder/skills.json` names, else `folder` itself.
+
+    Named, never globbed: what a folder holds beyond params.yaml must not slip into training.
+    """
+    folder = Path(folder)
+    if not (folder / POOL).is_file():
+        return [folder]
+    return [folder / name for name in read_record(folder / POOL, list[FileName])]
+
+
+def read_training(folder: Path) -> list[Pair]:
+    """The pairs to train an expert on, those of its `parts` one after another.
+
+    A person's own folder will do: an HF imagefolder, whose metadata.jsonl or metadata.csv has file_name and text; `id`
+    is the file's name where there is none, `seed` 0. Raises UserError as `read_pairs` does.
+    """
+    rows = [(part, row) for part in parts(folder) for row in _own_rows(part)]
+    return _checked(Path(folder), [_pair(part, row) for part, row in rows])
+
+
+def _own_rows(folder: Path) -> list[_Own]:
+    if (folder / METADATA).is_file():
+        return read_rows(folder / METADATA, _Own, once=["file_name"])
+    if (table := folder / "metadata.csv").is_file():
+        columns = ("file_name", "text")
+        found = [{name: row.cells[name] for name in columns} for row in read_csv(table, columns)]
+        return [check(_Own, row, f"{table}, {row['file_name'][:80]!r}", "the row") for row in found]
+    raise UserError(
+        f"{folder}: holds no {METADATA} (or metadata.csv), which names each image's file_name and text"
+    )
+
+
+def _checked(folder: Path, pairs: list[Pair]) -> list[Pair]:
     if not pairs:
         raise UserError(f"{folder}: holds no images; at least one is needed")
     seen: dict[tuple[str, int], Path] = {}
     for pair in pairs:
-        if (first := seen.setdefault((pair.id, pair.k), pair.file)) != pair.file:
+        if (pair.id, pair.k) in seen:
+            first = seen[pair.id, pair.k]
             raise UserError(
                 f"{pair.file}: has id {pair.id!r} and k {pair.k}, as {first} has; give each its own"
             )
+        seen[pair.id, pair.k] = pair.file
     return pairs
 
 
-def _pair(folder: Path, row: _Row) -> Pair:
+def _pair(folder: Path, row: _Row | _Own) -> Pair:
     file = folder / row["file_name"]
     if not file.is_file():
-        raise UserError(f"{file}: image not found, though {folder / METADATA} names it")
-    return Pair(file, row["text"], row["id"], row["seed"], row.get("k", 0))
+        raise UserError(f"{file}: image not found, though the metadata of {folder} names it")
+    return Pair(file, row["text"], row.get("id", row["file_name"]), row.get("seed", 0), row.get("k", 0))

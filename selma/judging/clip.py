@@ -7,7 +7,7 @@ that matter in these scores are in the third.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ftfy
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from selma.judging.groups import BATCH, score_in_batches
 from selma.judging.opening import load_model, load_part
 
 Pixels = Callable[[Image.Image, int], torch.Tensor]
@@ -31,21 +32,38 @@ class ClipScorer:
         self._model, self._tokenizer = model, tokenizer
         self._pixels, self._scale, self._words = pixels, scale, words
 
-    @torch.inference_mode()
     def score(self, image: Image.Image, prompt: str) -> float:
         """The score on the metric's published scale; texts longer than CLIP's 77 tokens are truncated."""
-        config, device = self._model.config, self._model.device
-        pixels = self._pixels(image, config.vision_config.image_size)[None].to(device)
-        tokens = self._tokenizer(
-            self._words(prompt),
-            truncation=True,
-            max_length=config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(device)
-        seen = self._model.get_image_features(pixel_values=pixels).pooler_output[0]
-        read = self._model.get_text_features(input_ids=tokens["input_ids"]).pooler_output[0]
-        cosine = torch.nn.functional.cosine_similarity(seen, read, dim=0)
-        return self._scale(cosine.item(), self._model.logit_scale.exp().item())
+        return next(self.scores([(image, prompt)]))[0]
+
+    def scores(
+        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
+    ) -> Iterator[Mapping[int, float]]:
+        """The same of any number of images, `batch` at a time; a prompt of several is read once."""
+        return score_in_batches(self._score, asked, batch)
+
+    @torch.inference_mode()
+    def _score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        model = self._model
+        side = model.config.vision_config.image_size
+        pixels = torch.stack([self._pixels(image, side) for image in images]).to(model.device)
+        unique = list(dict.fromkeys(prompts))
+        seen = model.get_image_features(pixel_values=pixels).pooler_output
+        read = model.get_text_features(input_ids=self._tokens(unique).to(model.device)).pooler_output
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=model.device)
+        cosines = torch.nn.functional.cosine_similarity(seen, read[rows], dim=1)
+        logit_scale = model.logit_scale.exp().item()
+        return [self._scale(cosine, logit_scale) for cosine in cosines.tolist()]
+
+    def _tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Tokens [n, length]; the end is repeated as padding, which no token before it attends to."""
+        most = self._model.config.text_config.max_position_embeddings
+        tokens = [
+            self._tokenizer(self._words(prompt), truncation=True, max_length=most)["input_ids"]
+            for prompt in prompts
+        ]
+        longest = max(len(own) for own in tokens)
+        return torch.tensor([own + own[-1:] * (longest - len(own)) for own in tokens])
 
 
 def open_clip_words(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from selma.ground.errors import UserError
-from selma.judging.vqa import Said, yes_no_tokens
+from selma.judging.groups import Said
+from selma.judging.vqa import yes_no_tokens
 
 LONGEST = 16  # tokens of an answer
 SETTINGS = {

@@ -6,7 +6,6 @@ of selma/variants/judges. Some answer a benchmark's questions, some score an ima
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol
@@ -16,7 +15,7 @@ from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_record
-from selma.ground.items import Item, Question
+from selma.ground.items import Question
 from selma.ground.schema import Text, record
 from selma.runtime import variants
 from selma.runtime.places import JUDGE_CARD, JUDGES
@@ -51,13 +50,19 @@ class Answer:
 
 
 class Judge(Protocol):
-    """Anything that answers questions about an image, one Answer per question and in their order."""
+    """Anything that answers questions about an image, one Answer per question and in their order.
+
+    One that does better with many images at once has `answers`, too (vqa.py); many.py is the door to both.
+    """
 
     def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]: ...
 
 
 class Scorer(Protocol):
-    """Anything that scores an image for a prompt; the higher the better, each on a scale of its own."""
+    """Anything that scores an image for a prompt; the higher the better, each on a scale of its own.
+
+    One that does better with many images at once has `scores`, too (vqa.py, clip.py).
+    """
 
     def score(self, image: Image.Image, prompt: str) -> float: ...
 
@@ -96,40 +101,3 @@ def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
     if lacks := {"endpoint"} & set(kind.NEEDS) - card.keys():
         raise UserError(f"{folder / JUDGE_CARD}: has no {lacks.pop()}; run stage judge@{name} again")
     return kind.load(folder, card, device, dtype)
-
-
-def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, Any]]:
-    """Ask all of an item's questions about its image `k`: rows {item, k, question, answer, p_yes, expected}.
-
-    `p_yes` is rounded to 4 places. An answer that is not one of the question's choices raises ValueError, a
-    probability that is none UserError.
-    """
-    rows = []
-    for question, said in zip(item.questions, judge.answer(image, list(item.questions)), strict=True):
-        if said.answer not in question.choices:
-            raise ValueError(
-                f"judge said {said.answer!r} to {question.text!r}, which allows {question.choices}"
-            )
-        if said.p_yes is not None and not 0 <= said.p_yes <= 1.0001:  # sums of probabilities round
-            raise UserError(
-                f"{item.id}: the judge's P(yes) to {question.text!r} is {said.p_yes}; 0 to 1 is allowed"
-            )
-        rows.append(
-            {
-                "item": item.id,
-                "k": k,
-                "question": question.id,
-                "answer": said.answer,
-                "p_yes": None if said.p_yes is None else round(float(said.p_yes), 4),
-                "expected": question.answer,
-            }
-        )
-    return rows
-
-
-def rate(scorer: Scorer, image: Image.Image, prompt: str) -> float:
-    """A scorer's score of an image for a prompt; raises UserError, naming the prompt, where it is not finite."""
-    score = scorer.score(image, prompt)
-    if not math.isfinite(score):
-        raise UserError(f"the judge's score of the image of {prompt!r} is {score}; try another runtime.dtype")
-    return score

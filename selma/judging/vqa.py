@@ -8,10 +8,9 @@ such, not against "no", as the answer to VQASCORE about a prompt.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -19,27 +18,12 @@ from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.judging import choices
 from selma.judging.choices import is_yes_no
+from selma.judging.groups import BATCH, Came, Model, Said
 from selma.judging.judge import Answer
 
 VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'
-BATCH = 8  # questions at once, about one image
 
 Match = Callable[[str, Sequence[str]], str]
-
-
-@dataclass(frozen=True)
-class Said:
-    """A model's own words, and the probabilities (0..1) that their first word is "yes" and that it is "no"."""
-
-    text: str
-    yes: float
-    no: float
-
-
-class Model(Protocol):
-    """Something that answers texts about an image in words."""
-
-    def reply(self, image: Image.Image, texts: Sequence[str]) -> list[Said]: ...
 
 
 class VqaJudge:
@@ -50,16 +34,34 @@ class VqaJudge:
 
     def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
         """One Answer per question. Raises UserError for words that fit no choice, where there is no `match`."""
-        answers: list[Answer] = []
-        for start in range(0, len(questions), BATCH):
-            part = questions[start : start + BATCH]
-            said = self._model.reply(image, [self._prompt(question) for question in part])
-            answers += [self._settle(question, words) for question, words in zip(part, said, strict=True)]
-        return answers
+        found = {key: answer for came in self.answers([(image, questions)]) for key, answer in came.items()}
+        return [found[0, j] for j in range(len(questions))]
+
+    def answers(
+        self, asked: Iterable[tuple[Image.Image, Sequence[Question]]], batch: int = BATCH
+    ) -> Iterator[Came[Answer]]:
+        """The same of any number of images, as answers come: by the numbers of the image and of its question."""
+        questions: list[Sequence[Question]] = []  # of the images that were taken
+
+        def worded() -> Iterator[tuple[Image.Image, Sequence[str]]]:
+            for image, some in asked:
+                questions.append(some)
+                yield image, [self._prompt(question) for question in some]
+
+        for came in self._model.replies(worded(), batch):
+            yield {(i, j): self._settle(questions[i][j], said) for (i, j), said in came.items()}
 
     def score(self, image: Image.Image, prompt: str) -> float:
         """VQAScore of an image for a prompt, 0..1."""
-        return self._model.reply(image, [VQASCORE.format(prompt)])[0].yes
+        return next(self.scores([(image, prompt)]))[0]
+
+    def scores(
+        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
+    ) -> Iterator[Mapping[int, float]]:
+        """The same of any number of images, as scores come, by the image's number."""
+        worded = ((image, [VQASCORE.format(prompt)]) for image, prompt in asked)
+        for came in self._model.replies(worded, batch):
+            yield {i: said.yes for (i, _), said in came.items()}
 
     def _settle(self, question: Question, said: Said) -> Answer:
         if not is_yes_no(question.choices):

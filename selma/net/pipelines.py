@@ -19,6 +19,7 @@ from typing import Any
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_json, sha256_file, write_json
 from selma.net.hub import Repository
+from selma.runtime.origins import Backbone, OwnBackbone
 
 INDEX = "model_index.json"
 
@@ -59,6 +60,28 @@ def fetch_pipeline(
     write_json(out / INDEX, _without(index, UNUSED))
     hashes[INDEX] = sha256_file(out / INDEX)
     return dict(sorted(hashes.items()))
+
+
+def write_source(
+    out: Path,
+    repository: Repository,
+    wanted: Backbone | OwnBackbone,
+    vae: Repository | None,
+    files: Mapping[str, str],
+) -> None:
+    """Write source.json: where a backbone came from, by its row of params.yaml, and what `fetch_pipeline` returned."""
+    pinned = isinstance(wanted, Backbone)
+    came = {
+        "source": "hub" if pinned else "local",
+        "id": wanted.id if pinned else None,
+        "revision": wanted.revision if pinned else None,
+        "commit": repository.commit,
+        "licence": repository.licence,
+        "variant": wanted.variant,
+        "vae": vae and {"id": wanted.vae.id, "commit": vae.commit, "licence": vae.licence},
+        "files": files,
+    }
+    write_json(out / SOURCE, came)
 
 
 def loaded_files(index: Mapping[str, Any], repository: Repository, variant: str | None) -> dict[str, str]:

@@ -5,12 +5,11 @@ A provider answers requests; which one is `llm.provider` in params.yaml, a file 
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selma.net.flight import Flight
 from selma.runtime import variants
 
 if TYPE_CHECKING:
@@ -82,51 +81,15 @@ class ThreadedProvider:
         After a failure, `done`'s too, requests in flight finish and go to `done`, so that no reply is paid for and
         lost, no others start, and the first failure is raised; Ctrl-C does not wait.
         """
-        todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        came: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()  # None: a thread's end
-        stop = threading.Event()
-        for request in requests:
-            todo.put(request)
-
-        def work() -> None:
-            try:
-                while not stop.is_set():
-                    came.put(self._answer(todo.get_nowait()))
-            except queue.Empty:
-                pass
-            except BaseException as error:
-                stop.set()
-                came.put(error)
-            came.put(None)
-
-        # Not a ThreadPoolExecutor: its threads keep the process alive until the slowest server has answered.
-        threads = [
-            threading.Thread(target=work, daemon=True) for _ in range(min(self._concurrency, len(requests)))
-        ]
-        for thread in threads:
-            thread.start()
         replies: dict[int, Reply] = {}
-        failure: BaseException | None = None
-        alive = len(threads)
-        try:
-            while alive:
-                item = came.get()
-                if item is None:
-                    alive -= 1
-                elif isinstance(item, BaseException):
-                    failure = failure or item
-                else:
-                    replies[item.index] = item
-                    try:
-                        if done is not None:
-                            done(item)
-                    except Exception as error:
-                        stop.set()
-                        failure = failure or error
-        finally:
-            stop.set()
-        if failure is not None:
-            raise failure
+        flight = Flight(self._answer, requests, self._concurrency)
+        for _, reply in flight:
+            replies[reply.index] = reply
+            try:
+                if done is not None:
+                    done(reply)
+            except Exception as error:
+                flight.stop(error)
         return [replies[request.index] for request in requests]
 
 

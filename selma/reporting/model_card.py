@@ -60,9 +60,13 @@ class Lora:
 
 @dataclass(frozen=True)
 class Data:
-    """What it was trained on: skills, images (None if a lora.json is missing), and where they are from."""
+    """What it was trained on: skills, images (None if a lora.json is missing), and where they are from.
+
+    `own` names the folders of images that a person brought; nothing of how the skills' were made holds for these.
+    """
 
     skills: Sequence[str]
+    own: Sequence[str]
     images: int | None
     drawn_by: str
     steps: int

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
@@ -14,6 +17,8 @@ from selma.runtime.origins import (
     check_backbone,
     check_benchmark,
     check_judge,
+    check_own_backbone,
+    check_own_benchmark,
 )
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
 
@@ -30,6 +35,7 @@ def cross_check(params: Params) -> None:
     _check_models(params)
     _check_benchmarks(params)
     _check_judges(params)
+    _check_stage_names(params)
     _check_backbones(params)
 
 
@@ -79,7 +85,10 @@ def _check_pretraining(params: Params) -> None:
 def _check_experts(params: Params) -> None:
     folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
     for name, expert in params.experts.items():
-        allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        if Path(IMAGES) in (Path(expert.data), *Path(expert.data).parents):
+            allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        if Path("data/samples") in Path(expert.data).parents:
+            raise UserError(f"experts.{name}.data is {expert.data}, which shows the benchmarks' test prompts")
         steps = expert.steps or params.expert.steps
         if params.expert.checkpoint_every > steps:
             raise UserError(
@@ -128,12 +137,21 @@ def _check_models(params: Params) -> None:
 
 
 def _check_benchmarks(params: Params) -> None:
-    allow_all("evaluate.benchmarks", params.evaluate.benchmarks, params.benchmarks, "in `benchmarks`")
+    rows = {**params.benchmarks, **params.own.benchmarks}
+    allow_all("evaluate.benchmarks", params.evaluate.benchmarks, rows, "in `benchmarks` or `own.benchmarks`")
     for name, benchmark in params.benchmarks.items():
         check_benchmark(f"benchmarks.{name}", benchmark)
+    for name, own in params.own.benchmarks.items():
+        _check_new("benchmarks", name, params.benchmarks)
+        check_own_benchmark(f"own.benchmarks.{name}", own)
     lead = params.evaluate.benchmarks[0]
-    if not variants.constants("benchmarks", params.benchmarks[lead].source).get("QUESTIONS", True):
+    if not variants.constants("benchmarks", rows[lead].source).get("QUESTIONS", True):
         raise UserError(f"evaluate.benchmarks begins with {lead}, which has no questions, so it cannot lead")
+
+
+def _check_new(section: str, name: str, others: Mapping[str, object]) -> None:
+    if name in others:
+        raise UserError(f"own.{section}.{name}: `{section}` has a row of that name; choose another")
 
 
 def _check_judges(params: Params) -> None:
@@ -158,19 +176,34 @@ def _check_judges(params: Params) -> None:
                 f"preferences holds {name}, which is of kind {kind}; dvc.yaml finds its file by this name, "
                 f"so call it {kind} in `judges` too"
             )
-    scored = [f"{judge}-{model}" for judge in params.preferences for model in params.models]
-    for name in scored:
-        if scored.count(name) > 1:
-            raise UserError(f"preferences and models would make two stages prefer@{name}; rename one of them")
+
+
+def _check_stage_names(params: Params) -> None:
+    """`a-b` with `c` and `a` with `b-c` would be one stage to DVC, which joins names by dashes."""
+    drawn = params.models, params.evaluate.benchmarks
+    for stage, axes in {"sample": drawn, "prefer": (params.preferences, *drawn)}.items():
+        seen: dict[str, tuple[str, ...]] = {}
+        for point in product(*axes):
+            first = seen.setdefault(name := "-".join(point), point)
+            if first != point:
+                raise UserError(
+                    f"{' with '.join(first)} and {' with '.join(point)} would make two stages {stage}@{name}; "
+                    "rename one of them"
+                )
 
 
 def _check_backbones(params: Params) -> None:
+    rows = {**params.backbones, **params.own.backbones}
     for name, backbone in params.backbones.items():
-        if name == EMBEDDED:
-            raise UserError(f"backbones.{name}: the embedded backbone has this name; choose another")
         check_backbone(f"backbones.{name}", backbone)
+    for name, own in params.own.backbones.items():
+        _check_new("backbones", name, params.backbones)
+        check_own_backbone(f"own.backbones.{name}", own)
+    if EMBEDDED in rows:
+        section = "backbones" if EMBEDDED in params.backbones else "own.backbones"
+        raise UserError(f"{section}.{EMBEDDED}: the embedded backbone has this name; choose another")
     for key, name in (
         ("images.backbone", params.images.backbone),
         ("expert.backbone", params.expert.backbone),
     ):
-        allow(key, name, {*params.worlds, *params.backbones}, "in `backbones` or `worlds`")
+        allow(key, name, {*params.worlds, *rows}, "in `backbones`, `own.backbones` or `worlds`")

@@ -1,4 +1,4 @@
-"""The origins of what is not made here: sections `backbones`, `benchmarks` and `judges` of params.yaml.
+"""The origins of what is not made here: sections `backbones`, `benchmarks`, `judges` and `own` of params.yaml.
 
 Each names its source or kind, a file of selma/variants, and that file states what else the section NEEDS and TAKES.
 """
@@ -15,7 +15,7 @@ from pydantic import Field
 from selma.ground.errors import UserError
 from selma.ground.schema import Count, Seed, matches, one_of, section
 from selma.runtime import variants
-from selma.runtime.schema import Name
+from selma.runtime.schema import Name, RowName
 
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 
@@ -28,12 +28,19 @@ Commit = Annotated[
         "`git ls-remote https://huggingface.co/OWNER/NAME HEAD` prints the newest, the history page lists all",
     ),
 ]
+# Of a dep of DVC, which knows no home folder.
+OnDisk = Annotated[
+    str,
+    matches(
+        r"(?![~\s])(?!.*://).*\S", "a path on this disk, from its root or from this folder on, without ~"
+    ),
+]
 Inside = Annotated[str, matches(r"(?!.*\.\.)\w[\w./+-]*", "a path inside the repository")]
 
 
 @section
 class File:
-    """One file, by URL or by local path; `sha256` is null if it has not been checked yet."""
+    """One file by URL; `sha256` is null if it has not been checked yet. A `path` belongs in section `own`."""
 
     url: str | None = None
     path: str | None = None
@@ -42,7 +49,7 @@ class File:
 
 @section
 class Benchmark:
-    """Where a benchmark comes from: made from a seed, one file (dsg, tifa), or several (hps)."""
+    """Where a benchmark comes from: made from a seed, one file by URL (dsg, tifa), or several (hps)."""
 
     source: Annotated[str, one_of(variants.names("benchmarks"))]
     seed: Seed | None = None
@@ -73,9 +80,10 @@ class Vae:
 
 @section
 class Backbone:
-    """Where a backbone comes from: a hub repository (id, revision) or a folder (path), in diffusers' layout.
+    """Where a backbone comes from: a hub repository in diffusers' layout, at one commit.
 
-    `variant` names the set of weights to use where a part has several (fp16), plain ones where it does not.
+    `variant` names the set of weights to use where a part has several (fp16), plain ones where it does not. A folder of
+    one's own (`source: local`, `path`) belongs in section `own`.
     """
 
     source: Annotated[str, one_of(("hub", "local"))]
@@ -84,6 +92,31 @@ class Backbone:
     path: str | None = None
     variant: Name | None = None
     vae: Vae | None = None
+
+
+@section
+class OwnBackbone:
+    """A folder of one's own in diffusers' layout; `variant` and `vae` as a Backbone's."""
+
+    path: OnDisk
+    variant: Name | None = None
+    vae: Vae | None = None
+
+
+@section
+class OwnBenchmark:
+    """A benchmark in files of one's own: one file or, where its source has several (hps), a folder of them."""
+
+    source: Annotated[str, one_of(variants.names("benchmarks"))]
+    path: OnDisk
+
+
+@section
+class Own:
+    """Section `own`: what is read from paths on this disk, which DVC watches."""
+
+    backbones: dict[RowName, OwnBackbone]
+    benchmarks: dict[RowName, OwnBenchmark]
 
 
 @section
@@ -121,6 +154,13 @@ class JudgeSource:
 
 def check_benchmark(key: str, benchmark: Benchmark) -> None:
     """Raise UserError, naming `key`, unless a benchmark has the fields that its source needs, and no others."""
+    parts = {f"{key}.files.{part}": file for part, file in (benchmark.files or {}).items()}
+    for name, file in {key: benchmark, **parts}.items():
+        if file.path is not None:
+            raise UserError(
+                f"{name}.path: files of your own belong in `own.benchmarks`, where DVC sees their edits: "
+                f"{key.rpartition('.')[2]}: {{source: {benchmark.source}, path: ...}}"
+            )
     states = variants.constants("benchmarks", benchmark.source)
     needs = set(states["NEEDS"])
     _check_fields(key, benchmark, needs, needs | {*states.get("TAKES", ())}, f"the source {benchmark.source}")
@@ -128,12 +168,9 @@ def check_benchmark(key: str, benchmark: Benchmark) -> None:
         return
     if benchmark.files is not None:
         allow_all(f"{key}.files", benchmark.files, states["FILES"], "of that benchmark's files")
-    files = {f"{key}.files.{part}": file for part, file in (benchmark.files or {}).items()} or {
-        key: benchmark
-    }
-    for name, file in files.items():
-        if (file.url is None) == (file.path is None):
-            raise UserError(f"{name} needs either url or path, not both")
+    for name, file in parts.items():
+        if file.url is None:
+            raise UserError(f"{name}.url is missing; the source {benchmark.source} needs it")
 
 
 def check_judge(key: str, source: JudgeSource) -> None:
@@ -145,12 +182,27 @@ def check_judge(key: str, source: JudgeSource) -> None:
 
 def check_backbone(key: str, backbone: Backbone) -> None:
     """Raise UserError, naming `key`, unless a backbone has the fields that its source needs, and no others."""
-    needs = {"hub": {"id", "revision"}, "local": {"path"}}[backbone.source]
-    _check_fields(
-        key, backbone, needs, needs | {"variant", "vae"}, f"a backbone from source {backbone.source}"
-    )
-    if backbone.path and Path(backbone.path).suffix in WEIGHTS:
+    if backbone.source == "local" or backbone.path is not None:
+        raise UserError(
+            f"{key}: a folder of your own belongs in `own.backbones`, where DVC sees its edits: "
+            f"{key.rpartition('.')[2]}: {{path: {backbone.path or '...'}}}"
+        )
+    needs = {"id", "revision"}
+    _check_fields(key, backbone, needs, needs | {"variant", "vae"}, "a backbone from source hub")
+
+
+def check_own_backbone(key: str, backbone: OwnBackbone) -> None:
+    """Raise UserError, naming `key`, for a path that is a file of weights."""
+    if Path(backbone.path).suffix in WEIGHTS:
         raise UserError(f"{key}.path {SINGLE_FILE}")
+
+
+def check_own_benchmark(key: str, benchmark: OwnBenchmark) -> None:
+    """Raise UserError, naming `key`, for a source that reads no files."""
+    if "FILES" not in variants.constants("benchmarks", benchmark.source):
+        raise UserError(
+            f"{key}.source is {benchmark.source}, which is made from a seed; it belongs in `benchmarks`"
+        )
 
 
 def allow(key: str, value: str, allowed: Iterable[str], kind: str) -> None:

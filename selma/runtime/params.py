@@ -7,6 +7,7 @@ selma/variants, the folder's listing is what is allowed. Library functions take 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,24 @@ from selma.ground.errors import UserError
 from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.checks import cross_check
-from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource
+from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
+
+# What changes speed, memory or cost, never results beyond the rounding of kernels. dvc.yaml declares none
+# of it, so that another value runs no stage again, and an unfinished stage resumes with it.
+SPEED = frozenset(
+    {
+        *(f"llm.{key}" for key in ("concurrency", "timeout", "retries", "max_requests", "key_env")),
+        "images.drawing.batch",
+        "expert.accumulate",
+        "expert.gradient_checkpointing",
+        "evaluate.drawing.batch",
+        "judge.batch",
+        "runtime.device",
+    }
+)
 
 NonNegative = Annotated[float, Field(ge=0)]
 Pixels = Annotated[int, Field(ge=8, le=16383)]  # of each side of an image; WebP's largest
@@ -28,9 +43,12 @@ Few = Annotated[int, Field(ge=1, le=1000)]
 
 @section
 class Expert:
-    """One LoRA to train: its images, the objective, and its own number of steps if it has one."""
+    """One LoRA to train: its images, the objective, and its own number of steps if it has one.
 
-    data: str
+    `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py).
+    """
+
+    data: OnDisk
     objective: Annotated[str, one_of(variants.names("objectives"))]
     steps: Count | None = None
 
@@ -183,10 +201,15 @@ class Evaluate:
 
 @section
 class Judge:
-    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it."""
+    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it.
+
+    `batch` is how many questions, or images, any judge is asked at once: in one pass of a local model, or in flight to
+    a server.
+    """
 
     name: Name
     kind: Annotated[str, one_of(variants.names("judges"))]
+    batch: Count = 8
 
 
 @section
@@ -208,6 +231,7 @@ class Params:
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]
     benchmarks: Annotated[dict[RowName, Benchmark], Field(min_length=1)]
+    own: Own
     worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
     llm: Llm
@@ -231,6 +255,21 @@ def load_params(path: Path | None = None) -> Params:
     """
     path = Path("params.yaml") if path is None else path
     return build_params(load_yaml(path), where=str(path))
+
+
+def benchmark_of(params: Params, name: str) -> Benchmark | OwnBenchmark:
+    """The row of a benchmark, pinned or one's own."""
+    return params.benchmarks[name] if name in params.benchmarks else params.own.benchmarks[name]
+
+
+def results(section: object, key: str) -> dict[str, Any]:
+    """The section at `key` of params.yaml as plain data, without what changes speed alone: what an out may show."""
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    return {
+        name: results(value, f"{key}.{name}") if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if f"{key}.{name}" not in SPEED
+    }
 
 
 def build_params(value: Any, where: str) -> Params:

@@ -5,6 +5,7 @@ from pathlib import Path
 BACKBONES = "models/backbones"
 EXPERTS = "models/experts"
 MERGES = "models/merges"
+ROWS = "models/rows"  # of `models`, each with what it is drawn from
 IMAGES = "data/images"
 JUDGES = Path("models/judges")
 JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from

@@ -31,13 +31,18 @@ def load(door: str, name: str, key: str) -> ModuleType:
     return import_module(f"selma.variants.{door}.{name}")
 
 
+def path(door: str, name: str) -> Path:
+    """The file of a choice."""
+    return FOLDER / door / f"{name}.py"
+
+
 @cache
 def constants(door: str, name: str) -> dict[str, Any]:
     """The literal constants (NEEDS, FILES, ...) that a choice's file states, read without importing it.
 
     Checking params.yaml must not cost an import of torch, which most of the files need to run.
     """
-    tree = ast.parse((FOLDER / door / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(path(door, name).read_text(encoding="utf-8"))
     found = {}
     for node in tree.body:
         if not isinstance(node, ast.Assign):

@@ -1,7 +1,7 @@
 """Choosing a checkpoint: the prompts it is chosen on, and the rule.
 
-The prompts are the leading benchmark's dev split, or prompts of each skill that the filter held out of training: the
-published benchmarks have only a test split.
+The prompts are those that were held out of the expert's own images, or the leading benchmark's dev split: the published
+benchmarks have only a test split.
 """
 
 from __future__ import annotations
@@ -11,17 +11,31 @@ from pathlib import Path
 
 import numpy as np
 
-from selma.ground.items import Item
-from selma.ground.pairs import read_prompts
+from selma.ground.errors import UserError
+from selma.ground.items import Item, load_split, splits
+from selma.ground.pairs import HELD_OUT, parts, read_prompts
 
 
-def held_out(folder: Path, skills: Sequence[str]) -> list[Item]:
-    """The prompts that the filter held out of every skill, `folder`/<skill>/dev.jsonl, as items without questions."""
-    return [
-        Item(row["id"], row["text"], skill, "filter", ())
-        for skill in skills
-        for row in read_prompts(folder / skill / "dev.jsonl")
+def dev_prompts(data: Path, benchmark: Path) -> tuple[list[Item], bool]:
+    """The prompts to choose an expert's checkpoints by, and whether they were held out of its images `data`.
+
+    Those are in the held_out.jsonl beside the images, and have no questions. Where there are none it is the dev split
+    of `benchmark`. Raises UserError where it has none either.
+    """
+    held_out = [
+        Item(row["id"], row["text"], part.name, "filter", ())
+        for part in parts(data)
+        if (part / HELD_OUT).is_file()
+        for row in read_prompts(part / HELD_OUT)
     ]
+    if held_out:
+        return held_out, True
+    if "dev" not in splits(benchmark):
+        raise UserError(
+            f"{data}: holds no {HELD_OUT} to choose a checkpoint by, and {benchmark} no dev split; "
+            "raise filter.dev, or set select.policy to last"
+        )
+    return load_split(benchmark, "dev"), False
 
 
 def noise(first: Sequence[float], second: Sequence[float]) -> float:

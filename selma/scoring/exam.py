@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed
-from selma.judging.judge import Judge, ask, rate
+from selma.judging.groups import BATCH
+from selma.judging.judge import Judge
+from selma.judging.many import ask_all, rate_all
 from selma.scoring.scores import QuestionScore, score_answers
 
 if TYPE_CHECKING:
@@ -51,20 +53,33 @@ def draw(
         yield *shots[i], image
 
 
-def faithfulness(judge: Judge, items: Sequence[Item], drawn: Drawn, *, where: str) -> list[QuestionScore]:
-    """DSG scores of what `draw` draws of `items`, 0 to 1 for each question (scores.py); `where` opens every error."""
-    answers = [row for item, k, image in drawn for row in ask(judge, item, image, k)]
+def faithfulness(
+    judge: Judge, items: Sequence[Item], drawn: Drawn, *, where: str, batch: int = BATCH
+) -> list[QuestionScore]:
+    """DSG scores of what `draw` draws of `items`, 0 to 1 for each question (scores.py); `where` opens every error.
+
+    `batch` questions are asked at once.
+    """
+    answers = [row for rows in ask_all(judge, drawn, batch) for row in rows]
     return score_answers(items, answers, where=where)
 
 
-def vqa_scores(judge: Judge, drawn: Drawn) -> dict[str, float]:
+def vqa_scores(judge: Judge, drawn: Drawn, batch: int = BATCH) -> dict[str, float]:
     """Mean VQAScore (Lin et al. 2024, arXiv 2404.01291), 0 to 1, of each item over its images in `draw`'s order.
 
     Raises UserError, before anything is drawn, for a judge that does not give it.
     """
     if not hasattr(judge, "score"):
         raise UserError("judge.name: this judge gives no VQAScore, which scoring filter.dev's prompts needs")
+    shown: list[str] = []  # items' ids, by image
+
+    def asked() -> Iterator[tuple[Image, str]]:
+        for item, _, image in drawn:
+            shown.append(item.id)
+            yield image, item.prompt
+
+    came = {i: score for scores in rate_all(judge, asked(), batch) for i, score in scores.items()}
     found: dict[str, list[float]] = {}
-    for item, _, image in drawn:
-        found.setdefault(item.id, []).append(rate(judge, image, item.prompt))
+    for i in sorted(came):
+        found.setdefault(shown[i], []).append(came[i])
     return {item: fmean(scores) for item, scores in found.items()}

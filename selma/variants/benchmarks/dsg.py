@@ -33,8 +33,8 @@ COLUMNS = (
 )
 CHOICES = ("yes", "no")
 
-NEEDS = ()
-TAKES = ("url", "path", "sha256")
+NEEDS = ("url",)
+TAKES = ("sha256",)
 FILES = {"annotations": "annotations.csv"}  # kept next to the splits
 
 

@@ -21,8 +21,8 @@ from selma.ground.schema import Text, check, record
 
 _ANSWERS = ("multiple_choice_vqa", "free_form_vqa")  # the first that an official result holds is scored
 
-NEEDS = ()
-TAKES = ("url", "path", "sha256")
+NEEDS = ("url",)
+TAKES = ("sha256",)
 FILES = {"questions": "questions.json"}  # kept next to the splits
 
 

@@ -10,16 +10,17 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from selma.judging import choices
-from selma.judging.vqa import BATCH, Said, VqaJudge, instruct, load_matcher
+from selma.judging.groups import Came, Said
+from selma.judging.vqa import VqaJudge, instruct, load_matcher
 from selma.net.asking import Server
+from selma.net.flight import Flight
 
 ANSWERS, SCORES = True, True
 NEEDS = ("endpoint",)
@@ -32,7 +33,7 @@ OPTIONAL = ("logprobs", "max_tokens", "temperature")  # fields that some servers
 
 
 class EndpointVlm:
-    """A server, asked one question about one image per request, BATCH of them at a time."""
+    """A server, asked one question about one image per request, many of them in flight at once."""
 
     def __init__(self, model: str, base_url: str | None, key_env: str | None) -> None:
         self._model = model
@@ -47,10 +48,22 @@ class EndpointVlm:
             optional=OPTIONAL,
         )
 
-    def reply(self, image: Image.Image, texts: Sequence[str]) -> list[Said]:
-        url = data_url(image)
-        with ThreadPoolExecutor(BATCH) as pool:
-            return list(pool.map(lambda text: self._ask(url, text), texts))
+    def replies(self, asked: Iterable[tuple[Image.Image, Sequence[str]]], batch: int) -> Iterator[Came[Said]]:
+        """One by one as they come, `batch` requests in flight, images and questions in any order.
+
+        Where the server gives up, what is in flight still comes before the error.
+        """
+        numbers: list[tuple[int, int]] = []
+
+        def tasks() -> Iterator[tuple[str, str]]:
+            for i, (image, texts) in enumerate(asked):
+                url = data_url(image)
+                for j, text in enumerate(texts):
+                    numbers.append((i, j))
+                    yield url, text
+
+        for number, said in Flight(lambda task: self._ask(*task), tasks(), batch):
+            yield {numbers[number]: said}
 
     def _ask(self, image: str, text: str) -> Said:
         message = {

@@ -5,6 +5,7 @@ The result is standardised by the published mean and deviation of the training s
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_model
 from transformers import BertTokenizer, BlipConfig
 
 from selma.ground.errors import UserError, first_line
+from selma.judging.groups import BATCH, score_in_batches
 from selma.judging.opening import load_part
 from selma.judging.pixels import cut_square
 from selma.published.reward import Reward
@@ -33,15 +35,24 @@ class ImageReward:
     def __init__(self, model: Reward, tokenizer: BertTokenizer, side: int, device: str) -> None:
         self._model, self._tokenizer, self._side, self._device = model, tokenizer, side, device
 
-    @torch.inference_mode()
     def score(self, image: Image.Image, prompt: str) -> float:
         """Standardised: 0 is an average image of the training set, 1 one standard deviation better."""
+        return next(self.scores([(image, prompt)]))[0]
+
+    def scores(
+        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
+    ) -> Iterator[Mapping[int, float]]:
+        """The same of any number of images, `batch` at a time."""
+        return score_in_batches(self._score, asked, batch)
+
+    @torch.inference_mode()
+    def _score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         tokens = self._tokenizer(
-            prompt, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+            list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(self._device)
-        pixels = cut_square(image, self._side)[None].to(self._device)
+        pixels = torch.stack([cut_square(image, self._side) for image in images]).to(self._device)
         raw = self._model(pixels, tokens["input_ids"], tokens["attention_mask"])
-        return (raw.item() - MEAN) / STD
+        return [(value - MEAN) / STD for value in raw[:, 0].tolist()]
 
 
 def load(folder: Path, card: dict[str, Any], device: str, dtype: str) -> ImageReward:

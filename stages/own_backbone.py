@@ -1,0 +1,44 @@
+"""Take the base model in a folder of your own, as it is now: the parts that the pipeline loads.
+
+    python -m stages.own_backbone mine
+
+reads   own.backbones.<name>.path, a folder in diffusers' layout; the hub, if `vae` names a repository
+writes  models/backbones/<name>/   as the backbone stage does
+
+The folder is a dependency: an edit in it runs this again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selma.backbones.loading import load_pipeline
+from selma.ground.errors import UserError
+from selma.net import hub
+from selma.net.pipelines import fetch_pipeline, write_source
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES
+
+
+def main(name: str) -> None:
+    params = load_params()
+    if name not in params.own.backbones:
+        raise UserError(
+            f"own.backbones: no backbone {name!r} in params.yaml; "
+            f"allowed: {', '.join(params.own.backbones) or 'none'}"
+        )
+    wanted = params.own.backbones[name]
+    with work.folder(stage.name()) as folder:
+        repository = hub.open_folder(Path(wanted.path))
+        vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
+        out = folder / "backbone"
+        files = fetch_pipeline(repository, out, wanted.variant, vae)
+        with work.called({out: repository.name}):
+            load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
+        write_source(out, repository, wanted, vae, files)
+        work.publish(out, Path(BACKBONES) / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)
