@@ -11,6 +11,7 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from selma.backbones.loading import fingerprint, load_pipeline
@@ -54,8 +55,13 @@ def main(name: str) -> None:
     with work.folder(stage.name()) as folder:
         # Encode every pair once; the VAE and the text encoders are not needed after that.
         images = (read_image(pair.file) for pair in pairs)
+        texts = [pair.text for pair in pairs]
         with enough_memory("lower expert.resolution"):
-            encoded = examples.encode(pipe, images, [pair.text for pair in pairs], params.expert.resolution)
+            encoded = examples.kept(
+                folder / "examples.safetensors",
+                partial(examples.encode, pipe, images, texts, params.expert.resolution),
+                pipe.device,
+            )
         del pipe
         if params.expert.gradient_checkpointing:
             unet.enable_gradient_checkpointing()

@@ -25,7 +25,7 @@ from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop
 from selma.experts.draws import batch_indices
 from selma.ground.errors import UserError
-from selma.lora.adapter import add_lora
+from selma.lora.adapter import add_lora, lora_parameters
 from selma.lora.files import load_lora
 from selma.runtime.params import Training
 from selma.variants.objectives import denoising
@@ -240,6 +240,49 @@ def test_cached_latents_are_those_of_encoding_in_the_loop(tiny_backbone):
     texts = conditioning.encode_texts(pipe, TEXTS)
     torch.testing.assert_close(encoded.texts[encoded.caption].states, texts.states)
     assert encoded.caption[0] == encoded.caption[3]
+
+
+def test_what_was_encoded_once_is_read_again_as_it_was(pipe_of, tmp_path):
+    pipe = pipe_of
+    made = examples.encode(pipe, pictures(), TEXTS)
+    first = examples.kept(tmp_path / "kept.safetensors", lambda: made, pipe.device)
+    again = examples.kept(tmp_path / "kept.safetensors", lambda: pytest.fail("encoded twice"), pipe.device)
+    for found in (first, again):
+        assert torch.equal(found.mean, made.mean) and torch.equal(found.std, made.std)
+        assert torch.equal(found.caption, made.caption) and torch.equal(found.time_ids, made.time_ids)
+        assert torch.equal(found.texts.states, made.texts.states)
+        assert (found.texts.pooled is None) == (made.texts.pooled is None)
+
+
+@pytest.fixture(params=["tiny_backbone", "tiny_sdxl"])
+def pipe_of(request):
+    return load_pipeline(request.getfixturevalue(request.param))
+
+
+def test_images_are_encoded_side_by_side_in_their_order(tiny_backbone, monkeypatch):
+    pipe, before = load_pipeline(tiny_backbone), torch.get_num_threads()
+    monkeypatch.setattr(examples, "ENCODE_BATCH", 2)
+    texts = [f"{i}" for i in range(9)]
+    torch.set_num_threads(1)
+    alone = examples.encode(pipe, pictures(9), texts)
+    torch.set_num_threads(3)
+    together = examples.encode(pipe, pictures(9), texts)
+    torch.set_num_threads(before)
+    torch.testing.assert_close(together.mean, alone.mean)
+    assert (alone.mean[1:] - alone.mean[:-1]).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+def test_a_base_in_half_precision_trains_an_adapter_in_float32(tiny_backbone, tmp_path):
+    pipe = load_pipeline(tiny_backbone, dtype="bfloat16")
+    encoded = examples.encode(pipe, pictures(), TEXTS)
+    add_lora(pipe.unet, 4, 4.0, ["to_q", "to_v"], seed=0)
+    options = {"provenance": {**CARD, "backbone": "x"}, "seed": 0, "state": tmp_path / "state"}
+    curve = loop.train(
+        denoising, pipe.unet, training_schedule(pipe), encoded, SETTINGS, folder=tmp_path / "out", **options
+    )
+    exact = trained(tiny_backbone, tmp_path / "exact")
+    assert all(parameter.dtype == torch.float32 for parameter in lora_parameters(pipe.unet).values())
+    assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in exact], rel=0.05)
 
 
 def test_images_of_another_size_are_fitted(tiny_backbone):

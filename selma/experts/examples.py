@@ -6,26 +6,31 @@ distribution as encoding inside the training loop, without its cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from selma.backbones import conditioning
+from selma.backbones.ahead import Plan, ahead, plan
+from selma.backbones.conditioning import Conditioning
 from selma.backbones.latents import from_vae
 from selma.backbones.loading import image_size
 from selma.ground.errors import UserError
+from selma.ground.files import atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
 
 ENCODE_BATCH = 8  # images per pass of the VAE encoder
+ENCODE_PIXELS = 8 * 512 * 512  # in passes that a CPU makes side by side
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,33 @@ class Examples:
     time_ids: torch.Tensor
 
 
+def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Examples:
+    """The examples of a safetensors file, on a device; `encode` makes them where there is no such file yet.
+
+    On the CPU the file is mapped, not read: the system may drop what memory holds of it, and a run that is started
+    again begins to train at once.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if not file.is_file():
+        found = encode()
+        tensors = {
+            "mean": found.mean,
+            "std": found.std,
+            "states": found.texts.states,
+            "pooled": found.texts.pooled,
+            "caption": found.caption,
+            "time_ids": found.time_ids,
+        }
+        with atomic(file) as temporary:
+            save_file(
+                {name: each.contiguous() for name, each in tensors.items() if each is not None}, temporary
+            )
+    tensors = load_file(file, device=str(device))
+    texts = Conditioning(tensors.pop("states"), tensors.pop("pooled", None))
+    return Examples(texts=texts, **tensors)
+
+
 @torch.no_grad()
 def encode(
     pipe: Pipeline, images: Iterable[Image], texts: list[str], resolution: int | None = None
@@ -56,17 +88,25 @@ def encode(
     left and right. Images are read a few at a time. Raises UserError, naming the text, for latents that are not finite.
     """
     size = image_size(pipe, resolution)
-    means, stds, ids = [], [], []
-    images = iter(images)
-    while batch := list(islice(images, ENCODE_BATCH)):
-        fitted = [_fit(image, size) for image in batch]
-        ids += [time_ids for _, time_ids in fitted]
-        part = torch.stack([pixels for pixels, _ in fitted])
-        scaled = (part.to(pipe.device).float() / 127.5 - 1).to(pipe.vae.dtype)
-        posterior = pipe.vae.encode(scaled).latent_dist
-        mean, std = from_vae(pipe, posterior.mean.float(), posterior.std.float())
-        means.append(mean)
-        stds.append(std)
+    ids: list[tuple[int, ...]] = []
+
+    def encoded(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():  # each thread has its own switch
+            scaled = (part.to(pipe.device).float() / 127.5 - 1).to(pipe.vae.dtype)
+            posterior = pipe.vae.encode(scaled).latent_dist
+            return from_vae(pipe, posterior.mean.float(), posterior.std.float())
+
+    def jobs() -> Iterator[Callable[[Event], tuple[torch.Tensor, torch.Tensor]]]:
+        left = iter(images)
+        while batch := list(islice(left, ENCODE_BATCH)):
+            fitted = [_fit(image, size) for image in batch]
+            ids.extend(time_ids for _, time_ids in fitted)
+            part = torch.stack([pixels for pixels, _ in fitted])
+            yield lambda _, part=part: encoded(part)
+
+    at_once = max(ENCODE_BATCH, ENCODE_PIXELS // (size[0] * size[1]))
+    parts = plan(len(texts), at_once, ENCODE_BATCH, pipe.device.type) if texts else Plan(1, 1, 1)
+    means, stds = zip(*ahead(jobs(), parts.workers, parts.threads), strict=True)
     if len(ids) != len(texts):
         raise ValueError(f"{len(ids)} images but {len(texts)} texts")
     mean, std = torch.cat(means), torch.cat(stds)
