@@ -127,6 +127,42 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_outs(project, monkeypatch
     assert outs(killed) == outs(whole)
 
 
+def shard(root: Path, part: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stages.images", "count", "--shard", part]
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def test_shards_are_found_done_and_make_the_same_outs(project, monkeypatch):
+    whole, shards = project("whole"), project("shards")
+    run(whole, monkeypatch)
+    for part in ("1/2", "2/2"):
+        done = shard(shards, part)
+        assert done.returncode == 0, done.stderr
+        assert not (shards / "data/images").exists(), "a part of the images is not the out"
+    assert len(list(shards.glob(".work/images@count/*/images/count-*.webp"))) == len(PROMPTS)
+    monkeypatch.setattr(
+        folder, "write_image", lambda path, image: pytest.fail(f"{path.name} is drawn already")
+    )
+    run(shards, monkeypatch)
+    assert outs(shards) == outs(whole)
+    assert not list(shards.glob(".work/*/*")), "the shards' folder is removed with the work"
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "", "-1/2", "1/2/3"])
+def test_a_shard_that_cannot_be_is_one_line(project, part):
+    done = shard(project("project"), part)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --shard: {part!r}; it must be I/N with 1 <= I <= N, e.g. 2/8\n"
+
+
+def test_an_option_that_is_none_is_the_usage(project):
+    command = [sys.executable, "-m", "stages.images", "count", "--shards", "1/2"]
+    done = subprocess.run(command, cwd=project("project"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "usage: python -m stages.images SKILL [--shard SHARD]\n"
+
+
 def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
     import datasets
 
@@ -136,9 +172,11 @@ def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
     write_jsonl(root / "data/filtered/count/dev.jsonl", held_out)
     run(root, monkeypatch)
     assert read_jsonl(root / "data/images/count/held_out.jsonl") == held_out
-    folder = str(root / "data/images/count")
     data = datasets.load_dataset(
-        "imagefolder", data_dir=folder, split="train", cache_dir=str(tmp_path / "cache")
+        "imagefolder",
+        data_dir=str(root / "data/images/count"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
     )
     assert sorted(data["text"]) == sorted(PROMPTS)
     assert {"image", "text", "id", "seed"} <= set(data.column_names)

@@ -33,6 +33,6 @@ def test_every_file_the_readme_links_to_is_there():
 
 
 def test_every_make_target_the_readme_names_exists():
-    named = set(re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"))) - {"lists"}
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"`?make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))) - {"lists"}
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets, named - targets
