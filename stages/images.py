@@ -47,7 +47,7 @@ def main(skill: str) -> None:
             rows,
             out,
             drawing,
-            progress=lambda images, total: stage.progress(images, total, f"images {skill}"),
+            progress=lambda images, total: stage.progress(images, total, f"images {skill}", "images"),
         )
         about = f"Training images for the skill `{skill}`, one for each prompt that an LLM wrote and the filter kept."
         told = {

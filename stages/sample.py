@@ -47,7 +47,7 @@ def main(model: str) -> None:
                 out / name,
                 params.evaluate.drawing,
                 method=row.guidance,
-                progress=lambda images, total, label=label: stage.progress(images, total, label),
+                progress=lambda images, total, label=label: stage.progress(images, total, label, "images"),
             )
             about = f"What the model `{model}` draws for the test prompts of the benchmark `{name}`."
             told = {

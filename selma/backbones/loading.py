@@ -17,6 +17,7 @@ from selma.backbones.schedulers import check_schedule
 from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_record, sha256_file
+from selma.runtime import timing
 from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+@timing.phase("loading")
 def load_pipeline(
     folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
 ) -> Pipeline:
@@ -67,12 +69,10 @@ def load_pipeline(
     kind = read_kind(folder)
     _check_files(folder, kind)
     adapter = _read_lora(folder, lora) if lora else None
-    _silence_loading()
-    import diffusers
-
+    pipeline = _pipeline(kind)
     try:
         with _unlogged():  # diffusers logs what is missing; our error reports it
-            pipe = getattr(diffusers, kind).from_pretrained(
+            pipe = pipeline.from_pretrained(
                 folder, dtype=torch_dtype(dtype), use_safetensors=True, local_files_only=True, **KINDS[kind]
             )
         _check_whole(pipe, folder)
@@ -221,8 +221,9 @@ def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:
     return [encoder for encoder in found if encoder is not None]
 
 
-def _silence_loading() -> None:
-    """Keep the libraries' messages and progress bars off stderr, which is for our progress and one error line."""
+@timing.phase("start-up")
+def _pipeline(kind: str) -> type[Pipeline]:
+    """Import a class of pipeline, with the libraries' messages off stderr, which is for progress and one error line."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # before diffusers makes it warn about torchvision
@@ -230,6 +231,7 @@ def _silence_loading() -> None:
     import diffusers
 
     diffusers.utils.logging.disable_progress_bar()
+    return getattr(diffusers, kind)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.items import Item, Question
 from selma.ground.schema import Text, record
-from selma.runtime import variants
+from selma.runtime import timing, variants
 from selma.runtime.places import JUDGE_CARD, JUDGES
 
 
@@ -87,6 +87,7 @@ def read_card(name: str) -> dict[str, Any]:
     return read_record(file, Card)
 
 
+@timing.phase("loading")
 def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
     """The judge of that name; raises UserError, before anything is loaded, if its kind does not declare `needed`."""
     folder, card = JUDGES / name, read_card(name)
@@ -105,7 +106,10 @@ def ask(judge: Judge, item: Item, image: Image.Image, k: int) -> list[dict[str, 
     probability that is none UserError.
     """
     rows = []
-    for question, said in zip(item.questions, judge.answer(image, list(item.questions)), strict=True):
+    with timing.counting("answers") as done:
+        answers = judge.answer(image, list(item.questions))
+        done(len(answers))
+    for question, said in zip(item.questions, answers, strict=True):
         if said.answer not in question.choices:
             raise ValueError(
                 f"judge said {said.answer!r} to {question.text!r}, which allows {question.choices}"

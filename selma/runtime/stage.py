@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import tracking
+from selma.runtime import timing, tracking
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def run(main: Callable[..., None]) -> None:
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
-        with tracking.stage_run(name()):
+        with timing.stage(name()), tracking.stage_run(name()):
             main(*arguments)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -55,13 +55,16 @@ def name() -> str:
     return given or "@".join([_module().rpartition(".")[2], *arguments])
 
 
-def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-    """Iterate with a progress bar on stderr; without a terminal, a line every half minute."""
+def progress(iterable: Iterable[T], total: int | None = None, label: str = "", unit: str = "") -> Iterator[T]:
+    """Iterate with a progress bar on stderr; without a terminal, a line every half minute.
+
+    With a `unit` (images, steps), items and the seconds of work that they took are kept as well (timing.py).
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else 30.0
-    yield from tqdm(
+    bar = tqdm(
         iterable,
         total=total,
         desc=label or name(),
@@ -70,7 +73,15 @@ def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -
         maxinterval=max(interval, 10.0),
         dynamic_ncols=terminal,
         leave=False,
+        **({"unit": f" {unit}"} if unit else {}),
     )
+    if not unit:
+        yield from bar
+        return
+    with timing.counting(unit) as done:
+        for item in bar:
+            yield item
+            done(1)
 
 
 def _module() -> str:
