@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test study pretrain prune clean
+.PHONY: help setup repro profile-run test study pretrain prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## the environment alone: .venv with the pinned packages
 
@@ -32,7 +32,13 @@ repro: setup ## run the pipeline, and print the table
 	dvc repro
 	@python -m selma.table
 	@echo "report: data/report/index.html"
+	@python -m selma.times --totals 2>/dev/null || true
 	@python -m selma.runtime.recorder
+
+profile-run: setup ## run every stage again, and print where its seconds went: start-up, loading, work, writing, tracking
+	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	@rm -rf .work/times
+	@SECONDS=0; dvc repro --force; python -m selma.times --wall $$SECONDS
 
 test: setup ## lint and all tests, the end-to-end one included
 	ruff check .

@@ -160,7 +160,7 @@ def _row(params: Params, weights: Path) -> str | None:
 
 def _base(folder: Path) -> model_card.Base:
     """What a backbone's folder says about itself: its kind, and where it comes from if source.json exists."""
-    from selma.backbones.loading import read_kind
+    from selma.backbones.parts import read_kind
     from selma.reporting import model_card
 
     kind = read_kind(folder)

@@ -39,7 +39,7 @@ def main(model: str, benchmark: str) -> None:
         asked = ((item, pair.k, read_image(pair.file)) for item, pair in todo if item.questions)
         came = kept.keep(ask_all(judge, asked, params.judge.batch)) if shots else ()
         questions = sum(len(item.questions) for item, _ in todo)
-        for _ in stage.progress(came, questions, f"answer {model} {benchmark}"):
+        for _ in stage.progress(came, questions, f"answer {model} {benchmark}", "answers"):
             pass
         out = folder / f"{benchmark}.jsonl"
         write_jsonl(out, [kept[item.id, pair.k, q.id] for item, pair in shots for q in item.questions])

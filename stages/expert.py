@@ -79,7 +79,7 @@ def main(name: str) -> None:
                 state=folder / "state.safetensors",
                 provenance=provenance,
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
-                progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}"),
+                progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),
             )
         rows = [{"step": step, "loss": loss} for step, loss in curve]
         write_csv(folder / "loss.csv", rows, ["step", "loss"])

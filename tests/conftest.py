@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("selma", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("selma")
 os.environ.setdefault("SELMA_TRACKING", "off")
+os.environ.setdefault("SELMA_WARM", "off")  # tests/test_warm.py turns it on
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

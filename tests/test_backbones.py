@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selma.backbones.loading import fingerprint, image_size, load_pipeline, text_encoders
+from selma.backbones.loading import fingerprint, image_size, load_pipeline
+from selma.backbones.parts import text_encoders
 from selma.backbones.schedulers import SCHEDULERS, make_scheduler
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_state

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selma.backbones.loading import read_kind
+from selma.backbones.parts import read_kind
 from selma.ground.files import read_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import read_image, read_pairs

@@ -43,7 +43,7 @@ def denoise(
     """Denoise and decode one batch, from its conditionings by branch of the guidance and one CPU generator per image.
 
     `scheduler` has its timesteps set, on the CPU: reading one from a GPU would wait for it. `shape` is (channels,
-    height, width) of the latents. `advance` is called after every step with the images that this step is worth.
+    height, width) of the latents. `advance` is called after every step with its share of the steps.
     Pixels [n, 3, height, width], fp32, in about -1..1; not finite where the latents were not.
     Raises Stopped once `stop` is set.
     """
@@ -65,7 +65,7 @@ def denoise(
             predicted = pipe.unet(torch.cat([scaled] * len(branches)), t, **inputs, return_dict=False)[0]
             prediction = guide.combine(predicted.float().chunk(len(branches)), guidance)
             latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
-            advance(len(generators) / len(scheduler.timesteps))
+            advance(1 / len(scheduler.timesteps))
     return _decode(pipe, latents)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -42,7 +43,8 @@ def draw_folder(
     done = {i for i, row in enumerate(rows) if (folder / row["file_name"]).exists()}
     writers = min(8, os.cpu_count() or 1)
     waiting: deque[Future[None]] = deque()
-    with bar(len(rows), len(done)) as advance, ThreadPoolExecutor(writers, "writing") as pool:
+    total, there = (len(rows), len(done)) if shard == (1, 1) else (math.ceil(len(rows) / shard[1]), 0)
+    with bar(total, there) as advance, ThreadPoolExecutor(writers, "writing") as pool:
         drawn = sampler.draw(
             pipe,
             [row["text"] for row in rows],

@@ -82,7 +82,7 @@ def draw(
                 guide,
                 memory=memory,
                 stop=stop,
-                advance=advance,
+                advance=lambda share: advance(share * len(wanted[start])),
             ).cpu()
         finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
         if not all(finite):

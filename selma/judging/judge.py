@@ -17,7 +17,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.items import Question
 from selma.ground.schema import Text, record
-from selma.runtime import variants
+from selma.runtime import timing, variants
 from selma.runtime.places import JUDGE_CARD, JUDGES
 
 
@@ -92,6 +92,7 @@ def read_card(name: str) -> dict[str, Any]:
     return read_record(file, Card)
 
 
+@timing.phase("loading")
 def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
     """The judge of that name; raises UserError, before anything is loaded, if its kind does not declare `needed`."""
     folder, card = JUDGES / name, read_card(name)

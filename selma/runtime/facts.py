@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +15,9 @@ from typing import Any
 
 def of_stage(name: str) -> dict[str, Any]:
     """`params` that it declares, `tags`, `inputs` that earlier stages made, the pipeline's `run` and `settings`."""
-    return {"params": _declared(name), "tags": _tags(name), "inputs": _inputs(name), **_pipeline()}
+    commit, dirty = _commit()
+    tags = {**_tags(name), "git.commit": commit or "none", "git.dirty": "yes" if dirty else "no"}
+    return {"params": _declared(name), "tags": tags, "inputs": _inputs(name), **_pipeline(commit)}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -38,13 +41,13 @@ def _declared(name: str) -> dict[str, Any]:
     return flatten({key: lookup(plain, key) for key in stage.params}) if stage else {}
 
 
-def _pipeline() -> dict[str, Any]:
+def _pipeline(commit: str) -> dict[str, Any]:
     """`run`: the name of this pipeline execution, the same for all its stages; `settings`: all of params.yaml."""
     from selma.runtime.schema import load_yaml
 
     path = Path("params.yaml")
     params = path.read_bytes() if path.is_file() else b""
-    short = f"{_git('rev-parse', '--short', 'HEAD') or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
+    short = f"{commit[:7] or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
     plain = load_yaml(path) if params else {}
     return {
         "run": os.environ.get("DVC_EXP_NAME") or short,
@@ -63,7 +66,7 @@ def _headline(params: Any) -> dict[str, str]:
 
 
 def _tags(name: str) -> dict[str, str]:
-    tags = {"dvc.stage": name, "git.commit": _git("rev-parse", "HEAD") or "none", "git.dirty": _dirty()}
+    tags = {"dvc.stage": name}
     if "@" in name:
         tags["dvc.key"] = name.partition("@")[2]
     with suppress(OSError, KeyError, TypeError):
@@ -75,10 +78,14 @@ def _tags(name: str) -> dict[str, str]:
     return tags
 
 
-def _dirty() -> str:
-    """Whether tracked files differ from the commit; what a pipeline writes as it runs does not count."""
+def _commit() -> tuple[str, bool]:
+    """The commit, '' where there is none, and whether tracked files differ; what a pipeline writes does not count."""
     made = (":(exclude)dvc.lock", ":(exclude)metrics")
-    return "yes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made) else "no"
+    status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", ".", *made)
+    lines = status.splitlines()
+    commits = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
+    commit = next((found for found in commits if found != "(initial)"), "")
+    return commit, any(not line.startswith("#") for line in lines)
 
 
 def _model(backbone: str) -> str:
@@ -97,17 +104,31 @@ def _inputs(name: str) -> dict[str, str]:
 
     if not (Path("dvc.lock").is_file() and Path("dvc.yaml").is_file()):
         return {}
+    stages = load_stages(Path.cwd())
+    if name not in stages:
+        return {}
+    makers = {
+        out: title for title, made in stages.items() for out in (*made.outs, *made.metrics, *made.plots)
+    }
+    needed = {dep: makers[dep] for dep in stages[name].deps if dep in makers}
+    found = _locked(Path("dvc.lock").read_text(encoding="utf-8"), set(needed.values()))
+    return {dep: str(found[dep]) for dep in needed if found.get(dep)}
+
+
+def _locked(lock: str, stages: set[str]) -> dict[str, str | None]:
+    """The checksum of every out of those stages, from the text of dvc.lock.
+
+    Of a file of thousands of lines only these stages' are parsed: each is a block that its name opens, indented by two.
+    """
     import yaml  # thirty times ruamel's speed, and enough for a file that a machine wrote
 
-    lock = yaml.load(
-        Path("dvc.lock").read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )
-    stages = load_stages(Path.cwd())
-    # DVC keeps entries of stages that no longer exist.
-    known = [ran for title, ran in lock.get("stages", {}).items() if title in stages]
-    made = {o["path"]: o.get("md5") for ran in known for o in ran.get("outs", ())}
-    stage = stages.get(name)
-    return {dep: str(made[dep]) for dep in (stage.deps if stage else ()) if made.get(dep)}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    sums: dict[str, str | None] = {}
+    for block in re.split(r"^(?=  \S)", lock, flags=re.MULTILINE):
+        if block.partition(":")[0].strip(" '\"") in stages:
+            (ran,) = yaml.load(block, Loader=loader).values()
+            sums |= {out["path"]: out.get("md5") for out in ran.get("outs", ())}
+    return sums
 
 
 def _git(*arguments: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from selma.ground.errors import UserError
 from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
-from selma.runtime import variants
+from selma.runtime import timing, variants
 from selma.runtime.checks import cross_check
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
@@ -247,6 +247,7 @@ class Params:
     runtime: Runtime
 
 
+@timing.phase("loading")
 def load_params(path: Path | None = None) -> Params:
     """The checked contents of `path`, by default params.yaml in the current folder.
 

@@ -1,5 +1,6 @@
 """Where files are, relative to the repository; dvc.yaml names the same paths."""
 
+import os
 from pathlib import Path
 
 BACKBONES = "models/backbones"
@@ -9,3 +10,8 @@ ROWS = "models/rows"  # of `models`, each with what it is drawn from
 IMAGES = "data/images"
 JUDGES = Path("models/judges")
 JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from
+
+
+def home() -> Path:
+    """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())

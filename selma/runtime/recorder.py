@@ -24,8 +24,8 @@ from typing import Any
 
 from selma.ground.errors import first_line
 from selma.runtime.events import read
+from selma.runtime.places import home
 from selma.runtime.tracking import redact, spools
-from selma.runtime.work import home
 
 EXPERIMENT = "selma"
 LINGER = 4.0  # seconds without work before a recorder that a stage started exits

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import tracking
+from selma.runtime import timing, tracking
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -41,7 +41,7 @@ def run(main: Callable[..., None]) -> None:
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
-        with tracking.stage_run(name()):
+        with timing.stage(name()), tracking.stage_run(name()):
             main(*arguments, **options)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -63,12 +63,22 @@ def name() -> str:
     return given or "@".join([_module().rpartition(".")[2], *arguments])
 
 
-def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-    """Iterate with a progress bar on stderr; without a terminal, a line every half minute."""
-    yield from _tqdm(total, label, iterable=iterable)
+def progress(iterable: Iterable[T], total: int | None = None, label: str = "", unit: str = "") -> Iterator[T]:
+    """Iterate with a progress bar on stderr; without a terminal, a line every half minute.
+
+    With a `unit` (steps, answers), items and the seconds of work that they took are kept as well (timing.py).
+    """
+    bar = _tqdm(total, label, unit, iterable=iterable)
+    if not unit:
+        yield from bar
+        return
+    with timing.counting(unit) as done:
+        for item in bar:
+            yield item
+            done(1)
 
 
-def _tqdm(total: int | None, label: str, **options: Any) -> tqdm:
+def _tqdm(total: int | None, label: str, unit: str, **options: Any) -> tqdm:
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -81,22 +91,28 @@ def _tqdm(total: int | None, label: str, **options: Any) -> tqdm:
         maxinterval=max(interval, 10.0),
         dynamic_ncols=terminal,
         leave=False,
+        **({"unit": f" {unit}"} if unit else {}),
         **options,
     )
 
 
 @contextmanager
-def bar(total: int, done: int = 0, label: str = "") -> Iterator[Callable[[float], None]]:
+def bar(
+    total: int, done: int = 0, label: str = "", unit: str = "images"
+) -> Iterator[Callable[[float], None]]:
     """A progress bar as `progress` shows it, for work that reports from threads, and parts of an item: a function
     that adds to it. `done` is what an earlier run left."""
-    lock = Lock()
-    with _tqdm(total, label, initial=done, bar_format=_WHOLE) as shown:
+    lock, added = Lock(), 0.0
 
-        def advance(items: float) -> None:
-            with lock:
-                shown.update(items)
+    def advance(items: float) -> None:
+        nonlocal added
+        with lock:
+            added += items
+            shown.update(items)
 
+    with timing.counting(unit) as count, _tqdm(total, label, unit, initial=done, bar_format=_WHOLE) as shown:
         yield advance
+        count(round(added))
 
 
 _WHOLE = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"

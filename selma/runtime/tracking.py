@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import facts
+from selma.runtime import facts, timing
 from selma.runtime.facts import flatten
-from selma.runtime.work import home
+from selma.runtime.places import home
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _spool: Spool | None = None  # of the stage this process runs
@@ -182,6 +182,7 @@ def _warn(problem: str) -> None:
     print(f"warning: MLflow tracking: {redact(problem)}; the stage continues", file=sys.stderr, flush=True)
 
 
+@timing.phase("tracking")
 def _try(call: Any, *args: Any, **kwargs: Any) -> None:
     """Call, and on any failure warn once and record nothing more in this process."""
     global _spool

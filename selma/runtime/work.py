@@ -24,7 +24,9 @@ from typing import IO
 
 from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY, folder_digest, temporary_of
+from selma.runtime import timing
 from selma.runtime.dvcfile import load_stage, lookup
+from selma.runtime.places import home
 from selma.runtime.schema import load_yaml
 
 
@@ -71,11 +73,7 @@ def called(names: Mapping[Path, str]) -> Iterator[None]:
         raise UserError(message) from None
 
 
-def home() -> Path:
-    """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
-
-
+@timing.phase("loading")
 def stage_key(stage: str, root: Path | None = None) -> str:
     """Hash of what a stage depends on: its command, its deps' contents and its params' values."""
     root = Path.cwd() if root is None else root
@@ -94,6 +92,7 @@ def publish(source: Path, target: Path) -> None:
     publish_all({source: target})
 
 
+@timing.phase("writing")
 def publish_all(finished: Mapping[Path, Path]) -> None:
     """Put finished files and folders {source: target} into place, replacing what is there; parent folders are created.
 
@@ -199,6 +198,7 @@ def _prune(stage_home: Path) -> None:
         stage_home.rmdir()
 
 
+@timing.phase("writing")
 def _discard(path: Path) -> None:
     """Remove a work folder at one stroke: half of one, killed on the way, would be taken for unfinished work."""
     gone = path.with_name(f".gone-{path.name}")

@@ -1,0 +1,152 @@
+"""Where a stage's seconds go: start-up, loading, work, writing, tracking; and how much it made per second.
+
+    with timing.stage("expert@count"):          # stage.run does this
+        with timing.phase("loading"): ...
+        with timing.counting("steps") as done: ... done(1)
+
+Each phase has its own seconds alone: what runs in a phase inside it does not count for it, so the phases add up to the
+run. Only the thread that runs the stage counts: what other threads do meanwhile takes it no time. Outside a stage
+nothing is measured. The times lie in `.work/times/<stage>.json`, outside of DVC's outs and metrics, which must be the
+same on every machine; `python -m selma.times` prints them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from selma.ground.files import read_record, write_json
+from selma.ground.schema import record
+from selma.runtime.places import home
+
+PHASES = ("start-up", "loading", "work", "writing", "tracking")
+FOLDER = ".work/times"
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+@record
+class Count(TypedDict):
+    """How many of something a run made, and in how many seconds of work."""
+
+    number: Annotated[int, Field(ge=0)]
+    seconds: Seconds
+
+
+@record
+class Times(TypedDict):
+    """The times of a stage's last run that ended well."""
+
+    stage: str
+    warm: bool  # it began in a preloaded process (warm.py)
+    seconds: dict[str, Seconds]  # by phase
+    counts: dict[str, Count]  # by unit: images, steps, answers
+
+
+class _Clock:
+    """Seconds by phase of one thread; `stack` holds the phases that it is in."""
+
+    def __init__(self, first: str, since: float) -> None:
+        self.thread = threading.get_ident()
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.counts: dict[str, Count] = {}
+        self.stack, self.since = [first], since
+
+    def charge(self) -> None:
+        """Give what has passed to the phase that runs."""
+        now = time.monotonic()
+        self.seconds[self.stack[-1]] += now - self.since
+        self.since = now
+
+
+_clock: _Clock | None = None
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Measure the body, and all of the process before it as start-up; the times are kept if nothing is raised."""
+    global _clock
+    clock = _clock = _Clock("start-up", time.monotonic() - _age())
+    clock.charge()
+    clock.stack = ["work"]
+    try:
+        yield
+        clock.charge()
+    finally:
+        _clock = None
+    seconds = {phase: round(seconds, 4) for phase, seconds in clock.seconds.items()}
+    times = {"stage": name, "warm": "selma_warm" in sys.modules, "seconds": seconds, "counts": clock.counts}
+    with suppress(OSError):  # what is measured must not fail what is made
+        write_json(file_of(home(), name), times)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Count the body's seconds for a phase of PHASES; as `@phase("loading")`, those of a function."""
+    if (clock := _of_this_thread()) is None:
+        yield
+        return
+    clock.charge()
+    clock.stack.append(name)
+    try:
+        yield
+    finally:
+        clock.charge()
+        clock.stack.pop()
+
+
+@contextmanager
+def counting(unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function to say how many more are made; they are set against the seconds of work in the body."""
+    if (clock := _of_this_thread()) is None:
+        yield lambda number: None
+        return
+    count = clock.counts.setdefault(unit, {"number": 0, "seconds": 0.0})
+    clock.charge()
+    before = clock.seconds["work"]
+
+    def done(number: int) -> None:
+        count["number"] += number
+
+    try:
+        yield done
+    finally:
+        clock.charge()
+        count["seconds"] = round(count["seconds"] + clock.seconds["work"] - before, 4)
+
+
+def file_of(root: Path, name: str) -> Path:
+    """Where the times of a stage lie."""
+    return root / FOLDER / f"{name}.json"
+
+
+def read(root: Path, name: str) -> Times | None:
+    """The times of a stage's last run; None if there are none. Raises UserError for a file that is no such record."""
+    file = file_of(root, name)
+    return read_record(file, Times) if file.is_file() else None
+
+
+def _of_this_thread() -> _Clock | None:
+    return _clock if _clock and _clock.thread == threading.get_ident() else None
+
+
+def _age() -> float:
+    """Seconds since the command was given: since this process began, or the one that gave itself over (warm.py)."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    if "selma_warm" in sys.modules:
+        return max(0.0, now - sys.modules["selma_warm"].began)
+    try:
+        # Field 22, counted after the name in brackets, which may hold spaces: ticks since the machine's start.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return max(0.0, now - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):  # not Linux: what the interpreter itself took is not known
+        return time.process_time()
