@@ -16,6 +16,7 @@ from selma.backbones.schedulers import SCHEDULERS, make_scheduler
 from selma.ground.errors import UserError
 from selma.ground.pairs import read_pairs
 from selma.images import folder, sampler
+from selma.lora.adapter import add_lora
 from selma.runtime.params import Drawing
 
 TEXTS = ["a red circle", "two blue squares", "a green star", "a red circle", "a small cross"]
@@ -249,6 +250,14 @@ def test_texts_are_projected_once_for_all_steps(pipe, monkeypatch):
     drawn(pipe, batch=5)
     assert calls.count(keys) == 1  # 4 steps
     assert "forward" not in vars(keys), "the UNet is left as it was"
+
+
+def test_a_lora_that_is_being_trained_draws_and_trains_on(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+    add_lora(pipe.unet, 4, 4.0, ["to_k", "to_v"], seed=0)
+    own = [layer.forward for layer in pipe.unet.modules() if "forward" in vars(layer)]
+    drawn(pipe)
+    assert own and own == [layer.forward for layer in pipe.unet.modules() if "forward" in vars(layer)]
 
 
 def test_shards_together_are_the_whole_byte_for_byte(pipe, tmp_path):

@@ -46,10 +46,15 @@ def remembering(unet: nn.Module) -> Iterator[TextMemory]:
     """Let the UNet's attention layers use a memory in the body; they compute the same, once."""
     memory = TextMemory()
     layers = [layer for name, layer in unet.named_modules() if name.rpartition(".")[2] in _PROJECTIONS]
+    own = [
+        vars(layer).get("forward") for layer in layers
+    ]  # a LoRA that is trained has one that is not its class's
     for layer in layers:
         layer.forward = partial(memory.project, layer, layer.forward)
     try:
         yield memory
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own again
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
