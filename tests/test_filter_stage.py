@@ -79,6 +79,19 @@ def test_a_benchmark_without_its_test_split_is_an_error(project):
     assert not Path("data/filtered").exists()
 
 
+def test_metrics_say_how_many_prompts_rouge_score_could_not_have_read(project):
+    def judged(*texts: str) -> dict:
+        rows = [{"id": f"count-{i}", "text": text} for i, text in enumerate(texts)]
+        write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
+        project(3, 0)
+        return read_json(Path("metrics/filter/count.json"))
+
+    assert "unicode_tokens" not in judged("a “red” dog", "two cats", "three birds", "один круг")
+    metrics = judged("один круг", "один  круг!", "两只猫", "two cats", "a dog", "один квадрат")
+    assert metrics["unicode_tokens"] == 3  # two kept, one dropped, one not looked at
+    assert metrics["dropped"] == {"too_long": 0, "exam": 0, "similar": 1}
+
+
 def test_too_few_for_both_says_so(project):
     with pytest.raises(UserError, match=r"1 short of filter\.keep \(9\) and filter\.dev \(2\)"):
         project(9, 2)
