@@ -55,7 +55,7 @@ def sizes(few: int, key: int) -> Iterator[None]:
     """Keys from `few` texts on, `key` of a text at most, and whatever they find is verified."""
     with (
         mock.patch.multiple(index_module, _FEW=few, _SMALL=1, _CROWDED=200),
-        mock.patch.multiple(near, _DEARER=0.0, _AT_ONCE=16, _MATRIX=7),
+        mock.patch.multiple(near, _DEARER=0.0, _AT_ONCE=16, _MATRIX=7, _LOOKED_UP=20),
         mock.patch.multiple(keys, _KEYS=key, _ROWS=3),
     ):
         keys._plan.cache_clear(), keys._size.cache_clear()

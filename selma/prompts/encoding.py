@@ -46,6 +46,7 @@ class Texts:
     def __init__(self, codes: Sequence[Code] = ()) -> None:
         self.codes: list[Code] = []
         self.lengths = np.empty(0, np.int64)  # in tokens
+        self.signatures = np.empty(0, np.uint64)  # a bit for each token; some tokens share a bit
         self._places = np.empty(0, np.int64)
         self._groups: dict[int, slice] = {}
         self.extend(codes)
@@ -56,7 +57,9 @@ class Texts:
     def extend(self, codes: Sequence[Code]) -> None:
         """Add texts at the end."""
         self.codes.extend(codes)
-        self.lengths = np.append(self.lengths, np.fromiter(map(len, codes), np.int64, len(codes)))
+        lengths = np.fromiter(map(len, codes), np.int64, len(codes))
+        self.lengths = np.append(self.lengths, lengths)
+        self.signatures = np.append(self.signatures, _signatures(codes, lengths))
         self._by_length: list[Code] = []
 
     def by_length(self) -> list[Code]:
@@ -87,11 +90,22 @@ class Texts:
         """The places of each group, and the numbers of their texts' tokens, (texts, tokens)."""
         for length, part in self.groups.items():
             places, codes = self.places[part], self.by_length()[part]
-            if all(isinstance(code, str) for code in codes):
-                joined = "".join(codes).encode("utf-32-le", "surrogatepass")
-                yield places, np.frombuffer(joined, np.uint32).reshape(-1, length)
-            else:
-                yield (
-                    places,
-                    np.array([[*map(ord, c)] if isinstance(c, str) else c for c in codes], np.uint32),
-                )
+            yield places, _numbers(codes).reshape(-1, length)
+
+
+def _numbers(codes: Sequence[Code]) -> NDArray[np.uint32]:
+    """The numbers of all tokens, text after text."""
+    if all(isinstance(code, str) for code in codes):
+        return np.frombuffer("".join(codes).encode("utf-32-le", "surrogatepass"), np.uint32)
+    return np.array(
+        [token if isinstance(token, int) else ord(token) for code in codes for token in code], np.uint32
+    )
+
+
+def _signatures(codes: Sequence[Code], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    found = np.zeros(len(codes), np.uint64)
+    some = lengths > 0
+    if some.any():
+        bits = np.uint64(1) << (_numbers(codes) & np.uint32(63)).astype(np.uint64)
+        found[some] = np.bitwise_or.reduceat(bits, (np.cumsum(lengths) - lengths)[some])
+    return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +23,13 @@ Pairs = tuple[
 Keys = NDArray[np.uint64]
 _Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
+Part, Result = TypeVar("Part"), TypeVar("Result")
+
+_LOOKED_UP = 1 << 18  # keys that are looked up at once
 _AT_ONCE = 1 << 17  # pairs that share a key: few enough for the processor's cache
 _MATRIX = 1 << 22  # pairs that are compared at once
 _THREADED = 1 << 18  # from so many on, threads save more than it takes to start them
-_DEARER = 4.0  # what a shared key costs beside comparing a pair of texts, by measurement
+_DEARER = 3.0  # what a shared key costs beside comparing a pair of texts, by measurement
 _WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -109,12 +115,17 @@ def _compare(block: Texts, rows: slice, others: Texts, columns: slice, threshold
 
 def _lookup(keys: Keys, run: Keys) -> _Hits:
     """The keys that a run has, too: their places, the place of the first in the run, and the number there."""
-    wanted = keyed.hashes(keys)
-    first = np.searchsorted(run, wanted)
-    found = np.flatnonzero(first < len(run))
-    found = found[keyed.hashes(run[first[found]]) == wanted[found]]
-    first = first[found]
-    return found, first, np.searchsorted(run, keyed.last_of(wanted[found]), side="right") - first
+
+    def part(start: int) -> _Hits:
+        wanted = keyed.hashes(keys[start : start + _LOOKED_UP])
+        first = np.searchsorted(run, wanted)
+        found = np.flatnonzero(first < len(run))
+        found = found[keyed.hashes(run[first[found]]) == wanted[found]]
+        first = first[found]
+        return start + found, first, np.searchsorted(run, keyed.last_of(wanted[found]), side="right") - first
+
+    places, first, counts = zip(*_side_by_side(part, range(0, max(len(keys), 1), _LOOKED_UP)), strict=True)
+    return np.concatenate(places), np.concatenate(first), np.concatenate(counts)
 
 
 def _verify(
@@ -127,20 +138,14 @@ def _verify(
     text = keyed.texts(keys[found])
     order = np.argsort(text)
     text, found, first, counts = text[order], found[order], first[order], counts[order]
-    ends = np.cumsum(counts)
     width = int(max(block.lengths[text].max(), min(others.lengths.max(), keyed.LONGEST))) + 1
     own, theirs = keyed.allowed(width, threshold)
     short = np.minimum(others.lengths, keyed.LONGEST).astype(np.uint16)
-    parts = []
-    start = 0
-    while start < len(found):
-        done = ends[start] - counts[start]
-        stop = int(np.searchsorted(ends, done + _AT_ONCE, side="right"))
-        if stop < len(found):  # all keys of a text at once, if need be of one text alone
-            last = text[max(stop - 1, start)]
-            stop = int(np.searchsorted(text, last, side="right" if text[start] == last else "left"))
-        some, amount = slice(start, stop), counts[start:stop]
-        places = np.repeat(first[some] - (ends[some] - amount - done), amount)
+
+    def part(some: slice) -> Pairs:
+        amount = counts[some]
+        ends = np.cumsum(amount)
+        places = np.repeat(first[some] - (ends - amount), amount)
         places += np.arange(len(places))
         other = run[places]
         near = keyed.texts(other)
@@ -151,12 +156,34 @@ def _verify(
         asked = np.repeat(text[some], amount)
         if earlier:
             fit &= near < asked
-        pairs = asked[fit] << 32 | near[fit]
+        asked, near, at = asked[fit], near[fit], at[fit]
+        a, b = block.signatures[asked], others.signatures[near]
+        possible = np.bitwise_count(a & ~b) <= own.take(
+            at
+        )  # a bit that the other lacks is a token that it lacks
+        possible &= np.bitwise_count(b & ~a) <= theirs.take(at)
+        pairs = asked[possible] << 32 | near[possible]
         pairs.sort()
         pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-        parts.append(_measure(block, pairs >> 32, others, pairs & 0xFFFFFFFF, threshold))
-        start = stop
-    return parts
+        return _measure(block, pairs >> 32, others, pairs & 0xFFFFFFFF, threshold)
+
+    return _side_by_side(part, _portions(text, counts))
+
+
+def _portions(text: NDArray[np.int64], counts: NDArray[np.int64]) -> list[slice]:
+    """Parts of about _AT_ONCE counts that end where a text, of sorted ones, ends."""
+    last = np.append(np.flatnonzero(np.diff(text)), len(text) - 1)
+    portion = np.cumsum(counts)[last] // _AT_ONCE
+    ends = [0, *(last[np.flatnonzero(np.diff(portion))] + 1).tolist(), len(text)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`work` on each part, in threads: numpy and rapidfuzz leave Python to the others while they work."""
+    if len(parts) < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return list(pool.map(work, parts))
 
 
 def _measure(
