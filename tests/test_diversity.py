@@ -54,7 +54,8 @@ def naive(candidates: list[str], threshold: float) -> list[str]:
 def sizes(few: int, key: int) -> Iterator[None]:
     """Keys from `few` texts on, `key` of a text at most, and whatever they find is verified."""
     with (
-        mock.patch.multiple(index_module, _FEW=few, _SMALL=1, _CROWDED=200),
+        mock.patch("selma.prompts.diversity._FIRST", 5),
+        mock.patch.multiple(index_module, _FEW=few, _SMALL=1, _CROWDED=8),
         mock.patch.multiple(near, _DEARER=0.0, _AT_ONCE=16, _MATRIX=7, _LOOKED_UP=20),
         mock.patch.multiple(keys, _KEYS=key, _ROWS=3),
     ):
@@ -105,7 +106,7 @@ def test_keeps_the_same_prompts_as_a_naive_filter(candidates, threshold):
 @example(["a b c d x", "a b c d y"] * 2, 0.8, 0, 64)
 @example(["a a a b", "a a b", "b a a a", "", "a"] * 3, 0.75, 0, 64)
 def test_keys_find_all_that_a_naive_filter_finds(candidates, threshold, few, key):
-    with sizes(few, key), mock.patch("selma.prompts.diversity._FIRST", 5):
+    with sizes(few, key):
         assert keep(candidates, threshold) == naive(candidates, threshold)
 
 
@@ -135,15 +136,31 @@ def similar(rng: Random, count: int, length: int) -> list[str]:
     return made
 
 
-@pytest.mark.parametrize("length", [25, 70, 240, 495])
+@pytest.mark.parametrize("length", [25, 70, 240, 501, 600])
 def test_keys_find_all_among_long_texts(length):
     """Where a text may lack more tokens than a key counts, or is too long to have keys."""
     texts = similar(Random(length), 60, length)
-    with sizes(1000, 64):
-        compared = keep(texts)
+    expected: list[str] = []
+    for text in texts:
+        if all(rouge_l(text, other) <= 0.8 for other in expected):
+            expected.append(text)
+    assert 3 < len(expected) < 60
+    assert keep(texts) == expected
     with sizes(0, 64):
-        assert 3 < len(compared) < 60 and keep(texts) == compared
-    assert all(rouge_l(a, b) <= 0.8 for i, a in enumerate(compared) for b in compared[:i])
+        assert keep(texts) == expected
+
+
+def test_keys_find_what_shares_common_words_only():
+    """The rarest words of both, more than a key counts, are those that the other lacks."""
+    common = [f"c{i}" for i in range(200)]
+    first, second = ([*common, *(f"{name}{i}" for i in range(40))] for name in "xy")
+    texts = [" ".join(common[i : i + 40]) for i in range(0, 200, 40)] * 2 + [
+        " ".join(first),
+        " ".join(second),
+    ]
+    assert 0.8 < rouge_l(*texts[-2:]) < 0.85
+    with sizes(0, 64):
+        assert keep(texts) == [*texts[:5], texts[-2]]
 
 
 def test_many_prompts_are_filtered_as_few_are():
