@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json, read_jsonl, write_jsonl
+from selma.ground.files import read_json, read_jsonl, read_record, write_jsonl
 from selma.ground.items import Item, Question, write_split
+from selma.reporting.metrics import Filter
 from stages import filter as filter_stage
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def test_metrics_say_how_many_prompts_rouge_score_could_not_have_read(project):
         rows = [{"id": f"count-{i}", "text": text} for i, text in enumerate(texts)]
         write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
         project(3, 0)
-        return read_json(Path("metrics/filter/count.json"))
+        return read_record(Path("metrics/filter/count.json"), Filter)  # as the report reads it
 
     assert "unicode_tokens" not in judged("a “red” dog", "two cats", "three birds", "один круг")
     metrics = judged("один круг", "один  круг!", "两只猫", "two cats", "a dog", "один квадрат")

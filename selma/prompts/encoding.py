@@ -26,12 +26,10 @@ class Vocabulary:
 
     def encode(self, text: str) -> Code:
         """One character, or number, per token of the text."""
-        known = self._characters
-        if len(known) < _CHARACTERS - len(text):  # enough for all of its tokens
-            return "".join(
-                [known.get(token) or known.setdefault(token, chr(len(known))) for token in tokens(text)]
-            )
-        numbers = tuple(self._number(token) for token in tokens(text))
+        split, known = tokens(text), self._characters
+        if len(known) + len(split) <= _CHARACTERS:
+            return "".join([known.get(token) or known.setdefault(token, chr(len(known))) for token in split])
+        numbers = tuple(self._number(token) for token in split)
         return numbers if max(numbers, default=0) >= _CHARACTERS else "".join(map(chr, numbers))
 
     def _number(self, token: str) -> int:

@@ -103,9 +103,8 @@ def _keys_of_group(
     tokens: NDArray[np.uint32], order: NDArray[np.int64], places: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.uint64]]:
     """The keys of texts of one number of tokens."""
-    rarest = np.argsort(
-        order, axis=1, kind="stable"
-    )  # of equal tokens the first is the rarest, in both texts
+    # Of equal tokens the first counts as the rarest: so it is in both texts.
+    rarest = np.argsort(order, axis=1, kind="stable")
     rarity = np.empty(rarest.shape, np.uint16)
     np.put_along_axis(rarity, rarest, np.arange(tokens.shape[1], dtype=np.uint16)[None], axis=1)
     spread = (tokens.astype(np.uint64) + np.uint64(1)) * _ODD

@@ -17,9 +17,8 @@ from selma.prompts import keys as keyed
 from selma.prompts.encoding import Texts
 from selma.prompts.rouge import fmeasure, needed_lcs, needed_with
 
-Pairs = tuple[
-    NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]
-]  # asked, near, F: a row for each pair
+# Of each pair the text asked about, the text near to it, and their F.
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 Keys = NDArray[np.uint64]
 _Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
