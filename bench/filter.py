@@ -1,21 +1,30 @@
 """Our ROUGE-L filter beside `rouge_score` on the same prompts: the same kept set, and how much sooner?
 
-    python -m bench.filter [PROMPTS, default 300]
+    python -m bench.filter [PROMPTS, default 300] [--text shapes|captions]
+    python -m bench.filter --growth 1000 10000 100000 1000000 [--text shapes|captions]
 
-The peer's time grows with the square of the number of prompts; a few hundred do.
-Exits 1 when the kept sets differ.
+shapes    the embedded world's prompts: 132 distinct words, and many near-duplicates
+captions  made-up captions: a large vocabulary, as uneven as natural text's (bench/_captions.py)
+
+The peer's time grows with the square of the number of prompts; a thousand take it half a minute. Exits 1 when the kept
+sets differ. With --growth our filter runs alone, in a process for each size: prompts, kept, seconds, how the time grew
+from the size before (n to that power), and the process's peak memory, prompts and Python included.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import sys
 import time
 from collections.abc import Callable
+from math import log
 from random import Random
 
 from rouge_score.rouge_scorer import RougeScorer
 
+from bench._captions import captions
 from selma.prompts.diversity import DiversityFilter
 from selma.shapes.world.language import STYLES, describe
 from selma.shapes.world.scene import sample_scene
@@ -27,7 +36,17 @@ THRESHOLD = 0.8
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filter", description=__doc__.splitlines()[0])
     parser.add_argument("prompts", type=int, nargs="?", default=300, help="how many (default: 300)")
-    prompts = make_prompts(parser.parse_args().prompts)
+    parser.add_argument("--text", choices=TEXTS, default="shapes", help="what kind (default: shapes)")
+    parser.add_argument("--growth", type=int, nargs="+", metavar="PROMPTS", help="sizes to run ours alone at")
+    args = parser.parse_args()
+    if args.growth:
+        growth(args.growth, args.text)
+    else:
+        sys.exit(beside(TEXTS[args.text](args.prompts)))
+
+
+def beside(prompts: list[str]) -> bool:
+    """Print what both filters keep and take; whether they differ."""
     kept, seconds = timed(ours, prompts)
     peer_kept, peer_seconds = timed(peer, prompts)
 
@@ -35,7 +54,28 @@ def main() -> None:
     print(f"DiversityFilter  kept {len(kept):4d}  {seconds:8.3f} s")
     print(f"rouge_score      kept {len(peer_kept):4d}  {peer_seconds:8.3f} s")
     print(f"ratio {peer_seconds / seconds:.0f}, kept sets {'the same' if kept == peer_kept else 'DIFFER'}")
-    sys.exit(kept != peer_kept)
+    return kept != peer_kept
+
+
+def growth(sizes: list[int], text: str) -> None:
+    """Print a line per size."""
+    before: tuple[int, float] | None = None
+    for size in sizes:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            kept, seconds, gigabytes = pool.apply(alone, (size, text))
+        grew = f"n^{log(seconds / before[1]) / log(size / before[0]):.2f}" if before else ""
+        print(
+            f"{size:8d} {text}  kept {kept:7d}  {seconds:8.3f} s  {grew:>6}  {gigabytes:.2f} GB", flush=True
+        )
+        before = size, seconds
+
+
+def alone(size: int, text: str) -> tuple[int, float, float]:
+    """Prompts kept of so many, seconds taken, and GB (10^9 bytes) of memory at the peak."""
+    prompts = TEXTS[text](size)
+    kept, seconds = timed(ours, prompts)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return len(kept), seconds, peak / 1e9
 
 
 def make_prompts(n: int) -> list[str]:
@@ -47,9 +87,12 @@ def make_prompts(n: int) -> list[str]:
     return [describe(rng, scene, style)[0] for scene, style in zip(scenes, styles, strict=True)]
 
 
+TEXTS = {"shapes": make_prompts, "captions": captions}
+
+
 def ours(prompts: list[str]) -> list[str]:
     diversity = DiversityFilter(THRESHOLD, max_words=10**9, exam=[], seeds=[])
-    return [prompt for prompt in prompts if diversity.offer(prompt).kept]
+    return [prompt for prompt, verdict in zip(prompts, diversity.judge(prompts), strict=True) if verdict.kept]
 
 
 def peer(prompts: list[str]) -> list[str]:

@@ -8,7 +8,8 @@ reads   data/prompts/<skill>/           prompts.jsonl, in order of arrival
 writes  data/filtered/<skill>/          prompts.jsonl {id, text}: the first `filter.keep`, to train on
                                         dev.jsonl {id, text}: `filter.dev` more, spread evenly among them
                                         dropped.jsonl {id, text, reason, neighbour, rouge_l}
-        metrics/filter/<skill>.json     candidates, kept, dropped by reason, unused (came after the last kept)
+        metrics/filter/<skill>.json     candidates, kept, dropped by reason, unused (came after the last kept),
+                                        unicode_tokens (judged by other than rouge_score's tokens) unless 0
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from selma.ground.items import load_split, splits
 from selma.ground.pairs import read_prompts
 from selma.prompts.diversity import DiversityFilter, Reason
 from selma.prompts.skills import load_skill
+from selma.prompts.tokens import is_plain
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 
@@ -42,15 +44,15 @@ def main(name: str) -> None:
     keep, dev = params.filter.keep, params.filter.dev
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
-    for row in candidates:
-        if len(kept) == keep + dev:
-            break
-        verdict = diversity.offer(row["text"])
+    verdicts = diversity.judge(row["text"] for row in candidates)
+    for row, verdict in zip(candidates, stage.progress(verdicts, len(candidates)), strict=False):
         if verdict.kept:
             kept.append(row)
         else:
             near = {"neighbour": verdict.neighbour, "rouge_l": verdict.rouge_l}
             dropped.append({**row, "reason": verdict.reason, **near})
+        if len(kept) == keep + dev:
+            break
 
     reasons = {reason: sum(row["reason"] == reason for row in dropped) for reason in get_args(Reason)}
     if len(kept) < keep + dev:
@@ -76,8 +78,8 @@ def main(name: str) -> None:
             "dropped": reasons,
             "unused": unused,
         }
-        if dev:
-            metrics["dev"] = dev
+        foreign = sum(not is_plain(row["text"]) for row in candidates[: len(kept) + len(dropped)])
+        metrics |= {key: n for key, n in {"dev": dev, "unicode_tokens": foreign}.items() if n}
         write_json(folder / "metrics.json", metrics)
         work.publish_all(
             {

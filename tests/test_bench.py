@@ -8,26 +8,46 @@ from pathlib import Path
 
 import pytest
 
+from bench import filter as filtering
 from bench import stages
+from bench._captions import captions
 from selma.runtime.dvcfile import Stage
 
 ROOT = Path(__file__).parents[1]
 TOY = {
     "filter": ["60"],
     "judge": ["--images", "3", "--questions", "3", "--width", "128"],
+    "filter --text": ["60", "--text", "captions"],
+    "filter --growth": ["--growth", "50", "100", "--text", "captions"],
+    "sample": ["--size", "tiny", "--images", "6", "--alone", "2", "--batch", "3", "--steps", "2"],
+    "train": ["--size", "tiny", "--batch", "4", "--images", "12", "--steps", "2"],
     "stages": ["--help"],  # a whole run is in test_pipeline.py
 }
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[!_]*.py")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "bench").glob("[!_]*.py")} | set(TOY)))
 def test_every_measurement_runs(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", f"bench.{name}", *TOY[name]],
+        [sys.executable, "-m", f"bench.{name.split()[0]}", *TOY[name]],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-1000:]
+
+
+def test_growth_says_how_the_filters_time_grows(capsys: pytest.CaptureFixture[str]) -> None:
+    filtering.growth([50, 200], "captions")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("      50 captions  kept") and "n^" not in first
+    assert second.startswith("     200 captions  kept") and "n^" in second and second.endswith(" GB")
+
+
+def test_made_up_captions_are_the_same_in_every_run_and_some_are_alike() -> None:
+    made = captions(2000)
+    assert made[:100] == captions(100) and len(set(made)) > 1800
+    assert len({word for caption in made for word in caption.split()}) > 2000
+    assert 0.7 < len(filtering.ours(made)) / len(made) < 0.95
 
 
 def stage(name: str, deps: tuple[str, ...], outs: tuple[str, ...]) -> Stage:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json, read_jsonl, write_jsonl
+from selma.ground.files import read_json, read_jsonl, read_record, write_jsonl
 from selma.ground.items import Item, Question, write_split
+from selma.reporting.metrics import Filter
 from stages import filter as filter_stage
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,19 @@ def test_a_benchmark_without_its_test_split_is_an_error(project):
     with pytest.raises(UserError, match=r"test\.jsonl is missing; this benchmark has a dev split only"):
         project(6, 0, "more")
     assert not Path("data/filtered").exists()
+
+
+def test_metrics_say_how_many_prompts_rouge_score_could_not_have_read(project):
+    def judged(*texts: str) -> dict:
+        rows = [{"id": f"count-{i}", "text": text} for i, text in enumerate(texts)]
+        write_jsonl(Path("data/prompts/count/prompts.jsonl"), rows)
+        project(3, 0)
+        return read_record(Path("metrics/filter/count.json"), Filter)  # as the report reads it
+
+    assert "unicode_tokens" not in judged("a “red” dog", "two cats", "three birds", "один круг")
+    metrics = judged("один круг", "один  круг!", "两只猫", "two cats", "a dog", "один квадрат")
+    assert metrics["unicode_tokens"] == 3  # two kept, one dropped, one not looked at
+    assert metrics["dropped"] == {"too_long": 0, "exam": 0, "similar": 1}
 
 
 def test_too_few_for_both_says_so(project):

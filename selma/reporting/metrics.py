@@ -112,6 +112,7 @@ class Filter(TypedDict):
     dropped: dict[Text, Index]
     unused: NotRequired[Index]
     dev: NotRequired[Index]
+    unicode_tokens: NotRequired[Index]
 
 
 @record
