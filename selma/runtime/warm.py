@@ -192,7 +192,8 @@ def _leave(status: bytes) -> None:
         os._exit(1)
     number = int(status)
     if os.WIFSIGNALED(number):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left one, if any is wanted
         with suppress(OSError, ValueError):  # SIGKILL has no handler
             signal.signal(os.WTERMSIG(number), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(number))
