@@ -25,6 +25,7 @@ from selma.runtime import command
 from selma.runtime.dvcfile import Stage, load_stages
 from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml, overridden, parse_yaml
+from selma.times import measured, totals
 
 CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/backbones")
 
@@ -49,6 +50,7 @@ def _main(folder: Path, jobs: int, settings: list[str]) -> None:
     took = run(folder, jobs)
     print(tabulate(sorted(took.items(), key=lambda row: -row[1]), ["stage", "seconds"], floatfmt=".1f"))
     print(f"{sum(took.values()):.0f} s of stages in {time.monotonic() - started:.0f} s, {jobs} at once")
+    print(totals(measured(folder)))
 
 
 def copy(folder: Path, settings: list[str]) -> None:

@@ -412,6 +412,20 @@ def test_a_library_that_starts_threads_is_not_forked(tmp_path: Path) -> None:
     assert "started 1 threads" in next(tmp_path.glob(".work/warm/*.off")).read_text()
 
 
+def test_libraries_that_open_a_gpu_are_not_forked(tmp_path: Path) -> None:
+    project = Project(tmp_path, libraries="torch")
+    code = "import types; cuda = types.SimpleNamespace(_is_in_bad_fork=lambda: True)\n"
+    (tmp_path / "torch.py").write_text(code)
+    assert project.parent() is None
+    (off,) = tmp_path.glob(".work/warm/*.off")
+    assert off.read_text() == "the libraries opened a GPU\n"
+    (tmp_path / "torch.py").write_text(code.replace("True", "False"))
+    assert project.parent() is None, "not tried again at once"
+    os.utime(off, (0, 0))
+    assert project.parent() is not None
+    shutil.rmtree(tmp_path / ".work")
+
+
 def test_a_library_that_is_not_there_is_left_out(tmp_path: Path) -> None:
     project = Project(tmp_path, libraries="not_installed_anywhere")
     assert project.parent() is not None

@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -29,8 +30,11 @@ from types import FrameType
 SERVER = Path(__file__).with_name("preloaded.py")
 FOLDER = Path(".work/warm")  # relative: a socket's path has at most 107 bytes
 PATIENCE = 180.0  # seconds, the imports included; then the stage runs in place
+PAUSE = 600.0  # seconds until libraries that could not be preloaded are tried again
 HARMLESS = {"PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES"}  # no library reads these as it is imported
 OURS = ("DVC_", "SELMA_")  # nor variables that begin so
+# Lines of /proc/self/status: who may do what, on which processors.
+INHERITED = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp:", "Cpus_allowed:", "Mems_allowed:")
 
 
 def hand_over(module: str, *, start: bool) -> None:
@@ -59,7 +63,8 @@ def hand_over(module: str, *, start: bool) -> None:
 def _connect(start: bool) -> socket.socket | None:
     """A connection to a preloaded process, perhaps one that is still importing; None if there is none."""
     place = FOLDER / f"{_key()}.sock"
-    if place.with_suffix(".off").exists() or not (start or place.exists()):
+    off = place.with_suffix(".off")
+    if not (start or place.exists()) or (off.exists() and time.time() - off.stat().st_mtime < PAUSE):
         return None
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
@@ -102,21 +107,26 @@ def _start(place: Path) -> None:
 
 def _key() -> str:
     """Hash of the interpreter and its packages, of the server's code, and of what its children inherit from it."""
-    packages = [Path(path) for path in sys.path if path.endswith("-packages")]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in HARMLESS and not name.startswith(OURS)
-    }
+    folders = [Path(path) for path in sys.path if path.endswith("-packages")]
+    status = Path("/proc/self/status").read_text().splitlines()
     parts = [
         [sys.version, os.path.realpath(sys.executable), sys.prefix, repr(sys.flags), sys.path],
-        [[path.stat().st_mtime_ns for path in folder.parents[2].glob(".installed-*")] for folder in packages],
-        [folder.stat().st_mtime_ns for folder in packages],
+        # Installing changes the folder, or the stamp of the Makefile.
+        [
+            path.stat().st_mtime_ns
+            for path in (*folders, *Path(sys.prefix).glob(".installed-*"))
+            if path.exists()
+        ],
         SERVER.read_text(encoding="utf-8"),
-        sorted(environment.items()),
+        sorted(
+            (name, value)
+            for name, value in os.environ.items()
+            if name not in HARMLESS and not name.startswith(OURS)
+        ),
         [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")],
-        [sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0), os.getgroups()],
-        Path("/proc/self/cgroup").read_text(encoding="utf-8"),
+        [line for line in status if line.startswith(INHERITED)],
+        [os.readlink(path) for path in sorted(Path("/proc/self/ns").iterdir())],
+        [os.getpriority(os.PRIO_PROCESS, 0), Path("/proc/self/cgroup").read_text()],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -182,7 +192,8 @@ def _leave(status: bytes) -> None:
         os._exit(1)
     number = int(status)
     if os.WIFSIGNALED(number):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left one, if any is wanted
         with suppress(OSError, ValueError):  # SIGKILL has no handler
             signal.signal(os.WTERMSIG(number), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(number))
