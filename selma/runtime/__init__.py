@@ -1,1 +1,1 @@
-"""How a stage runs: params, work folders, tracking, devices. It can change no out, so no stage depends on it."""
+"""How a stage runs: params, work folders, times, tracking, devices. It can change no out, so no stage depends on it."""
