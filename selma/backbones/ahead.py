@@ -48,10 +48,15 @@ def plan(items: int, at_once: int, part: int, device: str) -> Plan:
 
 @contextmanager
 def pool_of(workers: int, threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads of Python, each with `threads` of PyTorch's own; PyTorch's number is restored after the body."""
+    """Threads of Python, each with `threads` of PyTorch's own; PyTorch's number is restored after the body.
+
+    In the body the caller has as many, too: PyTorch's threads wait for more work by spinning, on a core that the others
+    need.
+    """
     before = torch.get_num_threads()
     own = {} if threads == before else {"initializer": torch.set_num_threads, "initargs": (threads,)}
     pool = ThreadPoolExecutor(workers, thread_name_prefix="computing", **own)
+    torch.set_num_threads(threads)
     try:
         yield pool
     finally:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
 
-DECODE_PIXELS = (
-    8 * 512 * 512
-)  # decoding takes most of the memory: eight 512 px images at a time, or 2,048 of 32 px
+# Decoding takes most of the memory: eight 512 px images at a time, or 512 of 64 px. On a CPU it is the cache's size that
+# counts: eight of 64 px.
+DECODE_PIXELS, DECODE_PIXELS_CPU = 8 * 512 * 512, 8 * 64 * 64
 
 
 @torch.inference_mode()
@@ -86,10 +86,8 @@ def _decode(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """
     factor = pipe.vae_scale_factor
     pixels = latents.shape[2] * latents.shape[3] * factor**2
+    size = max(1, (DECODE_PIXELS_CPU if latents.device.type == "cpu" else DECODE_PIXELS) // pixels)
     latents = to_vae(pipe, latents).to(pipe.vae.dtype)
-    decoded = [
-        pipe.vae.decode(part, return_dict=False)[0].float()
-        for part in latents.split(max(1, DECODE_PIXELS // pixels))
-    ]
+    decoded = [pipe.vae.decode(part, return_dict=False)[0].float() for part in latents.split(size)]
     broken = ~latents.isfinite().flatten(1).all(dim=1)
     return torch.cat(decoded).masked_fill(broken[:, None, None, None], torch.nan)
