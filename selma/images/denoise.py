@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
 
-# Decoding takes most of the memory: eight 512 px images at a time, or 512 of 64 px. On a CPU it is the cache's size that
-# counts: eight of 64 px.
+# Decoding takes most of the memory: eight 512 px images at a time, or 512 of 64 px. On a CPU what counts is the cache:
+# eight of 64 px.
 DECODE_PIXELS, DECODE_PIXELS_CPU = 8 * 512 * 512, 8 * 64 * 64
 
 
