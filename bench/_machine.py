@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from selma.backbones.ahead import pool_of
+
 
 def processor(device: str) -> str:
     """The name of a device, with the number of cores in use."""
@@ -22,15 +24,25 @@ def processor(device: str) -> str:
 
 
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest large square product, of a matrix product and a convolution by one: what could be had."""
-    n = 8192 if device.startswith("cuda") else 1536
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    pixels = a.view(1, n, 1, n).expand(2, n, 1, n).permute(0, 3, 1, 2) if device == "cpu" else None
-    kernel = b.view(n, 1, 1, n).permute(0, 3, 1, 2)
-    best = min(seconds(lambda: a @ b, device) for _ in range(5))
-    if pixels is not None:  # two images
-        best = min(best, *(seconds(lambda: torch.conv2d(pixels, kernel), device) / 2 for _ in range(5)))
-    return 2 * n**3 / best
+    """FLOP/s of the fastest large product that this machine does now: what could be had.
+
+    On a CPU that is a product on each core side by side, as a convolution of one pixel by one (selma/backbones/cpu.py).
+    """
+    if device.startswith("cuda"):
+        a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
+        return 2 * 8192**3 / min(seconds(lambda: a @ b, device) for _ in range(8))
+    cores, wide, rows = torch.get_num_threads(), 512, 4096
+    x = torch.randn(8, rows // 8, 1, wide, dtype=dtype).permute(0, 3, 1, 2)
+    kernel = torch.randn(wide, 1, 1, wide, dtype=dtype).permute(0, 3, 1, 2)
+
+    def product(_: int) -> None:
+        with torch.inference_mode():
+            for _ in range(20):
+                torch.conv2d(x, kernel)
+
+    with pool_of(cores, 1) as pool:
+        best = min(seconds(lambda: list(pool.map(product, range(cores))), device) for _ in range(6))
+    return cores * 20 * 2 * rows * wide**2 / best
 
 
 def seconds(work: Callable[[], object], device: str) -> float:

@@ -71,12 +71,14 @@ def measure(given: argparse.Namespace) -> None:
         with FlopCounterMode(display=False) as counted:
             theirs.unet_step()
         flops = counted.get_total_flops()
+        before = matmul_peak(given.device, torch_dtype(given.dtype))
         times: dict[str, list[float]] = {"diffusers' example loop": [], "ours": []}
         with ours_on(backbone, data, given) as (ours, encoding):
             for _ in range(given.steps + 2):
                 times["diffusers' example loop"].append(seconds(theirs.step, given.device))
                 times["ours"].append(seconds(ours, given.device))
-        peak = matmul_peak(given.device, torch_dtype(given.dtype))
+        after = matmul_peak(given.device, torch_dtype(given.dtype))
+    peak = max(before, after)
     print(f"{given.size or given.backbone.name}, {given.dtype}, batch {given.batch}, rank {given.rank}")
     print(f"on {processor(given.device)}; peak {peak / 1e12:.3f} TFLOP/s")
     found = {name: median(each[2:]) for name, each in times.items()}  # the first two warm up

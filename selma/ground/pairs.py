@@ -35,7 +35,7 @@ def image_seed(run_seed: int, id: str, k: int) -> int:
 def write_image(path: Path, image: Image) -> None:
     """Write a PIL image without loss or metadata, so that equal pixels give equal bytes: PNG, or WebP by its suffix.
 
-    WebP takes a sixth less space for the embedded world's images, in about the same time.
+    WebP is written by its fast method: five times as fast as the default one for 64 px, and an eighth larger.
     """
     with atomic(path) as temporary:
         if Path(path).suffix == ".webp":
@@ -43,7 +43,7 @@ def write_image(path: Path, image: Image) -> None:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels; WebP allows 16383 per side, use .png"
                 )
-            image.save(temporary, format="WEBP", lossless=True, quality=75, method=4)
+            image.save(temporary, format="WEBP", lossless=True, quality=0, method=1)
         else:
             image.save(temporary, format="PNG")
 
