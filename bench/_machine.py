@@ -23,26 +23,33 @@ def processor(device: str) -> str:
     return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} cores"
 
 
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest large product that this machine does now: what could be had.
+def peak_flops(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest work that this machine does now: what could be had.
 
-    On a CPU that is a product on each core side by side, as a convolution of one pixel by one (selma/backbones/cpu.py).
+    On a GPU that is a large matrix product; on a CPU the better of a product and a convolution that fit the cache, on
+    each core side by side.
     """
     if device.startswith("cuda"):
         a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
         return 2 * 8192**3 / min(seconds(lambda: a @ b, device) for _ in range(8))
-    cores, wide, rows = torch.get_num_threads(), 512, 4096
-    x = torch.randn(8, rows // 8, 1, wide, dtype=dtype).permute(0, 3, 1, 2)
-    kernel = torch.randn(wide, 1, 1, wide, dtype=dtype).permute(0, 3, 1, 2)
+    cores = torch.get_num_threads()
+    return max(_convolving(cores, dtype, *shape) for shape in ((64, 256, 8, 1), (50, 128, 4, 3)))
 
-    def product(_: int) -> None:
+
+def _convolving(cores: int, dtype: torch.dtype, n: int, channels: int, side: int, kernel: int) -> float:
+    """FLOP/s of convolutions of n images on each core."""
+    layout = {"memory_format": torch.channels_last}
+    images = torch.randn(n, channels, side, side, dtype=dtype).to(**layout)
+    weight = torch.randn(channels, channels, kernel, kernel, dtype=dtype).to(**layout)
+
+    def convolve(_: int) -> None:
         with torch.inference_mode():
-            for _ in range(20):
-                torch.conv2d(x, kernel)
+            for _ in range(50):
+                torch.conv2d(images, weight, padding=kernel // 2)
 
     with pool_of(cores, 1) as pool:
-        best = min(seconds(lambda: list(pool.map(product, range(cores))), device) for _ in range(6))
-    return cores * 20 * 2 * rows * wide**2 / best
+        best = min(seconds(lambda: list(pool.map(convolve, range(cores))), "cpu") for _ in range(8))
+    return cores * 50 * 2 * n * side**2 * channels**2 * kernel**2 / best
 
 
 def seconds(work: Callable[[], object], device: str) -> float:

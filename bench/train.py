@@ -8,8 +8,8 @@ The example loop is diffusers' train_text_to_image_lora.py in what it does, writ
 prepares images and tokens; every step encodes the images by the VAE and the captions by the text encoder, draws noise
 and times, runs UNet and LoRA, clips, and steps AdamW. Ours encodes once, before its first step, and is charged for that
 apart. Both train the same adapter on the same images, in the same batches and precision. They take turns, step by step.
-TFLOP/s are those of the UNet, forwards and backwards, as torch counts them in the example's step; the peak is that of a
-large matrix product on this machine, now.
+TFLOP/s are those of the UNet, forwards and backwards, as torch counts them in the example's step; the peak is that of the
+fastest product or convolution on this machine, now.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench._machine import SIZES, matmul_peak, processor, quiet, random_backbone, seconds
+from bench._machine import SIZES, peak_flops, processor, quiet, random_backbone, seconds
 from selma.backbones.conditioning import time_ids
 from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import training_schedule
@@ -71,13 +71,13 @@ def measure(given: argparse.Namespace) -> None:
         with FlopCounterMode(display=False) as counted:
             theirs.unet_step()
         flops = counted.get_total_flops()
-        before = matmul_peak(given.device, torch_dtype(given.dtype))
+        before = peak_flops(given.device, torch_dtype(given.dtype))
         times: dict[str, list[float]] = {"diffusers' example loop": [], "ours": []}
         with ours_on(backbone, data, given) as (ours, encoding):
             for _ in range(given.steps + 2):
                 times["diffusers' example loop"].append(seconds(theirs.step, given.device))
                 times["ours"].append(seconds(ours, given.device))
-        after = matmul_peak(given.device, torch_dtype(given.dtype))
+        after = peak_flops(given.device, torch_dtype(given.dtype))
     peak = max(before, after)
     print(f"{given.size or given.backbone.name}, {given.dtype}, batch {given.batch}, rank {given.rank}")
     print(f"on {processor(given.device)}; peak {peak / 1e12:.3f} TFLOP/s")
