@@ -7,14 +7,15 @@
 The example loop is diffusers' train_text_to_image_lora.py in what it does, written afresh: a DataLoader reads and
 prepares images and tokens; every step encodes the images by the VAE and the captions by the text encoder, draws noise
 and times, runs UNet and LoRA, clips, and steps AdamW. Ours encodes once, before its first step, and is charged for that
-apart. Both train the same adapter on the same images, in the same batches and precision. They take turns, step by step.
-TFLOP/s are those of the UNet, forwards and backwards, as torch counts them in the example's step; the peak is that of the
-fastest product or convolution on this machine, now.
+apart. Both train the same adapter on the same images, in the same batches and precision. They take turns, five steps
+each, the first of which does not count. TFLOP/s are those of the UNet, forwards and backwards, as torch counts them in
+the example's step; the peak is that of the fastest product or convolution on this machine, now.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import tempfile
@@ -73,15 +74,21 @@ def measure(given: argparse.Namespace) -> None:
         flops = counted.get_total_flops()
         before = peak_flops(given.device, torch_dtype(given.dtype))
         times: dict[str, list[float]] = {"diffusers' example loop": [], "ours": []}
+        cores = torch.get_num_threads()
         with ours_on(backbone, data, given) as (ours, encoding):
-            for _ in range(given.steps + 2):
-                times["diffusers' example loop"].append(seconds(theirs.step, given.device))
-                times["ours"].append(seconds(ours, given.device))
+            own = torch.get_num_threads()  # ours leaves the cores to threads of its own
+            for _ in range(math.ceil(given.steps / 4)):
+                for name, threads, step in (
+                    ("diffusers' example loop", cores, theirs.step),
+                    ("ours", own, ours),
+                ):
+                    torch.set_num_threads(threads)
+                    times[name] += [seconds(step, given.device) for _ in range(5)][1:]
         after = peak_flops(given.device, torch_dtype(given.dtype))
     peak = max(before, after)
     print(f"{given.size or given.backbone.name}, {given.dtype}, batch {given.batch}, rank {given.rank}")
     print(f"on {processor(given.device)}; peak {peak / 1e12:.3f} TFLOP/s")
-    found = {name: median(each[2:]) for name, each in times.items()}  # the first two warm up
+    found = {name: median(each) for name, each in times.items()}
     for name, each in found.items():
         rate = flops / each
         print(
