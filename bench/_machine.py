@@ -20,7 +20,8 @@ def processor(device: str) -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} cores"
+    cores = torch.get_num_threads()
+    return f"{names[0] if names else 'CPU'}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:

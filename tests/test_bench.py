@@ -16,6 +16,7 @@ from selma.runtime.dvcfile import Stage
 ROOT = Path(__file__).parents[1]
 TOY = {
     "filter": ["60"],
+    "linear": ["--repeats", "1"],
     "judge": ["--images", "3", "--questions", "3", "--width", "128"],
     "filter --text": ["60", "--text", "captions"],
     "filter --growth": ["--growth", "50", "100", "--text", "captions"],
