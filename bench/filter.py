@@ -24,6 +24,7 @@ from random import Random
 
 from rouge_score.rouge_scorer import RougeScorer
 
+from bench._arguments import at_least
 from bench._captions import captions
 from selma.prompts.diversity import DiversityFilter
 from selma.shapes.world.language import STYLES, describe
@@ -35,9 +36,11 @@ THRESHOLD = 0.8
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filter", description=__doc__.splitlines()[0])
-    parser.add_argument("prompts", type=int, nargs="?", default=300, help="how many (default: 300)")
+    parser.add_argument("prompts", type=at_least(1), nargs="?", default=300, help="how many (default: 300)")
     parser.add_argument("--text", choices=TEXTS, default="shapes", help="what kind (default: shapes)")
-    parser.add_argument("--growth", type=int, nargs="+", metavar="PROMPTS", help="sizes to run ours alone at")
+    parser.add_argument(
+        "--growth", type=at_least(1), nargs="+", metavar="PROMPTS", help="sizes to run ours alone at"
+    )
     args = parser.parse_args()
     if args.growth:
         growth(args.growth, args.text)
@@ -63,7 +66,8 @@ def growth(sizes: list[int], text: str) -> None:
     for size in sizes:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             kept, seconds, gigabytes = pool.apply(alone, (size, text))
-        grew = f"n^{log(seconds / before[1]) / log(size / before[0]):.2f}" if before else ""
+        compared = before is not None and before[0] != size
+        grew = f"n^{log(seconds / before[1]) / log(size / before[0]):.2f}" if compared else ""
         print(
             f"{size:8d} {text}  kept {kept:7d}  {seconds:8.3f} s  {grew:>6}  {gigabytes:.2f} GB", flush=True
         )

@@ -27,6 +27,7 @@ import transformers
 from PIL import Image
 from tabulate import tabulate
 
+from bench._arguments import at_least
 from selma.ground.files import write_json
 from selma.ground.items import Item, Question
 from selma.judging.generation import Reader
@@ -53,10 +54,12 @@ Measured = Callable[[Sequence[Shot]], Found]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.judge", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16, help="how many (default: 16)")
-    parser.add_argument("--questions", type=int, default=6, help="about each image (default: 6)")
-    parser.add_argument("--batch", type=int, default=8, help="questions at once (default: 8, as judge.batch)")
-    parser.add_argument("--width", type=int, default=384, help="of the models (default: 384)")
+    parser.add_argument("--images", type=at_least(1), default=16, help="how many (default: 16)")
+    parser.add_argument("--questions", type=at_least(1), default=6, help="about each image (default: 6)")
+    parser.add_argument(
+        "--batch", type=at_least(1), default=8, help="questions at once (default: 8, as judge.batch)"
+    )
+    parser.add_argument("--width", type=at_least(128), default=384, help="of the models (default: 384)")
     given = parser.parse_args()
     shots = make_shots(given.images, given.questions)
     torch.manual_seed(0)

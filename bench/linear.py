@@ -16,6 +16,7 @@ import torch
 from tabulate import tabulate
 from torch.nn import functional
 
+from bench._arguments import at_least
 from bench._machine import processor, seconds
 from selma.backbones.cpu import linear
 from selma.runtime import command
@@ -30,7 +31,9 @@ SHAPES = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.linear", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=50, help="of which the fastest counts (default: 50)")
+    parser.add_argument(
+        "--repeats", type=at_least(1), default=50, help="of which the fastest counts (default: 50)"
+    )
     return command.run(lambda: measure(parser.parse_args().repeats))
 
 

@@ -5,7 +5,7 @@
     python -m bench.sample --size sd2-512 --device cuda --dtype bfloat16 --batch 16    random weights of that size
 
 The pipeline draws the same prompts from the same seeds, once one prompt at a time and once in our batches; all three
-write the files, PNG or WebP as our stages do. Exits 1 when a picture differs by more than a grey level of 255.
+write the files, as our stages do. In float32 a picture that differs by more than a grey level of 255 is an error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from bench._arguments import at_least, not_negative
 from bench._machine import SIZES, processor, quiet, random_backbone, seconds
 from bench.train import WORDS
 from selma.backbones.loading import load_pipeline
@@ -28,7 +29,7 @@ from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images.folder import draw_folder
 from selma.runtime import command
-from selma.runtime.devices import torch_dtype
+from selma.runtime.devices import pick_device, torch_dtype
 from selma.runtime.params import Drawing
 
 
@@ -38,17 +39,18 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, help="random weights of this size, instead of a backbone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=at_least(1), default=200)
     parser.add_argument(
-        "--alone", type=int, default=40, help="images that are drawn one at a time (default: 40)"
+        "--alone", type=at_least(1), default=40, help="images that are drawn one at a time (default: 40)"
     )
-    parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--batch", type=at_least(1), default=50)
+    parser.add_argument("--steps", type=at_least(1), default=12)
+    parser.add_argument("--guidance", type=not_negative, default=3.0)
     return command.run(lambda: measure(parser.parse_args()))
 
 
 def measure(given: argparse.Namespace) -> None:
+    given.device = pick_device(given.device)
     words = random.Random(0)
     texts = [" ".join(words.choices(WORDS, k=10)) for _ in range(given.images)]
     rows = [

@@ -31,17 +31,19 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench._arguments import at_least
 from bench._machine import SIZES, peak_flops, processor, quiet, random_backbone, seconds
 from selma.backbones.conditioning import time_ids
 from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import training_schedule
 from selma.experts import examples
 from selma.experts.gradients import gradients
+from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl
 from selma.ground.pairs import read_image, write_image
 from selma.lora.adapter import add_lora, lora_parameters
 from selma.runtime import command
-from selma.runtime.devices import torch_dtype
+from selma.runtime.devices import pick_device, torch_dtype
 from selma.runtime.params import Training
 from selma.variants.objectives import denoising
 
@@ -55,23 +57,24 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, help="random weights of this size, instead of a backbone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=20, help="of each loop (default: 20)")
+    parser.add_argument("--batch", type=at_least(1), default=32)
+    parser.add_argument("--rank", type=at_least(1), default=8)
+    parser.add_argument("--images", type=at_least(1), default=200)
+    parser.add_argument("--steps", type=at_least(1), default=20, help="of each loop (default: 20)")
     return command.run(lambda: measure(parser.parse_args()))
 
 
 def measure(given: argparse.Namespace) -> None:
+    given.device = pick_device(given.device)
+    if given.batch > given.images:
+        raise UserError(f"--batch: {given.batch}; it must be at most --images ({given.images})")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         backbone = random_backbone(given.size, root / "backbone") if given.size else given.backbone
         data = make_images(root / "images", given.images, load_pipeline(backbone))
         quiet()
         theirs = Example(backbone, data, given)
-        with FlopCounterMode(display=False) as counted:
-            theirs.unet_step()
-        flops = counted.get_total_flops()
+        flops = operations(theirs)
         before = peak_flops(given.device, torch_dtype(given.dtype))
         times: dict[str, list[float]] = {"diffusers' example loop": [], "ours": []}
         cores = torch.get_num_threads()
@@ -97,6 +100,14 @@ def measure(given: argparse.Namespace) -> None:
         )
     ratio = found["diffusers' example loop"] / found["ours"]
     print(f"ratio {ratio:.2f}; ours encoded {given.images} images before, once, in {encoding:.1f} s")
+
+
+def operations(example: Example) -> int:
+    """The floating-point operations of the UNet in one training step, forwards and backwards."""
+    example.step()  # for a batch
+    with FlopCounterMode(display=False) as counted:
+        example.unet_step()
+    return counted.get_total_flops()
 
 
 def make_images(folder: Path, count: int, pipe: object) -> list[tuple[Path, str]]:
@@ -215,8 +226,6 @@ class Example:
 
     def unet_step(self) -> None:
         """UNet, loss and their gradient alone, of the last batch."""
-        if not self.last:
-            self.step()
         noisy, times, conditioning, target = self.last
         enabled = self.dtype != torch.float32
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=enabled):

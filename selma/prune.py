@@ -9,6 +9,7 @@ their parent folder.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -27,11 +28,18 @@ def named(root: Path) -> dict[Path, set[str]]:
         Path(BACKBONES): {params.images.backbone, params.expert.backbone},
         Path("data/preferences"): set(),  # no stage writes it if `preferences` is empty
     }
-    for stage in load_stages(root).values():
-        for out in map(Path, stage.outs):
-            if out.parts[0] in ("data", "models"):
-                for depth in range(2, len(out.parts)):
-                    names.setdefault(Path(*out.parts[:depth]), set()).add(out.parts[depth])
+    stages = load_stages(root).values()
+    for out in (Path(out) for stage in stages for out in stage.outs):
+        if out.parts[0] in ("data", "models"):
+            for depth in range(2, len(out.parts)):
+                names.setdefault(Path(*out.parts[:depth]), set()).add(out.parts[depth])
+    for read in (
+        root / dep for stage in stages for dep in stage.deps
+    ):  # a file of your own may lie beside the outs
+        own = Path(os.path.normpath(read))
+        for folder in names:
+            if (root / folder) in own.parents:
+                names[folder].add(own.relative_to(root / folder).parts[0])
     return names
 
 

@@ -61,10 +61,20 @@ def _rates(row: Times) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; exit code 2 with one line where nothing was measured yet."""
     parser = argparse.ArgumentParser(prog="python -m selma.times", description=__doc__.splitlines()[0])
-    parser.add_argument("--wall", type=float, metavar="SECONDS", help="what the whole run took")
+    parser.add_argument("--wall", type=_seconds, metavar="SECONDS", help="what the whole run took")
     parser.add_argument("--totals", action="store_true", help="the sums alone")
     given = parser.parse_args(arguments)
     return command.run(lambda: _print(given.wall, given.totals))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be seconds, 0 or more")
+    return seconds
 
 
 def _print(wall: float | None, short: bool) -> None:
@@ -73,7 +83,7 @@ def _print(wall: float | None, short: bool) -> None:
         raise UserError(f"{timing.FOLDER}: no stage has run here yet; `dvc repro` runs them")
     if not short:
         print(table(rows), end="\n\n")
-    print(totals(rows, wall))
+    print(f"the stages' last runs: {totals(rows, wall)}" if short else totals(rows, wall))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def main(name: str) -> None:
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),
             )
+        del encoded  # its file is mapped, and some file systems cannot remove it while it is
         rows = [{"step": step, "loss": loss} for step, loss in curve]
         write_csv(folder / "loss.csv", rows, ["step", "loss"])
         work.publish_all(

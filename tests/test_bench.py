@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench import filter as filtering
 from bench import stages
 from bench._captions import captions
+from selma.backbones.loading import load_pipeline
 from selma.runtime.dvcfile import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +88,39 @@ def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
     assert stages.main([option.replace("{new}", str(new)) for option in options]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not new.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --steps 0",
+        "train --batch 9 --images 8",
+        "train --rank -1",
+        "train --device cuda:99",
+        "sample --images 0",
+        "sample --guidance nan",
+        "judge --questions 0",
+        "filter 0",
+        "filter --growth 0 10",
+        "linear --repeats x",
+    ],
+)
+def test_a_measurement_that_cannot_be_is_one_line_and_exit_code_2(command: str) -> None:
+    words = [sys.executable, "-m", f"bench.{command.split()[0]}", *command.split()[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: " in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_operations_of_a_training_step_are_those_of_the_unet(tmp_path: Path) -> None:
+    from bench import _machine, train
+
+    given = Namespace(device="cpu", dtype="float32", batch=2, rank=2)
+    backbone = _machine.random_backbone("tiny", tmp_path / "backbone")
+    data = train.make_images(tmp_path / "images", 4, load_pipeline(backbone))
+    example = train.Example(backbone, data, given)
+    assert train.operations(example) == train.operations(example)
+    texts = torch.zeros(2, 77, 16)
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        example.unet(torch.zeros(2, 4, 8, 8), 1, encoder_hidden_states=texts)
+    assert 1.5 * once.get_total_flops() < train.operations(example) < 3 * once.get_total_flops()

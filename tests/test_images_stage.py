@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,18 @@ def test_shards_are_found_done_and_make_the_same_outs(project, monkeypatch):
     )
     run(shards, monkeypatch)
     assert outs(shards) == outs(whole)
-    assert not list(shards.glob(".work/*/*")), "the shards' folder is removed with the work"
+    assert not list(shards.glob(".work/images@*/*")), "the shards' folder is removed with the work"
+
+
+def test_a_shard_that_runs_twice_at_once_harms_nothing(project, monkeypatch):
+    whole, shards = project("whole"), project("shards")
+    run(whole, monkeypatch)
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda part: shard(shards, part), ["1/2", "1/2", "1/3"]):
+            assert done.returncode == 0, done.stderr
+    assert not list(shards.glob(".work/images@*/*/images/.tmp-*"))
+    run(shards, monkeypatch)
+    assert outs(shards) == outs(whole)
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "", "-1/2", "1/2/3"])

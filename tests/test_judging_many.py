@@ -23,7 +23,7 @@ from selma.judging.judge import load_judge, load_scorer
 from selma.judging.kept import Kept
 from selma.judging.many import ask_all, rate_all
 from selma.judging.prefix import _common
-from selma.judging.vqa import VqaJudge
+from selma.judging.vqa import Said, VqaJudge
 from selma.net import asking
 from selma.net.flight import AHEAD, Flight
 from selma.runtime.places import JUDGE_CARD, JUDGES
@@ -438,3 +438,38 @@ def test_a_flight_that_is_given_up_starts_nothing_more():
     next(flight)
     flight.close()
     assert len(started) <= 2 * AHEAD + 2
+
+
+class Talkative:
+    """A server's model that answers one question, of an earlier image than most, with words that are no choice."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def replies(self, asked, batch):
+        tasks = ((i, j, text) for i, (_, texts) in enumerate(asked) for j, text in enumerate(texts))
+
+        def answer(task):
+            i, j, text = task
+            self.asked.append(text)
+            strange = (i, j) == (1, 0)
+            time.sleep(0 if strange else 0.02)
+            return (i, j), Said("perhaps" if strange else "red", 0.0, 0.0)
+
+        for _, (place, said) in Flight(answer, tasks, batch):
+            yield {place: said}
+
+
+def test_words_that_fit_no_choice_lose_no_answer_that_was_asked_for(tmp_path):
+    colour = Question("0", "Which colour ?", ("red", "blue"), "red", (), "any")
+    asked = [
+        (Item(f"item-{i}", "a prompt", "s", "t", (colour,)), 0, Image.new("RGB", (8, 8))) for i in range(60)
+    ]
+    model, kept = Talkative(), Kept(tmp_path / "kept.jsonl", FIELDS)
+    with pytest.raises(UserError, match="perhaps"):
+        for _ in kept.keep(ask_all(VqaJudge(model, lambda question: question.text), asked, 8)):
+            pass
+    found = Kept(tmp_path / "kept.jsonl", FIELDS)
+    there = [item for item, _, _ in asked if (item.id, 0, "0") in found]
+    assert len(there) == len(model.asked) - 1, "all that was asked, but the one"
+    assert len(model.asked) < 60, "no more is asked after that"

@@ -139,7 +139,7 @@ class Rows:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3, 40])
-def test_a_gradient_in_parts_is_the_batchs_and_the_same_bytes_on_any_number_of_cores(accumulate):
+def test_a_gradient_in_parts_is_the_batchs_and_adds_up_in_one_order(accumulate):
     random = torch.Generator().manual_seed(0)
     rows, start = torch.randn(40, 6, generator=random), torch.randn(6, 5, generator=random)
     found, most, at_work, lock = {}, {}, [], threading.Lock()

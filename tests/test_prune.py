@@ -70,6 +70,24 @@ def test_only_what_has_no_name_is_removed(repository: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("nothing to remove")
 
 
+def test_your_own_files_among_the_outs_are_not_removed(repository: Path) -> None:
+    yours = (
+        "models/backbones/mine-v3/unet/config.json",
+        "data/benchmarks/raw/questions.json",
+    )
+    for file in (*yours, "models/backbones/gone/file"):
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).touch()
+    params = (repository / "params.yaml").read_text()
+    params = params.replace("  backbones: {} ", "  backbones: {mine: {path: models/backbones/mine-v3}} ", 1)
+    params = params.replace(
+        "  benchmarks: {} ", "  benchmarks: {ours: {source: tifa, path: data/benchmarks/raw/questions.json}} "
+    )
+    (repository / "params.yaml").write_text(params)
+    assert prune.main() == 0
+    assert set(yours) <= files(repository) and "models/backbones/gone/file" not in files(repository)
+
+
 @pytest.mark.parametrize("argument", ["--dry-run", "count"])
 def test_an_argument_removes_nothing(
     argument: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,8 @@ it is the same matrix product, forwards and backwards, without a copy. `bench/RE
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,7 +32,9 @@ class Linear(nn.Linear):
 
 
 def speed_up(*parts: nn.Module) -> None:
-    """Let float32 modules on the CPU compute as above, in place; any other is left as it is."""
+    """Let float32 modules on an x86 CPU compute as above, in place; any other is left as it is."""
+    if not torch.backends.mkldnn.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
+        return
     for part in parts:
         parameter = next(part.parameters())
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32:

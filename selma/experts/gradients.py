@@ -1,7 +1,7 @@
 """The gradient of a batch, in parts: one after the other to save memory, or side by side to use every core.
 
-Parts weigh by their size, so the gradient is the whole batch's; what they are and the order in which they are added do
-not depend on the number of cores, so neither does the gradient.
+Parts weigh by their size, so the gradient is the whole batch's. What they are and the order in which they are added do
+not depend on the number of cores; how many of PyTorch's own threads share a part does, and rounds otherwise.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import socket
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,8 @@ from selma.images import sampler
 from selma.images.sampler import Advance
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from selma.backbones.loading import Pipeline
     from selma.runtime.params import Drawing
 
@@ -37,9 +41,17 @@ def draw_folder(
     """Draw an HF imagefolder: an image per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
 
     Images that are in `folder` already are kept: an earlier, killed call's, or another shard's (`sampler.draw`). Each
-    is renamed into place when whole. Compressing and writing run beside the drawing, on threads of their own.
+    is renamed into place when whole. Compressing and writing run beside the drawing, on threads of their own. Shards
+    may run at the same time, even the same one twice: each writes in a place of its own first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}" if shard != (1, 1) else folder
+    staging.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, image: Image) -> None:
+        write_image(staging / name, image)
+        if staging != folder:
+            os.replace(staging / name, folder / name)
+
     done = {i for i, row in enumerate(rows) if (folder / row["file_name"]).exists()}
     writers = min(8, os.cpu_count() or 1)
     waiting: deque[Future[None]] = deque()
@@ -57,14 +69,19 @@ def draw_folder(
         )
         try:
             for i, image in drawn:
-                waiting.append(pool.submit(write_image, folder / rows[i]["file_name"], image))
+                waiting.append(pool.submit(write, rows[i]["file_name"], image))
                 while len(waiting) > 8 * writers:
                     waiting.popleft().result()
         finally:
             drawn.close()
         for written in waiting:
             written.result()
-    if shard == (1, 1):
-        for half_written in folder.glob(f"{TEMPORARY}*"):  # of a killed call; no other one draws here now
-            half_written.unlink()
-        write_jsonl(folder / METADATA, rows)
+    if staging != folder:
+        staging.rmdir()
+        return
+    for left in folder.glob(f"{TEMPORARY}*"):  # by killed calls; no other one draws here now
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    write_jsonl(folder / METADATA, rows)

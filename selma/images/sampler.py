@@ -67,12 +67,12 @@ def draw(
     pixels = shape[1] * shape[2] * pipe.vae_scale_factor**2
     parts = plan(len(texts), drawing.batch, PART_PIXELS // pixels, pipe.device.type)
 
-    def part(start: int, stop: Event) -> list[Image]:
+    def part(start: int, stop: Event) -> torch.Tensor:
         indices = [min(i, len(texts) - 1) for i in range(start, start + parts.size)]
         with enough_memory(f"lower drawing.batch ({drawing.batch} images at once) or drawing.resolution"):
             scheduler = make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
             scheduler.set_timesteps(drawing.steps)
-            pixels = denoise(
+            return denoise(
                 pipe,
                 scheduler,
                 {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * parts.size]},
@@ -84,13 +84,6 @@ def draw(
                 stop=stop,
                 advance=lambda share: advance(share * len(wanted[start])),
             ).cpu()
-        finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
-        if not all(finite):
-            raise UserError(
-                f"the image of {texts[indices[finite.index(False)]]!r} is not finite (guidance {drawing.guidance}, "
-                f"{str(pipe.unet.dtype).removeprefix('torch.')}); lower guidance, or set runtime.dtype to float32"
-            )
-        return pipe.image_processor.postprocess(pixels, output_type="pil")
 
     wanted = {
         start: [i for i in range(start, min(start + parts.size, len(texts))) if i not in done]
@@ -101,7 +94,9 @@ def draw(
     with remembering(pipe.unet) as memory:
         drawn = ahead(jobs, parts.workers, parts.threads)
         try:
-            for start, images in zip(starts, drawn, strict=True):
+            for start, pixels in zip(starts, drawn, strict=True):
+                _check_finite(pixels, texts[start : start + parts.size], drawing, pipe)
+                images = pipe.image_processor.postprocess(pixels, output_type="pil")
                 for i in wanted[start]:
                     yield i, images[i - start]
         finally:
@@ -118,6 +113,17 @@ def contact_sheet(images: list[Image], columns: int = 4) -> Image:
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * (width + 2), i // columns * (height + 2)))
     return sheet
+
+
+def _check_finite(pixels: torch.Tensor, texts: list[str], drawing: Drawing, pipe: Pipeline) -> None:
+    """Raise UserError, naming its text, for an image that is not finite; what pads a part repeats its last image."""
+    finite = pixels.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(finite):
+        text = texts[min(finite.index(False), len(texts) - 1)]
+        raise UserError(
+            f"the image of {text!r} is not finite (guidance {drawing.guidance}, "
+            f"{str(pipe.unet.dtype).removeprefix('torch.')}); lower guidance, or set runtime.dtype to float32"
+        )
 
 
 def _latent_shape(pipe: Pipeline, size: int | None) -> tuple[int, int, int]:

@@ -40,16 +40,31 @@ class VqaJudge:
     def answers(
         self, asked: Iterable[tuple[Image.Image, Sequence[Question]]], batch: int = BATCH
     ) -> Iterator[Came[Answer]]:
-        """The same of any number of images, as answers come: by the numbers of the image and of its question."""
+        """The same of any number of images, as answers come: by the numbers of the image and of its question.
+
+        After words that fit no choice no further image is taken, but what was asked already is still given, as a server
+        was paid for it; then the error is raised.
+        """
         questions: list[Sequence[Question]] = []  # of the images that were taken
+        failures: list[UserError] = []
 
         def worded() -> Iterator[tuple[Image.Image, Sequence[str]]]:
             for image, some in asked:
+                if failures:
+                    return
                 questions.append(some)
                 yield image, [self._prompt(question) for question in some]
 
         for came in self._model.replies(worded(), batch):
-            yield {(i, j): self._settle(questions[i][j], said) for (i, j), said in came.items()}
+            settled: dict[tuple[int, int], Answer] = {}
+            for (i, j), said in came.items():
+                try:
+                    settled[i, j] = self._settle(questions[i][j], said)
+                except UserError as error:
+                    failures.append(error)
+            yield settled
+        if failures:
+            raise failures[0]
 
     def score(self, image: Image.Image, prompt: str) -> float:
         """VQAScore of an image for a prompt, 0..1."""
