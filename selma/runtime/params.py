@@ -209,7 +209,7 @@ class Judge:
 
     name: Name
     kind: Annotated[str, one_of(variants.names("judges"))]
-    batch: Count = 8
+    batch: Few = 8
 
 
 @section
