@@ -11,12 +11,13 @@ DVC keeps it, so a model that is withdrawn from the hub still runs. What a kille
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.net import hub
-from selma.net.pipelines import fetch_pipeline, write_source
+from selma.net.pipelines import take_pipeline
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -31,12 +32,8 @@ def main(name: str) -> None:
     wanted = params.backbones[name]
     with work.folder(stage.name()) as folder:
         repository = hub.open_hub(wanted.id, wanted.revision, folder / "download")
-        vae = hub.open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
-        out = folder / "backbone"
-        files = fetch_pipeline(repository, out, wanted.variant, vae)
-        with work.called({out: repository.name}):
-            load_pipeline(out, dtype="bfloat16")  # a backbone that does not open fails here
-        write_source(out, repository, wanted, vae, files)
+        check = partial(load_pipeline, dtype="bfloat16")  # a backbone that does not open fails here
+        out = take_pipeline(repository, wanted, folder, check)
         work.publish(out, Path(BACKBONES) / name)
 
 

@@ -41,6 +41,7 @@ SCHEDULE = (
 def make_scheduler(name: str, config: Mapping[str, Any], steps: int | None = None) -> SchedulerMixin:
     """Build the sampler `name` on a backbone's scheduler config (betas, prediction type, offsets).
 
+    Where `steps` are given its timesteps are set, on the CPU.
     Raises UserError for a name that is not in SCHEDULERS, for a config of which the sampler would drop what the
     backbone was trained on, and, where `steps` are given, for more of them than the backbone has.
     """

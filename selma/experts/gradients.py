@@ -41,15 +41,13 @@ class Gradients:
 
     def of(self, batch: Batch) -> torch.Tensor:
         """The batch's loss, a scalar on its device; its gradient is in the parameters' `grad`, which were None."""
-        parts = list(batch.split(self._parts))
-        if self._pool is None or len(parts) == 1:
-            losses = []
+        parts, losses = list(batch.split(self._parts)), []
+        if self._pool is None:
             for part in parts:
                 loss = self._weighted(part, len(batch))
                 loss.backward()
                 losses.append(loss.detach())
         else:
-            losses = []
             for loss, gradient in self._pool.map(lambda part: self._apart(part, len(batch)), parts):
                 losses.append(loss)
                 self._add(gradient)

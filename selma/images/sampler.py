@@ -70,11 +70,11 @@ def draw(
     def part(start: int, stop: Event) -> torch.Tensor:
         indices = [min(i, len(texts) - 1) for i in range(start, start + parts.size)]
         with enough_memory(f"lower drawing.batch ({drawing.batch} images at once) or drawing.resolution"):
-            scheduler = make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
-            scheduler.set_timesteps(drawing.steps)
             return denoise(
                 pipe,
-                scheduler,
+                make_scheduler(
+                    drawing.scheduler, pipe.scheduler.config, drawing.steps
+                ),  # it counts its steps
                 {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * parts.size]},
                 [torch.Generator().manual_seed(seeds[i]) for i in indices],
                 shape,

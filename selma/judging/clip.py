@@ -7,7 +7,7 @@ that matter in these scores are in the third.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
-from selma.judging.groups import BATCH, score_in_batches
+from selma.judging.groups import LocalScorer
 from selma.judging.opening import load_model, load_part
 
 Pixels = Callable[[Image.Image, int], torch.Tensor]
@@ -23,8 +23,11 @@ Scale = Callable[[float, float], float]  # (cosine, exp(logit_scale)) -> score
 Clean = Callable[[str], str]
 
 
-class ClipScorer:
-    """Score of an image for a prompt, from the cosine of their embeddings."""
+class ClipScorer(LocalScorer):
+    """Score of an image for a prompt, from the cosine of their embeddings.
+
+    Texts longer than CLIP's 77 tokens are truncated; a prompt of several images is read once.
+    """
 
     def __init__(
         self, model: CLIPModel, tokenizer: CLIPTokenizer, *, pixels: Pixels, scale: Scale, words: Clean
@@ -32,18 +35,8 @@ class ClipScorer:
         self._model, self._tokenizer = model, tokenizer
         self._pixels, self._scale, self._words = pixels, scale, words
 
-    def score(self, image: Image.Image, prompt: str) -> float:
-        """The score on the metric's published scale; texts longer than CLIP's 77 tokens are truncated."""
-        return next(self.scores([(image, prompt)]))[0]
-
-    def scores(
-        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
-    ) -> Iterator[Mapping[int, float]]:
-        """The same of any number of images, `batch` at a time; a prompt of several is read once."""
-        return score_in_batches(self._score, asked, batch)
-
     @torch.inference_mode()
-    def _score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+    def score_group(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         model = self._model
         side = model.config.vision_config.image_size
         pixels = torch.stack([self._pixels(image, side) for image in images]).to(model.device)

@@ -6,7 +6,8 @@ answers are those of a run that was not, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -36,14 +37,14 @@ class Model(Protocol):
     ) -> Iterator[Came[Said]]: ...
 
 
-class LocalModel:
+class LocalModel(ABC):
     """A model on this machine, which looks at the images of a group and then answers the texts about them."""
 
+    @abstractmethod
     def reply(
         self, images: Sequence[Image.Image], texts: Sequence[tuple[int, str]], batch: int
     ) -> list[Said]:
         """What is said to each of `texts`, (the number of its image, text); at most `batch` of them in one pass."""
-        raise NotImplementedError
 
     def replies(self, asked: Iterable[tuple[Image.Image, Sequence[str]]], batch: int) -> Iterator[Came[Said]]:
         """The same of any number of images, a group at a time; raises UserError where memory runs out."""
@@ -74,20 +75,29 @@ def groups(
         yield group
 
 
-def score_in_batches(
-    score: Callable[[Sequence[Image.Image], Sequence[str]], list[float]],
-    asked: Iterable[tuple[Image.Image, str]],
-    batch: int,
-) -> Iterator[Mapping[int, float]]:
-    """What `score` gives to images for their prompts, `batch` at a time; raises UserError where memory runs out."""
-    from selma.runtime.devices import enough_memory
+class LocalScorer(ABC):
+    """A model on this machine, which scores images for their prompts."""
 
-    first = 0
-    for group in groups(((image, [prompt]) for image, prompt in asked), batch):
-        with enough_memory(f"lower judge.batch ({batch} images at once)"):
-            scores = score([image for image, _ in group], [prompt for _, (prompt,) in group])
-        yield dict(enumerate(scores, start=first))
-        first += len(group)
+    @abstractmethod
+    def score_group(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """The scores of so many images for as many prompts, in one pass, on the metric's published scale."""
+
+    def score(self, image: Image.Image, prompt: str) -> float:
+        """The score of an image for a prompt."""
+        return next(self.scores([(image, prompt)]))[0]
+
+    def scores(
+        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
+    ) -> Iterator[Mapping[int, float]]:
+        """The same of any number of images, `batch` at a time; raises UserError where memory runs out."""
+        from selma.runtime.devices import enough_memory
+
+        first = 0
+        for group in groups(((image, [prompt]) for image, prompt in asked), batch):
+            with enough_memory(f"lower judge.batch ({batch} images at once)"):
+                scores = self.score_group([image for image, _ in group], [prompt for _, (prompt,) in group])
+            yield dict(enumerate(scores, start=first))
+            first += len(group)
 
 
 def parts(lengths: Sequence[int], batch: int, *, equal: bool = False) -> Iterator[list[int]]:

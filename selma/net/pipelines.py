@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_json, sha256_file, write_json
-from selma.net.hub import Repository
+from selma.net.hub import Repository, open_hub
+from selma.runtime import work
 from selma.runtime.origins import Backbone, OwnBackbone
 
-INDEX = "model_index.json"
-
-
-SOURCE = "source.json"
-
+INDEX, SOURCE = "model_index.json", "source.json"
 
 # Parts of a Stable Diffusion pipeline that are not loaded here; the pipeline opens without them.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-
 
 SETTINGS = (".json", ".txt", ".model")  # what tokenizers and schedulers are made of
 
@@ -60,6 +56,22 @@ def fetch_pipeline(
     write_json(out / INDEX, _without(index, UNUSED))
     hashes[INDEX] = sha256_file(out / INDEX)
     return dict(sorted(hashes.items()))
+
+
+def take_pipeline(
+    repository: Repository, wanted: Backbone | OwnBackbone, folder: Path, check: Callable[[Path], object]
+) -> Path:
+    """What is loaded of a row's pipeline, and source.json, in a folder under `folder`, which is returned.
+
+    Another VAE is downloaded where the row names one. `check` opens the folder, and raises UserError if it cannot.
+    """
+    vae = open_hub(wanted.vae.id, wanted.vae.revision, folder / "vae") if wanted.vae else None
+    out = folder / "backbone"
+    files = fetch_pipeline(repository, out, wanted.variant, vae)
+    with work.called({out: repository.name}):
+        check(out)
+    write_source(out, repository, wanted, vae, files)
+    return out
 
 
 def write_source(

@@ -5,7 +5,7 @@ The result is standardised by the published mean and deviation of the training s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_model
 from transformers import BertTokenizer, BlipConfig
 
 from selma.ground.errors import UserError, first_line
-from selma.judging.groups import BATCH, score_in_batches
+from selma.judging.groups import LocalScorer
 from selma.judging.opening import load_part
 from selma.judging.pixels import cut_square
 from selma.published.reward import Reward
@@ -29,24 +29,17 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35  # prompts are padded and cut to this many, as in training
 
 
-class ImageReward:
-    """Score of an image for a prompt; float32, as published."""
+class ImageReward(LocalScorer):
+    """Standardised score of an image for a prompt; float32, as published.
+
+    0 is an average image of the training set, 1 one standard deviation better.
+    """
 
     def __init__(self, model: Reward, tokenizer: BertTokenizer, side: int, device: str) -> None:
         self._model, self._tokenizer, self._side, self._device = model, tokenizer, side, device
 
-    def score(self, image: Image.Image, prompt: str) -> float:
-        """Standardised: 0 is an average image of the training set, 1 one standard deviation better."""
-        return next(self.scores([(image, prompt)]))[0]
-
-    def scores(
-        self, asked: Iterable[tuple[Image.Image, str]], batch: int = BATCH
-    ) -> Iterator[Mapping[int, float]]:
-        """The same of any number of images, `batch` at a time."""
-        return score_in_batches(self._score, asked, batch)
-
     @torch.inference_mode()
-    def _score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+    def score_group(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(self._device)
