@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -438,6 +440,31 @@ def test_a_flight_that_is_given_up_starts_nothing_more():
     next(flight)
     flight.close()
     assert len(started) <= 2 * AHEAD + 2
+
+
+CTRL_C = """
+import os, signal, sys, threading, time
+from selma.net.flight import Flight
+
+def hang(task):
+    # This thread takes the signal, so that it wakes nobody: as one that comes just before the main thread waits.
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    time.sleep(60)
+
+try:
+    for _ in Flight(hang, [1], 1):
+        pass
+except KeyboardInterrupt:
+    os._exit(130)
+"""
+
+
+def test_a_ctrl_c_that_wakes_nobody_ends_a_flight():
+    assert (
+        subprocess.run([sys.executable, "-c", CTRL_C], cwd=Path(__file__).parents[1], timeout=30).returncode
+        == 130
+    )
 
 
 class Talkative:

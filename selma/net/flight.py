@@ -11,6 +11,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AHEAD = 2  # tasks taken per thread: while the caller is busy with a result, the threads have a next one
+BLINK = 0.5  # seconds. A Ctrl-C just before a wait, or taken by another thread, does not end the wait; its end does.
 
 
 class Flight(Generic[T, R]):
@@ -56,7 +57,10 @@ class Flight(Generic[T, R]):
                         threads += 1
                 if not waiting:
                     break
-                number, result, failure = self._done.get()
+                try:
+                    number, result, failure = self._done.get(timeout=BLINK)
+                except queue.Empty:
+                    continue
                 waiting -= 1
                 if failure is None:
                     yield number, result
