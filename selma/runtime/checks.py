@@ -106,6 +106,7 @@ def _check_merges(params: Params) -> None:
     for name, merge in params.merges.items():
         if name in params.experts:
             raise UserError(f"merges.{name}: an expert has that name; choose another")
+        variants.options("operators", merge.operator, merge.options, f"merges.{name}.options")
         if merge.experts is not None:
             allow_all(f"merges.{name}.experts", merge.experts, params.experts, "in `experts`")
             continue
@@ -127,6 +128,7 @@ def _check_models(params: Params) -> None:
         if name in ("item", "skill"):
             raise UserError(f"models.{name}: metrics/items.csv has a column of that name; choose another")
         allow(f"models.{name}.weights", model.weights, weights, "made by a stage")
+        variants.options("guidance", model.guidance, model.options, f"models.{name}.options")
     for number, (first, second) in enumerate(params.compare):
         allow_all(f"compare[{number}]", (first, second), params.models, "in `models`")
         if first == second:

@@ -55,18 +55,23 @@ class Expert:
 
 @section
 class Merge:
-    """Experts to merge, and how; `experts` null is one expert for each skill, of the skill's name."""
+    """Experts to merge, and how; `experts` null is one expert for each skill, of the skill's name.
+
+    `options` are the operator's settings, those that its file states.
+    """
 
     operator: Annotated[str, one_of(variants.names("operators"))]
     experts: Names | None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @section
 class Model:
-    """What is drawn and judged: a backbone's folder or a LoRA's, and the method of guidance."""
+    """What is drawn and judged: a backbone's folder or a LoRA's, and the method of guidance with its settings."""
 
     weights: str
     guidance: Annotated[str, one_of(variants.names("guidance"))]
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @section

@@ -7,13 +7,18 @@ where it is chosen. To add a choice, add a file; nothing else names it.
 from __future__ import annotations
 
 import ast
+import dataclasses
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from selma.ground.errors import UserError
+from selma.ground.schema import build, one_of, section
 
 FOLDER = Path(__file__).parents[1] / "variants"
 
@@ -57,3 +62,30 @@ def constants(door: str, name: str) -> dict[str, Any]:
         elif isinstance(target, ast.Tuple):
             found |= dict(zip((name.id for name in target.elts), value, strict=True))
     return found
+
+
+def options(door: str, name: str, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The settings of a choice, checked, those that are not given by their defaults.
+
+    A choice's file states them in OPTIONS, e.g. {"density": {"default": 0.5, "gt": 0, "le": 1}}: the default's type
+    is the setting's; gt, ge, lt and le bound a number, `one_of` lists what a text may be, and `weights` (default None)
+    is a number for each name. Raises UserError, opened by `key`, for an unknown setting and an impossible value.
+    """
+    if given and not constants(door, name).get("OPTIONS"):
+        raise UserError(f"{key}: {name} has no settings; leave them out")
+    found = build(_schema(door, name), dict(given), where=key, whole="it")
+    return {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+
+
+@cache
+def _schema(door: str, name: str) -> type:
+    """OPTIONS of a choice's file as a section."""
+    fields = []
+    for setting, rules in constants(door, name).get("OPTIONS", {}).items():
+        rules = dict(rules)
+        default, allowed = rules.pop("default"), rules.pop("one_of", None)
+        kind: Any = dict[str, float] if rules.pop("weights", False) else type(default)
+        checks = [*([one_of(allowed)] if allowed else []), *([Field(**rules)] if rules else [])]
+        kind = Annotated[kind, *checks] if checks else kind
+        fields.append((setting, kind if default is not None else kind | None, default))
+    return section(dataclasses.make_dataclass("Options", fields, frozen=True))
