@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from random import Random
@@ -105,10 +106,69 @@ def test_a_corpus_shows_as_many_pairs_as_asked_for():
     assert shares[0] == 0.0 and shares[2] == 1.0 and 0.65 < shares[1] < 0.85
 
 
-@pytest.mark.parametrize("skill", STYLES)
+@pytest.mark.parametrize("skill", [*STYLES, "relations", "sizes"])
 def test_the_writer_reads_the_style_from_the_request_alone(skill):
     loaded = load_skill(SKILLS, skill)
     assert read_style(request_text(loaded, loaded.seeds, 20), list(loaded.seeds)) == skill
+
+
+WRITTEN = {
+    "objects": "d83f603205b6940d",
+    "paragraph": "28fa8e3262432b05",
+    "tags": "2bf105294493f86f",
+    "count": "1172aa0587c97b8a",
+    "counterfactual": "85284b3be1d249d9",
+}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_what_is_written_for_the_five_skills_of_the_exam_stays(name):
+    skill = load_skill(SKILLS, name)
+    request = request_text(skill, skill.seeds, 20)
+    replies = "\0".join(Writer().reply(request, seed)[0] for seed in range(50))
+    assert hashlib.sha256(replies.encode()).hexdigest()[:16] == WRITTEN[name]
+
+
+def written(name: str) -> list[str]:
+    """Prompts of a skill without those that were cut off, and the seeds."""
+    skill = load_skill(SKILLS, name)
+    request = request_text(skill, skill.seeds, 20)
+    replies = [Writer().reply(request, seed) for seed in range(40)]
+    items = [item for text, reason in replies if reason == "stop" for item in parse_list(text, reason)]
+    assert len(items) > 600
+    assert all(len(item.split()) <= skill.max_words for item in items)
+    return [*skill.seeds, *items]
+
+
+def test_prompts_of_relations_are_of_two_things_and_where_they_stand():
+    where = (
+        " left",
+        " right",
+        "above",
+        "over",
+        "higher",
+        "below",
+        "under",
+        "beneath",
+        " top",
+        "bottom",
+        "upper",
+        "lower",
+        "down",
+    )
+    for prompt in written("relations"):
+        assert len(re.findall(r"circle|square|triangle|cross", prompt)) == 2, prompt
+        assert any(word in prompt for word in where), prompt
+
+
+def test_prompts_of_sizes_are_of_small_and_large_things():
+    both = 0
+    for prompt in written("sizes"):
+        things = re.findall(r"circle|square|triangle|cross", prompt)
+        sizes = re.findall(r"\b(small|large)\b", prompt)
+        assert len(sizes) == len(things) and len(set(sizes)) == len(sizes), prompt
+        both += len(things) == 2
+    assert 400 < both < 700
 
 
 def test_a_new_skill_is_written_in_the_style_of_its_examples():

@@ -36,6 +36,12 @@ def test_shipped_skills(world, name):
     assert len(skill.seeds) == 3
 
 
+@pytest.mark.parametrize("name", ["relations", "sizes"])
+def test_skills_of_the_set_with_more_than_five(name):
+    skill = load_skill(SHIPPED / "shapes", name)
+    assert skill.max_words == 30 and 3 <= len(skill.rules) <= 5
+
+
 def test_every_skill_in_params_has_a_file():
     params = load_params(ROOT / "params.yaml")
     for name in params.skills:

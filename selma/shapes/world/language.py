@@ -129,13 +129,14 @@ class Facts:
 
 
 def describe(
-    rng: Random, scene: Scene, style: str, drop: float = 0.0, background: float = 0.6
+    rng: Random, scene: Scene, style: str, drop: float = 0.0, background: float = 0.6, sized: float = 0.75
 ) -> tuple[str, Facts]:
     """A caption of the scene in one style, and its facts.
 
     drop: chance to leave a colour or a relation unsaid (as web captions do). background: chance to name it.
+    sized: chance to say that a thing is small or large.
     """
-    phrases = [_phrase(rng, thing, drop) for thing in scene.things]
+    phrases = [_phrase(rng, thing, drop, sized) for thing in scene.things]
     relation = scene.relation if scene.kind == "pair" and rng.random() >= drop else None
     ground = scene.background if rng.random() < background * (1 - drop) else None
     if scene.kind == "count":
@@ -162,9 +163,11 @@ def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-def _phrase(rng: Random, thing: Thing, drop: float) -> tuple[str, tuple[str | None, str, str | None]]:
+def _phrase(
+    rng: Random, thing: Thing, drop: float, sized: float
+) -> tuple[str, tuple[str | None, str, str | None]]:
     color = None if rng.random() < drop else thing.color
-    size = thing.size if thing.size != "medium" and rng.random() < 0.75 * (1 - drop) else None
+    size = thing.size if thing.size != "medium" and rng.random() < sized * (1 - drop) else None
     return " ".join(word for word in (size, color, thing.shape) if word), (color, thing.shape, size)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from random import Random
 
 from selma.shapes.world.language import describe
-from selma.shapes.world.scene import NUMBERS, sample_scene
+from selma.shapes.world.scene import NUMBERS, Scene, sample_scene
 
 _REPEAT = 0.04  # chance that an item repeats an earlier one or an example
 _PREAMBLES = ("", "", "", "Sure! Here are more prompts:\n\n", "Here you go:\n")
@@ -22,12 +22,16 @@ KINDS = {  # kinds of scene a style speaks of
     "tags": ("pair", "pair", "single"),
     "count": ("count",),
     "counterfactual": ("pair", "pair", "single"),
+    "relations": ("pair",),
+    "sizes": ("pair", "pair", "single"),
 }
 _STYLE_WORDS = {  # what gives a style away in a request
     "tags": ("comma-separated", "keywords"),
     "paragraph": ("paragraph", "several sentences"),
     "counterfactual": ("counterfactual", "unusual", "never or rarely", "commonsense"),
     "count": ("counting", "how many"),
+    "relations": ("spatial relation",),
+    "sizes": ("relative size",),
 }
 
 
@@ -73,9 +77,20 @@ def _wanted(request_text: str) -> int:
 
 
 def _write(rng: Random, style: str) -> str:
+    if style == "sizes":
+        return describe(rng, _sized_scene(rng), style, sized=1.0)[0]
     scene = sample_scene(rng, rng.choice(KINDS[style]), rare=1.0 if style == "counterfactual" else 0.0)
-    text, _ = describe(rng, scene, style)
-    return text
+    return describe(rng, scene, style)[0]
+
+
+def _sized_scene(rng: Random) -> Scene:
+    """A scene of one thing that is small or large, or of two, one of which is small and the other large."""
+    kind = rng.choice(KINDS["sizes"])
+    while True:
+        scene = sample_scene(rng, kind)
+        sizes = [thing.size for thing in scene.things]
+        if "medium" not in sizes and len(set(sizes)) == len(sizes):
+            return scene
 
 
 def _format(rng: Random, items: list[str], first: int) -> tuple[str, str]:
