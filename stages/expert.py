@@ -2,7 +2,7 @@
 
     python -m stages.expert count
 
-reads   experts.<name>.data            metadata.jsonl and images (data/images: those of every skill in its skills.json)
+reads   experts.<name>.data            metadata.jsonl and images; in data/images those of each skill in its skills.json
         models/backbones/<expert.backbone>/
 writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a LoRA folder in diffusers' format
         metrics/loss/<name>.csv        step, loss
@@ -17,6 +17,7 @@ from pathlib import Path
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop
+from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
 from selma.ground.pairs import read_image, read_training
@@ -32,7 +33,7 @@ def main(name: str) -> None:
     if name not in params.experts:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
-    pairs = read_training(Path(expert.data))
+    pairs = read_training(Path(expert.data), expert.skills)
     backbone = Path(BACKBONES) / params.expert.backbone
     settings = replace(params.expert, steps=expert.steps or params.expert.steps)
     provenance = {
@@ -42,6 +43,7 @@ def main(name: str) -> None:
         "alpha": params.expert.alpha,
         "targets": list(params.expert.targets),
         "data": expert.data,
+        **({"skills": list(expert.skills)} if expert.skills else {}),
         "images": len(pairs),
         "seed": params.seed,
     }
@@ -50,7 +52,8 @@ def main(name: str) -> None:
     unet, schedule = pipe.unet, training_schedule(pipe)
     # What does not fit is said before anything is computed.
     loop.check_precision(unet)
-    add_lora(unet, params.expert.rank, params.expert.alpha, list(params.expert.targets), params.seed)
+    start = initial_seed(settings.init, params.seed, name)
+    add_lora(unet, settings.rank, settings.alpha, list(settings.targets), start)
 
     with work.folder(stage.name()) as folder:
         # Encode every pair once; the VAE and the text encoders are not needed after that.
@@ -59,7 +62,7 @@ def main(name: str) -> None:
         with enough_memory("lower expert.resolution"):
             encoded = examples.kept(
                 folder / "examples.safetensors",
-                partial(examples.encode, pipe, images, texts, params.expert.resolution),
+                partial(examples.encode, pipe, images, texts, settings.resolution, settings.flip),
                 pipe.device,
             )
         del pipe

@@ -72,7 +72,8 @@ def _scorer(params: Params, name: str) -> Callable[[Path], dict[str, float]]:
     from selma.backbones.loading import load_pipeline  # torch: policy `last` does without it
 
     benchmark = Path("data/benchmarks") / params.evaluate.benchmarks[0]
-    items, held_out = dev_prompts(Path(params.experts[name].data), benchmark)
+    expert = params.experts[name]
+    items, held_out = dev_prompts(Path(expert.data), benchmark, expert.skills)
     backbone = Path(BACKBONES) / params.expert.backbone
     device, dtype = params.runtime.device, params.runtime.dtype
     judge = load_judge(params.judge.name, device, dtype)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.files import read_json, write_jsonl
-from selma.ground.pairs import write_image
+from selma.ground.files import read_json, write_json, write_jsonl
+from selma.ground.pairs import read_image, write_image
 from selma.lora.files import load_lora
 from selma.runtime import tracking, work
 from stages import expert, merge, pool
@@ -127,6 +127,74 @@ def test_one_lora_on_everything_reads_the_skills_in_params_only(make_project, mo
     run(root, monkeypatch, "single")
     card = load_lora(root / "models/checkpoints/single/step-000005").provenance
     assert card["images"] == 6 * len(skills)
+
+
+def test_an_expert_on_some_skills_reads_their_images_and_says_so(make_project, monkeypatch):
+    three = {"data": "data/images", "objective": "denoising", "skills": ["tags", "objects", "count"]}
+    root = make_project("project", {**SETTINGS, "expert.steps": 5, "experts.three": three})
+    skills = ["objects", "paragraph", "tags", "count", "counterfactual"]
+    for skill in skills:
+        add_images(root, skill)
+    write_json(root / "data/images/skills.json", skills)
+    read = []
+    monkeypatch.setattr(expert, "read_image", lambda file: read.append(file.parent.name) or read_image(file))
+    run(root, monkeypatch, "three")
+    assert read == ["objects"] * 6 + ["tags"] * 6 + ["count"] * 6
+    card = load_lora(root / "models/checkpoints/three/step-000005").provenance
+    assert card["images"] == 18 and card["skills"] == three["skills"] and card["data"] == "data/images"
+    write_json(root / "data/images/skills.json", skills[:2])
+    with pytest.raises(
+        UserError, match=r"data/images/skills\.json: does not name tags; it names objects, para"
+    ):
+        run(root, monkeypatch, "three")
+    run(root, monkeypatch, "count")
+    assert "skills" not in load_lora(root / "models/checkpoints/count/step-000005").provenance
+
+
+def first_a(root: Path, name: str) -> dict[str, torch.Tensor]:
+    factors = load_lora(root / "models/checkpoints" / name / "step-000005").factors
+    return {module: a for module, (a, _) in factors.items()}
+
+
+def test_experts_start_from_one_a_or_each_from_its_own(make_project, monkeypatch):
+    """At a learning rate that moves nothing, what is trained is what it started from."""
+    still, names = {**SETTINGS, "expert.learning_rate": 1e-12, "expert.steps": 5}, ["count", "tags"]
+    found = {}
+    for title, init, seed in (
+        ("shared", "shared", 42),
+        ("own", "own", 42),
+        ("again", "own", 42),
+        ("43", "own", 43),
+    ):
+        root = make_project(title, {**still, "expert.init": init, "seed": seed})
+        for name in names:
+            add_images(root, name)
+            run(root, monkeypatch, name)
+        found[title] = [first_a(root, name) for name in names]
+    for module, a in found["shared"][0].items():
+        torch.testing.assert_close(a, found["shared"][1][module], atol=1e-6, rtol=0)
+        one, other = (own[module] for own in found["own"])
+        assert (one - other).abs().max() > 0.1 and (one - a).abs().max() > 0.1
+        assert torch.equal(one, found["again"][0][module])
+        assert (one - found["43"][0][module]).abs().max() > 0.1
+
+
+def test_flips_train_another_expert_and_a_killed_run_goes_on_with_them(make_project, monkeypatch):
+    roots = {}
+    for title, flip in (("plain", False), ("flipped", True), ("killed", True)):
+        roots[title] = make_project(title, {**SETTINGS, "expert.flip": flip})
+        add_images(roots[title], "count")
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=roots["killed"],
+        env={**os.environ, "PYTHONPATH": str(roots["killed"])},
+    )
+    assert dead.returncode == -signal.SIGKILL
+    for root in roots.values():
+        run(root, monkeypatch)
+    assert outs(roots["killed"]) == outs(roots["flipped"])
+    plain, flipped = (outs(roots[title]) for title in ("plain", "flipped"))
+    assert plain.keys() == flipped.keys() and plain != flipped
 
 
 @pytest.mark.parametrize("operator", ["factor_mean", "delta_mean"])

@@ -118,6 +118,17 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
             "experts.count.data is '~/images'; it must be a path on this disk",
         ),
         ("experts.count.data", "data/samples/base/shapes", "which shows the benchmarks' test prompts"),
+        (
+            "experts.count.skills",
+            ["count"],
+            "experts.count.skills: its data is data/images/count; only experts with data data/images choose skills",
+        ),
+        ("experts.single.skills", ["cuont"], "experts.single.skills holds cuont; it must be one in `skills`"),
+        ("experts.single.skills", [], "experts.single.skills is []; it must have at least 1 item"),
+        ("experts.single.skills", ["tags", "tags"], "it must not name tags twice"),
+        ("experts.single.skills", "tags", "experts.single.skills is 'tags'; it must be a list"),
+        ("expert.flip", "yes", "expert.flip is 'yes'; it must be a valid boolean"),
+        ("expert.init", "random", "expert.init is 'random'; it must be one of: shared, own"),
         ("experts.count.steps", 10, "it must be at most the 10 steps of expert count"),
         ("experts.count.objective", "gan", "experts.count.objective is 'gan'; it must be one of: denoising"),
         ("experts.a b", {}, "a key of experts is 'a b'; it must be a name"),
@@ -220,6 +231,12 @@ def test_a_skill_without_an_expert_and_a_merge_that_forgets_one_are_warned_of_on
     for about, said in (("tags", skill), ("merged", merge), ("count", "")):
         warn(params, about)
         assert capsys.readouterr().err.strip() == said
+    contents["experts"]["single"] = {**COMMITTED["experts"]["single"], "skills": ["count"]}
+    warn(load_params(write(tmp_path, contents)), "tags")
+    assert capsys.readouterr().err.strip() == skill, "it trains on all of data/images' skills but this one"
+    contents["experts"]["single"]["skills"] = ["count", "tags"]
+    warn(load_params(write(tmp_path, contents)), "tags")
+    assert not capsys.readouterr().err
     warn(load_params(ROOT / "params.yaml"))
     assert not capsys.readouterr().err
 
@@ -290,6 +307,12 @@ def _write_junk(folder: Path, contents: Callable[[], Any]) -> Path:
     path = folder / "params.yaml"
     path.write_text(buffer.getvalue(), encoding="utf-8", errors="surrogatepass")
     return path
+
+
+def test_settings_of_training_that_a_file_does_without_are_the_papers(tmp_path: Path) -> None:
+    contents = changed("expert.flip", del_)
+    del contents["expert"]["init"]
+    assert load_params(write(tmp_path, contents)) == load_params(ROOT / "params.yaml")
 
 
 def test_the_schedulers_are_those_the_library_knows() -> None:

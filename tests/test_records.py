@@ -221,6 +221,12 @@ def test_pairs_of_a_folder_and_of_named_subfolders(tmp_path: Path) -> None:
     write_json(tmp_path / "skills.json", ["tags", "count"])
     both = read_training(tmp_path)
     assert [pair.id for pair in both] == ["tags-0", "tags-1", "count-0", "count-1"]
+    assert [pair.id for pair in read_training(tmp_path, ["count"])] == ["count-0", "count-1"]
+    assert read_training(tmp_path, ["count", "tags"]) == both
+    with pytest.raises(UserError, match=r"skills\.json: does not name stranger; it names tags, count"):
+        read_training(tmp_path, ["count", "stranger"])
+    with pytest.raises(UserError, match=r"count: holds no skills\.json, so none of its images are a skill's"):
+        read_training(tmp_path / "count", ["count"])
 
 
 @pytest.mark.parametrize("table", [False, True])

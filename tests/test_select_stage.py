@@ -136,6 +136,16 @@ def test_prompts_held_out_by_the_filter_are_scored_by_vqascore(project, monkeypa
     select.main("single")
     assert project.calls[0][1] == [f"{skill} held out {i}" for skill in ("tags", "count") for i in range(2)]
 
+    params = (
+        Path("params.yaml")
+        .read_text()
+        .replace("  single: {data: data/images, ", "  single: {data: data/images, skills: [count], ")
+    )
+    Path("params.yaml").write_text(params)  # of one of the two, on that one
+    project.calls.clear()
+    select.main("single")
+    assert project.calls[0][1] == [f"count held out {i}" for i in range(2)]
+
 
 def test_an_expert_that_nothing_can_be_chosen_by_is_named(project):
     (Path("data/benchmarks/shapes") / "dev.jsonl").unlink()

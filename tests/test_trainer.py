@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,14 +17,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from selma.backbones import conditioning
 from selma.backbones.latents import to_vae
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop
-from selma.experts.draws import batch_indices
+from selma.experts.draws import batch_indices, initial_seed
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_parameters
 from selma.lora.files import load_lora
@@ -257,6 +258,96 @@ def test_what_was_encoded_once_is_read_again_as_it_was(pipe_of, tmp_path):
 @pytest.fixture(params=["tiny_backbone", "tiny_sdxl"])
 def pipe_of(request):
     return load_pipeline(request.getfixturevalue(request.param))
+
+
+def test_flipped_latents_are_those_of_the_mirrored_images(pipe_of, tmp_path):
+    size = (80, 48)  # fitted and cropped first: diffusers' own order
+    mirrored = [ImageOps.mirror(image) for image in pictures(size=size)]
+    plain = examples.encode(pipe_of, pictures(size=size), TEXTS)
+    flipped = examples.encode(pipe_of, mirrored, TEXTS)
+    both = examples.encode(pipe_of, pictures(size=size), TEXTS, flip=True)
+    kept = examples.kept(tmp_path / "kept.safetensors", lambda: both, pipe_of.device)
+    for found in (both, kept):
+        torch.testing.assert_close(found.mean, plain.mean)
+        torch.testing.assert_close(
+            found.mirror_mean, flipped.mean, atol=2e-2, rtol=0
+        )  # pixels round otherwise
+        torch.testing.assert_close(found.mirror_std, flipped.std, atol=2e-2, rtol=0)
+        assert torch.equal(found.time_ids, flipped.time_ids)
+    assert (plain.mean - flipped.mean).abs().max() > 0.1
+    assert torch.equal(kept.mirror_mean, both.mirror_mean) and torch.equal(kept.mirror_std, both.mirror_std)
+    assert plain.mirror_mean is None and plain.mirror_std is None
+
+
+def test_parts_of_flipped_images_stay_in_their_order(tiny_backbone, monkeypatch):
+    pipe = load_pipeline(tiny_backbone)
+    monkeypatch.setattr(examples, "ENCODE_BATCH", 2)
+    images, texts = pictures(5), [f"{i}" for i in range(5)]
+    both = examples.encode(pipe, images, texts, flip=True)
+    for image, mean in zip(images, both.mirror_mean, strict=True):
+        alone = examples.encode(pipe, [ImageOps.mirror(image)], ["x"])
+        torch.testing.assert_close(mean, alone.mean[0])
+
+
+def test_a_mirrored_image_that_is_not_finite_is_named(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+    encode, count = pipe.vae.encode, iter(range(9))
+
+    def broken(pixels):
+        posterior = encode(pixels)
+        if next(count) == 1:
+            posterior.latent_dist.mean[2] *= torch.inf
+        return posterior
+
+    pipe.vae.encode = broken
+    texts = [f"picture {i}" for i in range(6)]
+    with pytest.raises(UserError, match=r"latents of the image of 'picture 2' are not finite"):
+        examples.encode(pipe, pictures(6), texts, flip=True)
+
+
+def test_each_image_of_a_batch_is_mirrored_or_not_and_nothing_else_changes(tiny_backbone):
+    pipe = load_pipeline(tiny_backbone)
+    schedule = training_schedule(pipe)
+    settings = replace(SETTINGS, batch=64)
+    plain = examples.encode(pipe, pictures(), TEXTS)
+    both = examples.encode(pipe, pictures(), TEXTS, flip=True)
+    only = replace(plain, mean=both.mirror_mean, std=both.mirror_std)
+    batch, mixed, mirrored = (
+        draw_batch(schedule, each, settings, seed=3, step=5) for each in (plain, both, only)
+    )
+    assert torch.equal(mixed.times, batch.times)
+    assert torch.equal(mixed.texts.states, batch.texts.states)
+    as_it_is = (mixed.noisy == batch.noisy).flatten(1).all(dim=1)
+    as_mirrored = (mixed.noisy == mirrored.noisy).flatten(1).all(dim=1)
+    assert (as_it_is ^ as_mirrored).all() and 16 < as_mirrored.sum() < 48
+    again = draw_batch(schedule, both, settings, seed=3, step=5)
+    assert torch.equal(again.noisy, mixed.noisy)
+    other = draw_batch(schedule, both, settings, seed=3, step=6)
+    assert not torch.equal(other.noisy, mixed.noisy)
+
+
+def test_without_flips_a_step_draws_what_it_always_drew(tiny_backbone):
+    """The recipe of the draws, written out: an expert's bytes hang on their order."""
+    pipe = load_pipeline(tiny_backbone)
+    schedule = training_schedule(pipe)
+    found = examples.encode(pipe, pictures(), TEXTS)
+    batch = draw_batch(schedule, found, SETTINGS, seed=3, step=5)
+    digest = hashlib.sha256(b"3:step:5").digest()
+    random = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    sample, noise = (torch.randn((4, 4, 8, 8), generator=random) for _ in range(2))
+    times = torch.randint(1000, (4,), generator=random)
+    rows = batch_indices(len(TEXTS), 4, 3, 5)
+    latents = found.mean[rows] + found.std[rows] * sample
+    assert torch.equal(batch.times, times)
+    assert torch.equal(batch.noisy, schedule.add_noise(latents, noise, times))
+
+
+def test_an_adapters_own_start_is_stable_and_another_for_each_expert():
+    names = ["count", "tags", "single"]
+    assert [initial_seed("shared", 42, name) for name in names] == [42] * 3
+    own = [initial_seed("own", seed, name) for seed in (42, 43) for name in names]
+    assert len(set(own)) == 6 and all(0 <= seed < 2**63 for seed in own)
+    assert own[0] == 5466363622429039275
 
 
 def test_images_are_encoded_side_by_side_in_their_order(tiny_backbone, monkeypatch):

@@ -41,6 +41,7 @@ class Examples:
     texts      every caption once; row 0 is the empty caption
     caption    [n], each pair's row in `texts`
     time_ids   [n, 6] fp32, each image's size and crop, which condition SDXL only
+    mirror_mean, mirror_std    those of the mirrored images; None: training never mirrors
     """
 
     mean: torch.Tensor
@@ -48,6 +49,8 @@ class Examples:
     texts: Conditioning
     caption: torch.Tensor
     time_ids: torch.Tensor
+    mirror_mean: torch.Tensor | None = None
+    mirror_std: torch.Tensor | None = None
 
 
 def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Examples:
@@ -67,6 +70,8 @@ def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Ex
             "pooled": found.texts.pooled,
             "caption": found.caption,
             "time_ids": found.time_ids,
+            "mirror_mean": found.mirror_mean,
+            "mirror_std": found.mirror_std,
         }
         with atomic(file) as temporary:
             save_file(
@@ -79,13 +84,18 @@ def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Ex
 
 @torch.no_grad()
 def encode(
-    pipe: Pipeline, images: Iterable[Image], texts: list[str], resolution: int | None = None
+    pipe: Pipeline,
+    images: Iterable[Image],
+    texts: list[str],
+    resolution: int | None = None,
+    flip: bool = False,
 ) -> Examples:
     """Encode RGB images and their captions with the pipeline's VAE and text encoders, onto its device.
 
     An image of a size other than `resolution` (pixels of each side, by default the backbone's own) is resized and
-    cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. Never flipped: captions say
-    left and right. Images are read a few at a time. Raises UserError, naming the text, for latents that are not finite.
+    cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. With `flip` the mirrored
+    images are encoded, too. Images are read a few at a time. Raises UserError, naming the text, for latents that are
+    not finite.
     """
     size = image_size(pipe, resolution)
     ids: list[tuple[int, ...]] = []
@@ -103,14 +113,19 @@ def encode(
             ids.extend(time_ids for _, time_ids in fitted)
             part = torch.stack([pixels for pixels, _ in fitted])
             yield lambda _, part=part: encoded(part)
+            if flip:
+                yield lambda _, part=part: encoded(part.flip(-1))
 
     at_once = max(ENCODE_BATCH, ENCODE_PIXELS // (size[0] * size[1]))
     parts = plan(len(texts), at_once, ENCODE_BATCH, pipe.device.type) if texts else Plan(1, 1, 1)
     means, stds = zip(*ahead(jobs(), parts.workers, parts.threads), strict=True)
     if len(ids) != len(texts):
         raise ValueError(f"{len(ids)} images but {len(texts)} texts")
-    mean, std = torch.cat(means), torch.cat(stds)
-    finite = (mean.isfinite() & std.isfinite()).flatten(1).all(dim=1).tolist()
+    every = 1 + flip  # parts alternate: as it is, mirrored
+    mean, std = torch.cat(means[::every]), torch.cat(stds[::every])
+    mirror = (torch.cat(means[1::every]), torch.cat(stds[1::every])) if flip else ()
+    found = torch.stack([each.isfinite().flatten(1).all(dim=1) for each in (mean, std, *mirror)])
+    finite = found.all(dim=0).tolist()
     if not all(finite):
         raise UserError(
             f"the latents of the image of {texts[finite.index(False)]!r} are not finite in {pipe.vae.dtype}; "
@@ -124,6 +139,7 @@ def encode(
         texts=conditioning.encode_texts(pipe, unique).to(pipe.device),
         caption=torch.tensor([row[text] for text in texts], device=pipe.device),
         time_ids=torch.tensor(ids, device=pipe.device).float(),
+        **dict(zip(("mirror_mean", "mirror_std"), mirror, strict=False)),
     )
 
 

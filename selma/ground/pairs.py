@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired
@@ -140,24 +141,33 @@ def read_pairs(folder: Path) -> list[Pair]:
     )
 
 
-def parts(folder: Path) -> list[Path]:
+def parts(folder: Path, skills: Sequence[str] | None = None) -> list[Path]:
     """The folders of an expert's images: those of the skills that `folder/skills.json` names, else `folder` itself.
 
-    Named, never globbed: what a folder holds beyond params.yaml must not slip into training.
+    Named, never globbed: what a folder holds beyond params.yaml must not slip into training. `skills` keeps those of
+    them alone, in the file's order. Raises UserError for one that the file lacks, and for no file.
     """
     folder = Path(folder)
     if not (folder / POOL).is_file():
+        if skills is not None:
+            raise UserError(
+                f"{folder}: holds no {POOL}, so none of its images are a skill's; leave out skills"
+            )
         return [folder]
-    return [folder / name for name in read_record(folder / POOL, list[FileName])]
+    names = read_record(folder / POOL, list[FileName])
+    for skill in skills or ():
+        if skill not in names:
+            raise UserError(f"{folder / POOL}: does not name {skill}; it names {', '.join(names)}")
+    return [folder / name for name in names if skills is None or name in skills]
 
 
-def read_training(folder: Path) -> list[Pair]:
+def read_training(folder: Path, skills: Sequence[str] | None = None) -> list[Pair]:
     """The pairs to train an expert on, those of its `parts` one after another.
 
     A person's own folder will do: an HF imagefolder, whose metadata.jsonl or metadata.csv has file_name and text; `id`
     is the file's name where there is none, `seed` 0. Raises UserError as `read_pairs` does.
     """
-    rows = [(part, row) for part in parts(folder) for row in _own_rows(part)]
+    rows = [(part, row) for part in parts(folder, skills) for row in _own_rows(part)]
     return _checked(Path(folder), [_pair(part, row) for part, row in rows])
 
 

@@ -44,7 +44,11 @@ def warn(params: Params, about: str | None = None) -> None:
 
     Every stage reads params.yaml; each warning is for the stage that it is about, so that a run says it once.
     """
-    data = {expert.data for expert in params.experts.values()}
+    data = {
+        folder
+        for expert in params.experts.values()
+        for folder in ([f"{IMAGES}/{skill}" for skill in expert.skills] if expert.skills else [expert.data])
+    }
     said = {
         skill: f"skills holds {skill}, but no expert trains on its images; `experts` needs a row for it: "
         f"{skill}: {{data: {IMAGES}/{skill}, objective: denoising}}"
@@ -87,6 +91,12 @@ def _check_experts(params: Params) -> None:
     for name, expert in params.experts.items():
         if Path(IMAGES) in (Path(expert.data), *Path(expert.data).parents):
             allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        if expert.skills is not None:
+            if expert.data != IMAGES:
+                raise UserError(
+                    f"experts.{name}.skills: its data is {expert.data}; only experts with data {IMAGES} choose skills"
+                )
+            allow_all(f"experts.{name}.skills", expert.skills, params.skills, "in `skills`")
         if Path("data/samples") in Path(expert.data).parents:
             raise UserError(f"experts.{name}.data is {expert.data}, which shows the benchmarks' test prompts")
         steps = expert.steps or params.expert.steps

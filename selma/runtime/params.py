@@ -45,12 +45,14 @@ Few = Annotated[int, Field(ge=1, le=1000)]
 class Expert:
     """One LoRA to train: its images, the objective, and its own number of steps if it has one.
 
-    `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py).
+    `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py). Of
+    data/images, `skills` names those whose images it trains on; null is all.
     """
 
     data: OnDisk
     objective: Annotated[str, one_of(variants.names("objectives"))]
     steps: Count | None = None
+    skills: Names | None = None
 
 
 @section
@@ -169,6 +171,8 @@ class Training:
 
     `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
     UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
+    `flip` mirrors each image or not, at random in every step. `init` says whether all experts start from one A (shared,
+    the paper's) or each from its own.
     """
 
     backbone: Name
@@ -185,6 +189,8 @@ class Training:
     accumulate: Count = 1
     gradient_checkpointing: bool = False
     save_dtype: Annotated[str, one_of(("float32", "float16", "bfloat16"))] = "float32"
+    flip: bool = False
+    init: Annotated[str, one_of(("shared", "own"))] = "shared"
     resolution: Pixels | None = None
 
 

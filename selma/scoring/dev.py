@@ -16,15 +16,17 @@ from selma.ground.items import Item, load_split, splits
 from selma.ground.pairs import HELD_OUT, parts, read_prompts
 
 
-def dev_prompts(data: Path, benchmark: Path) -> tuple[list[Item], bool]:
+def dev_prompts(data: Path, benchmark: Path, skills: Sequence[str] | None = None) -> tuple[list[Item], bool]:
     """The prompts to choose an expert's checkpoints by, and whether they were held out of its images `data`.
+
+    Of pooled images, `skills` are those that the expert is trained on (null: all).
 
     Those are in the held_out.jsonl beside the images, and have no questions. Where there are none it is the dev split
     of `benchmark`. Raises UserError where it has none either.
     """
     held_out = [
         Item(row["id"], row["text"], part.name, "filter", ())
-        for part in parts(data)
+        for part in parts(data, skills)
         if (part / HELD_OUT).is_file()
         for row in read_prompts(part / HELD_OUT)
     ]

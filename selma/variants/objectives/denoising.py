@@ -59,7 +59,14 @@ def draw_batch(
     sample, noise = (torch.randn(shape, generator=random).to(device) for _ in range(2))
     times = torch.randint(schedule.config.num_train_timesteps, (n,), generator=random).to(device)
     dropped = (torch.rand(n, generator=random) < settings.caption_dropout).to(device)
-    latents = examples.mean[rows] + examples.std[rows] * sample
+    mean, std = examples.mean[rows], examples.std[rows]
+    if examples.mirror_mean is not None:
+        # a generator of its own: with and without flips, everything else of a step is the same
+        mirrored = torch.rand(n, generator=generator(seed, "flip", step)) < 0.5
+        mirrored = mirrored.to(device)[:, None, None, None]
+        mean = torch.where(mirrored, examples.mirror_mean[rows], mean)
+        std = torch.where(mirrored, examples.mirror_std[rows], std)
+    latents = mean + std * sample
     return Batch(
         noisy=schedule.add_noise(latents, noise, times),
         times=times,
