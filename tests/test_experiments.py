@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from selma import experiments, profile
 from selma.ground.errors import UserError
 from selma.ground.files import read_json
-from selma.runtime import schema, tracking
+from selma.runtime import experiment, schema, sets, tracking
 from selma.runtime.params import load_params
 
 ROOT = Path(__file__).parents[1]
@@ -58,8 +58,9 @@ def dvc(tmp_path, monkeypatch) -> Dvc:
         shutil.copy(ROOT / file, tmp_path)
     monkeypatch.chdir(tmp_path)
     fake = Dvc()
-    monkeypatch.setattr(experiments.subprocess, "run", fake.run)
-    monkeypatch.setattr(experiments, "_output", fake.output)
+    monkeypatch.setattr(experiment.subprocess, "run", fake.run)
+    for module in (experiment, experiments):
+        monkeypatch.setattr(module, "output", fake.output)
     return fake
 
 
@@ -113,11 +114,11 @@ def test_a_set_that_is_stopped_leaves_what_is_finished(dvc, monkeypatch):
             raise KeyboardInterrupt
         return dvc.run(command)
 
-    monkeypatch.setattr(experiments.subprocess, "run", stop_at_the_second)
+    monkeypatch.setattr(experiment.subprocess, "run", stop_at_the_second)
     assert experiments.main(["seeds"]) == 130
     found = read_json(Path("metrics/study/seeds.json"))
     assert list(found["runs"]) == ["42"] and found["unfinished"] == ["43", "44", "45", "46", "47"]
-    monkeypatch.setattr(experiments.subprocess, "run", dvc.run)
+    monkeypatch.setattr(experiment.subprocess, "run", dvc.run)
     assert experiments.main(["seeds"]) == 0
     assert read_json(Path("metrics/study/seeds.json"))["unfinished"] == [] and len(dvc.commands) == 6
 
@@ -161,18 +162,19 @@ def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_pat
     from dvc.utils.hydra import apply_overrides
 
     assert experiments.main([name]) == 0
-    sets = experiments.load_sets()
-    for command, (_, own) in zip(dvc.commands, sets[name].runs.items(), strict=True):
+    one = sets.load_sets()[name]
+    for command, own in zip(dvc.commands, one.runs.values(), strict=True):
         settings = [word for option, word in pairwise(command) if option == "--set-param"]
         changed = tmp_path / "changed.yaml"
         shutil.copy(ROOT / "params.yaml", changed)
         apply_overrides(changed, settings)
         params = load_params(changed)
-        for key, value in {**sets[name].set, **own}.items():
+        for key, value in tracking.flatten({**one.set, **own}).items():
             found = params
             for part in key.split("."):
                 found = found[part] if isinstance(found, dict) else getattr(found, part)
-            assert found == value, key
+            assert found == (tuple(value) if isinstance(value, list) else value), key
+        assert command[len(command) - len(one.targets) :] == list(one.targets)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,31 @@ def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_pat
             "experiments.yaml, a, run r: merges is {}; a set's values are",
         ),
         ("a: {desc: x, runs: {r: {llm.model: 'x${y}'}}}", "run r: llm.model is 'x${y}'; a set's values are"),
+        (
+            "a: {desc: x, seeds: [1, 1], runs: {r: {}}}",
+            "experiments.yaml, a: seeds is [1, 1]; it must not name one twice",
+        ),
+        ("a: {desc: x, seeds: [-1], runs: {r: {}}}", "experiments.yaml, a: seeds[0] is -1"),
+        (
+            "a: {desc: x, seeds: [1], runs: {r: {seed: 2}}}",
+            "a, run r: sets seed, and so does seeds; leave one",
+        ),
+        (
+            "a: {desc: x, targets: [selct], runs: {r: {}}}",
+            "run r: targets holds selct; it must be one of: pretrain,",
+        ),
+        (
+            "a: {desc: x, targets: [select@three], runs: {r: {}}}",
+            "experiments.yaml, a, run r: targets holds select@three; it must be one of: select@objects, select@para",
+        ),
+        (
+            "a: {desc: x, targets: [select@objects], runs: {r: {}}, pool: true}",
+            "experiments.yaml, a: pool needs scores, but targets (select@objects) do not reach evaluate",
+        ),
+        (
+            "a: {desc: x, runs: {r: {experts.three: {data: data/images, objective: denoising, skills: [cuont]}}}}",
+            "a, run r: experts.three.skills holds cuont; it must be one in `skills`",
+        ),
         (
             "a: {desc: x, pool: true, runs: {r: {}, s: {compare: [[merged, base]]}}}",
             "experiments.yaml, a, run s: pooled runs need the same names in models",
@@ -225,7 +252,7 @@ def test_dvc_reads_a_setting_as_it_is_written(tmp_path, settings):
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
     before = schema.load_yaml(path)
-    apply_overrides(path, experiments.overrides(settings))
+    apply_overrides(path, experiment.overrides(settings))
     assert schema.load_yaml(path) == schema.overridden(before, tracking.flatten(settings))
 
 
@@ -246,6 +273,66 @@ def test_seeds_can_be_run_on_every_profile(dvc, name):
     assert experiments.main(["seeds"]) == 0
 
 
+RUNS = """
+a:
+  desc: x
+  set: {experts: {three: {data: data/images, objective: denoising, skills: [objects, count], steps: 900}}}
+  runs: {r: {}, s: {expert.flip: true}}
+  seeds: [7, 8]
+  targets: [select@three, benchmark]
+"""
+
+
+def test_seeds_multiply_the_runs_and_targets_are_all_that_runs(dvc, capsys):
+    Path("experiments.yaml").write_text(RUNS)
+    assert experiments.main(["a"]) == 0
+    names = [Dvc.name(command) for command in dvc.commands]
+    assert [name.rpartition("-")[0] for name in names] == ["a-r-7", "a-r-8", "a-s-7", "a-s-8"]
+    settings = [word for option, word in pairwise(dvc.commands[-1]) if option == "--set-param"]
+    assert settings == [
+        '++experts.three.data="data/images"',
+        '++experts.three.objective="denoising"',
+        '++experts.three.skills=["objects", "count"]',
+        "++experts.three.steps=900",
+        "++expert.flip=true",
+        "++seed=8",
+    ]
+    assert all(command[-2:] == ["select@three", "benchmark"] for command in dvc.commands)
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:4] == names and "there is no report" in printed.out
+    assert printed.err.count("dvc exp run --temp --name a-") == 4
+    assert not Path("metrics").exists(), "metrics/eval.json is not of these runs"
+    assert experiments.main(["a"]) == 0
+    assert len(dvc.commands) == 4, "what is there is not run again"
+
+
+def test_runs_without_scores_cannot_be_read_from_elsewhere(dvc, capsys):
+    Path("experiments.yaml").write_text(RUNS)
+    assert experiments.main(["a", "--from", "runs"]) == 2
+    line = capsys.readouterr().err
+    assert "a: its targets (select@three, benchmark) do not reach evaluate" in line and line.count("\n") == 1
+
+
+def test_targets_that_reach_evaluate_are_reported_and_pooled(dvc):
+    Path("experiments.yaml").write_text(
+        "a: {desc: x, targets: [evaluate], runs: {r: {}}, seeds: [1, 2], pool: true}"
+    )
+    assert experiments.main(["a"]) == 0
+    found = read_json(Path("metrics/study/a.json"))
+    assert list(found["runs"]) == ["r-1", "r-2"] and "pooled" in found
+    assert all(command[-1] == "evaluate" for command in dvc.commands)
+
+
+def test_one_run_is_made_once_and_its_reference_returned(dvc):
+    """What other commands call: other targets are another experiment."""
+    reference = experiment.run_one("a", "r-7", {"seed": 7}, ["select@count"])
+    assert reference == f"refs/exps/aa/bb/{Dvc.name(dvc.commands[0])}"
+    assert (
+        experiment.run_one("a", "r-7", {"seed": 7}, ["select@count"]) == reference and len(dvc.commands) == 1
+    )
+    assert experiment.run_one("a", "r-7", {"seed": 7}) != reference
+
+
 def test_an_unknown_set_gets_the_list(dvc, capsys):
     assert experiments.main(["seed"]) == 2
     assert "unknown set seed; allowed: seeds, guidance" in capsys.readouterr().err
@@ -257,6 +344,6 @@ def test_a_run_that_fails_is_named(dvc, monkeypatch):
     class Failed:
         returncode = 1
 
-    monkeypatch.setattr(experiments.subprocess, "run", lambda command: Failed())
+    monkeypatch.setattr(experiment.subprocess, "run", lambda command: Failed())
     with pytest.raises(UserError, match="seeds, run 42: `dvc exp run` failed"):
-        experiments.run_set("seeds", experiments.load_sets()["seeds"], load_params())
+        experiments.run_set("seeds", sets.load_sets()["seeds"], load_params())

@@ -35,9 +35,13 @@ class Stage:
     uncached: frozenset[str]  # those of outs, metrics and plots that say `cache: false`
 
 
-def load_stages(root: Path) -> dict[str, Stage]:
-    """Every stage of root/dvc.yaml by name, in the file's order; raises UserError for a template without a value."""
-    params, pipeline = load_yaml(root / "params.yaml"), load_yaml(root / "dvc.yaml")
+def load_stages(root: Path, params: Any = None) -> dict[str, Stage]:
+    """Every stage of root/dvc.yaml by name, in the file's order; raises UserError for a template without a value.
+
+    `params` are plain contents in place of those of root/params.yaml.
+    """
+    params = load_yaml(root / "params.yaml") if params is None else params
+    pipeline = load_yaml(root / "dvc.yaml")
     stages: dict[str, Stage] = {}
     try:
         for name, spec in (pipeline or {}).get("stages", {}).items():
