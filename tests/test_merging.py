@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
@@ -28,12 +29,51 @@ def random_expert(seed: int, rank: int, scaling: float = 1.0, **provenance: obje
         )
         for module, (n_out, *n_in) in SHAPES.items()
     }
-    card = {"name": f"e{seed}", "backbone": "b" * 64, "targets": ["to_q", "to_out.0"], **provenance}
+    card = {
+        "name": f"e{seed}",
+        "seed": seed,
+        "backbone": "b" * 64,
+        "targets": ["to_q", "to_out.0"],
+        **provenance,
+    }
     return LoraWeights(factors, scaling, {**card, "rank": rank, "alpha": scaling * rank})
 
 
-def merged(operator: str, experts: list[LoraWeights]) -> LoraWeights:
-    return merge("merged", operator, {f"expert{i}": expert for i, expert in enumerate(experts)})
+def moments(expert: LoraWeights, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Second moments of 50 random inputs to each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        module: torch.randn(50, a[0].numel(), generator=generator)
+        for module, (a, _) in expert.factors.items()
+    }
+    return {module: x.T @ x / len(x) for module, x in inputs.items()}
+
+
+def tokens_of(
+    seeds: dict[str, int], like: LoraWeights | None = None
+) -> Callable[..., dict[str, torch.Tensor]]:
+    """Calibration tokens, random ones of a seed for each expert (selma/merging/calibration.py)."""
+
+    def tokens(expert: str, *, pairs: int, seed: int, rows: dict | None = None) -> dict[str, torch.Tensor]:
+        found = moments(like or random_expert(0, 1), seeds[expert])
+        return found if rows is None else {m: rows[m] @ c @ rows[m].T for m, c in found.items()}
+
+    return tokens
+
+
+def merged(operator: str, experts: list[LoraWeights], equal: bool = False, **options: object) -> LoraWeights:
+    """The experts called e0, e1, ..., merged; with `equal` all read the same, and a score prefers short updates."""
+    named = {f"e{i}": expert for i, expert in enumerate(experts)}
+    tokens = tokens_of(
+        {name: 0 if equal else int(expert.provenance["seed"]) for name, expert in named.items()}
+    )
+    return merge("merged", operator, named, options, tokens=tokens, score=lambda lora: -norm(lora))
+
+
+WHOLE = {  # options with which an operator takes nothing away
+    **{name: {"density": 1.0} for name in ("ties", "dare", "magnitude_prune", "knots")},
+    "searched": {"evaluations": 1},
+}
 
 
 def product(b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -83,20 +123,28 @@ def test_delta_mean_is_the_mean_of_the_dense_deltas(drawn):
 @given(st.integers(0, 10**6), st.integers(1, 6), scalings, st.sampled_from(variants.names("operators")))
 def test_one_expert_reproduces_itself(seed, rank, scaling, operator):
     expert = random_expert(seed, rank, scaling)
-    result = merged(operator, [expert])
-    assert result.rank == rank
-    assert result.provenance["alpha"] == result.scaling * rank
+    result = merged(operator, [expert], **WHOLE.get(operator, {}))
+    assert result.rank == rank or (operator == "knots" and result.rank <= rank)
+    assert result.provenance["alpha"] == result.scaling * result.rank
     for module in SHAPES:
-        torch.testing.assert_close(result.delta(module), expert.delta(module), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(result.delta(module), expert.delta(module), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", variants.names("operators"))
 def test_the_order_of_the_experts_does_not_matter(operator):
-    experts = [random_expert(seed, 3) for seed in range(3)]
-    reference = merged(operator, experts)
+    experts = {f"e{seed}": random_expert(seed, 3) for seed in range(3)}
+    given = {
+        "tokens": tokens_of({name: i for i, name in enumerate(experts)}),
+        "score": lambda lora: -norm(lora),
+    }
+    options = (
+        {"evaluations": 1} if operator == "searched" else {}
+    )  # its corners are the experts' in their order
+    reference = merge("merged", operator, experts, options, **given)
     for order in permutations(experts):
+        result = merge("merged", operator, {name: experts[name] for name in order}, options, **given)
         for module in SHAPES:
-            close(merged(operator, list(order)).delta(module), reference.delta(module))
+            close(result.delta(module), reference.delta(module))
 
 
 @settings(deadline=None, max_examples=40)
@@ -152,8 +200,10 @@ def test_an_expert_that_does_not_fit_is_named(odd, operator):
 
 
 def test_an_unknown_operator_and_no_experts_are_refused():
-    with pytest.raises(UserError, match=r"operator is 'ties'; it must be one of: delta_mean, factor_mean"):
-        merge("mine", "ties", {"count": random_expert(0, 2)})
+    with pytest.raises(
+        UserError, match=r"operator is 'best'; it must be one of: dare, delta_mean, factor_mean"
+    ):
+        merge("mine", "best", {"count": random_expert(0, 2)})
     with pytest.raises(UserError, match=r"merges\.mine\.experts"):
         merge("mine", "delta_mean", {})
 
@@ -171,7 +221,8 @@ def test_diffusers_opens_the_merged_lora_at_weight_1(tiny_backbone, tmp_path, op
         card["backbone"] = fingerprint(tiny_backbone)
         save_lora(tmp_path / name, state, card)
         experts[name] = load_lora(tmp_path / name)
-    result = merge("merged", operator, experts)
+    tokens = tokens_of({"count": 0, "tags": 1}, like=experts["count"])
+    result = merge("merged", operator, experts, tokens=tokens, score=lambda lora: -norm(lora))
     save_lora(tmp_path / "merged", result.state(), result.provenance)
     dense = load_pipeline(tiny_backbone).unet
     for module in result.factors:

@@ -116,7 +116,8 @@ def _check_merges(params: Params) -> None:
     for name, merge in params.merges.items():
         if name in params.experts:
             raise UserError(f"merges.{name}: an expert has that name; choose another")
-        variants.options("operators", merge.operator, merge.options, f"merges.{name}.options")
+        merged = params.skills if merge.experts is None else merge.experts
+        variants.options("operators", merge.operator, merge.options, f"merges.{name}.options", names=merged)
         if merge.experts is not None:
             allow_all(f"merges.{name}.experts", merge.experts, params.experts, "in `experts`")
             continue

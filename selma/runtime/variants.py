@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -64,17 +64,33 @@ def constants(door: str, name: str) -> dict[str, Any]:
     return found
 
 
-def options(door: str, name: str, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+def options(
+    door: str, name: str, given: Mapping[str, Any], key: str, names: Collection[str] | None = None
+) -> dict[str, Any]:
     """The settings of a choice, checked, those that are not given by their defaults.
 
     A choice's file states them in OPTIONS, e.g. {"density": {"default": 0.5, "gt": 0, "le": 1}}: the default's type
     is the setting's; gt, ge, lt and le bound a number, `one_of` lists what a text may be, and `weights` (default None)
-    is a number for each name. Raises UserError, opened by `key`, for an unknown setting and an impossible value.
+    is a number for each name: where `names` are given, for each of them and no other. Raises UserError, opened by
+    `key`, for an unknown setting and an impossible value.
     """
     if given and not constants(door, name).get("OPTIONS"):
         raise UserError(f"{key}: {name} has no settings; leave them out")
     found = build(_schema(door, name), dict(given), where=key, whole="it")
+    for setting, rules in constants(door, name).get("OPTIONS", {}).items():
+        if rules.get("weights") and names is not None:
+            _check_names(f"{key}: {setting}", getattr(found, setting), names)
     return {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+
+
+def _check_names(key: str, weights: Mapping[str, float] | None, names: Collection[str]) -> None:
+    """Raise UserError unless there are no weights at all, or one for each name."""
+    wanted = f"it must hold a number for each of: {', '.join(names)}"
+    for name in weights or ():
+        if name not in names:
+            raise UserError(f"{key} names {name!r}; {wanted}")
+    if weights is not None and (missing := [name for name in names if name not in weights]):
+        raise UserError(f"{key} lacks {', '.join(missing)}; {wanted}")
 
 
 @cache

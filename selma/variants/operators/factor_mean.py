@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 
 
-def merge(experts: list[LoraWeights]) -> LoraWeights:
+def merge(experts: Mapping[str, LoraWeights]) -> LoraWeights:
     """The paper's merge: A = mean(A_t), B = mean(B_t), so dW = scaling / T^2 * sum_ij B_i A_j, at one rank.
 
     Needs the same rank and scaling of every expert; raises UserError naming one that differs.
     """
-    first = experts[0]
-    for expert in experts:
+    loras = list(experts.values())
+    first = loras[0]
+    for expert in loras:
         for what in ("rank", "scaling"):
             ours, theirs = getattr(first, what), getattr(expert, what)
             if ours != theirs:
@@ -23,7 +26,7 @@ def merge(experts: list[LoraWeights]) -> LoraWeights:
                     "factor_mean needs them to be equal (delta_mean does not)"
                 )
     factors = {
-        module: tuple(torch.stack([expert.factors[module][i] for expert in experts]).mean(0) for i in (0, 1))
+        module: tuple(torch.stack([expert.factors[module][i] for expert in loras]).mean(0) for i in (0, 1))
         for module in first.factors
     }
     return LoraWeights(factors, first.scaling, {"alpha": first.scaling * first.rank, "rank": first.rank})
