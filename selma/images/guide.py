@@ -1,9 +1,10 @@
 """A method of guidance as one drawing uses it: its file, its settings, and what it does besides combining predictions.
 
 A file of selma/variants/guidance states `branches(scale)` and `combine(predictions, scale)`. One that acts on texts or
-latents, too, has `prepare(pipe, texts, **options)`, called once, which returns an object with either or both of
+latents, too, has `prepare(pipe, texts, encoded, **options)`, called once, which returns an object with
+either or both of
 
-    values(rows)                     what cross-attention's values read in the place of the texts' states
+    values(rows)                         what cross-attention's values read in the place of the texts' states
     shift(rows, latents, share, look)    what is added to the latents before a step
 
 `docs/guidance.md` has both in full. Where a method has neither, nothing here costs anything.
@@ -20,6 +21,7 @@ from selma.runtime import variants
 if TYPE_CHECKING:
     import torch
 
+    from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
 
 # From latents of some of a batch's images, and which images they are, to the attention maps of their texts' tokens.
@@ -27,16 +29,23 @@ Look = Callable[["torch.Tensor", Sequence[int]], "torch.Tensor"]
 
 
 class Guide:
-    """The method `name` with its `options` for the prompts `texts`; `row` of a text is its index in them.
+    """The method `name` with its `options`, for prompts and their encodings; a text's row is its index in `texts`.
 
     Raises UserError for an unknown method, for options that it does not take, and where it lacks what it needs.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], pipe: Pipeline, texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        pipe: Pipeline,
+        texts: Sequence[str],
+        encoded: Conditioning,
+    ) -> None:
         module = variants.load("guidance", name, "guidance")
         options = variants.options("guidance", name, options, f"options of {name}")
         self.branches, self.combine = module.branches, module.combine
-        acts = module.prepare(pipe, texts, **options) if hasattr(module, "prepare") else None
+        acts = module.prepare(pipe, texts, encoded, **options) if hasattr(module, "prepare") else None
         self._values, self._shift = getattr(acts, "values", None), getattr(acts, "shift", None)
         self.watcher = Watcher(pipe.unet) if self._shift else None
 

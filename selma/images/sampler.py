@@ -64,9 +64,9 @@ def draw(
     make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
     shape = _latent_shape(pipe, drawing.resolution)
     unique = list(dict.fromkeys(["", *texts]))
-    guide = Guide(method, options, pipe, unique)
     row = {text: i for i, text in enumerate(unique)}
     encoded = conditioning.encode_texts(pipe, unique)
+    guide = Guide(method, options, pipe, unique, encoded)
     pixels = shape[1] * shape[2] * pipe.vae_scale_factor**2
     parts = plan(len(texts), drawing.batch, PART_PIXELS // pixels, pipe.device.type)
 

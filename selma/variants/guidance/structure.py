@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from selma.backbones.conditioning import encode_texts
 from selma.backbones.parts import text_encoders
+from selma.images.classifier_free import branches, combine
 from selma.images.parsers import parse
 from selma.images.spans import token_span, tokenizers
-from selma.variants.guidance.cfg import branches, combine
 
 if TYPE_CHECKING:
     import torch
 
+    from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
 
 __all__ = ["branches", "combine", "prepare"]
@@ -30,6 +31,8 @@ OPTIONS = {"parser": {"default": "rules", "one_of": ("rules", "spacy")}}
 
 
 class _Structure:
+    """The states that values read, of every text."""
+
     def __init__(self, states: torch.Tensor) -> None:
         self._states = states
 
@@ -38,20 +41,25 @@ class _Structure:
         return self._states[rows]
 
 
-def prepare(pipe: Pipeline, texts: Sequence[str], parser: str) -> _Structure:
+def prepare(pipe: Pipeline, texts: Sequence[str], encoded: Conditioning, parser: str) -> _Structure:
     """The mean of V_0 to V_k of every text."""
-    parsed = parse(texts, parser)
-    alone = [text[slice(*phrase.span)] for text, found in zip(texts, parsed, strict=True) for phrase in found]
-    own = list(dict.fromkeys([*texts, *alone]))
-    row = {text: i for i, text in enumerate(own)}
-    states = encode_texts(pipe, own).states
-    means = states[[row[text] for text in texts]].clone()
+    # a phrase of one word is none, as in the authors' code: by itself it has lost what it is about
+    parsed = [
+        [phrase for phrase in found if " " in text[slice(*phrase.span)]]
+        for text, found in zip(texts, parse(texts, parser), strict=True)
+    ]
+    own = [text[slice(*phrase.span)] for text, found in zip(texts, parsed, strict=True) for phrase in found]
+    unique = list(dict.fromkeys(own))
+    if not unique:
+        return _Structure(encoded.states)
+    alone = dict(zip(unique, encode_texts(pipe, unique).states, strict=True))
+    means = encoded.states.clone()
     widths = [encoder.config.hidden_size for encoder in text_encoders(pipe)]
-    for mean, text, found in zip(means, texts, parsed, strict=True):
-        whole = states[row[text]].float()
+    for mean, states, text, found in zip(means, encoded.states, texts, parsed, strict=True):
+        whole = states.float()
         for phrase in found:
-            itself = states[row[text[slice(*phrase.span)]]].float()
-            first = 0
+            itself = alone[text[slice(*phrase.span)]].float()
+            first = 0  # of the encoder's columns: SDXL's two lie side by side
             for tokenizer, width in zip(tokenizers(pipe), widths, strict=True):
                 at, columns = token_span(tokenizer, text, phrase.span), slice(first, first + width)
                 change = itself[1 : 1 + len(at), columns] - whole[at.start : at.stop, columns]

@@ -5,10 +5,10 @@ D(p, q) = (KL(p||q) + KL(q||p)) / 2, the loss of an image is a sum over its pair
 
     D(A_m, A_n) - mean over u of (D(A_m, A_u) + D(A_n, A_u)) / 2,
 
-u the prompt's tokens outside of n and all that modifies it; of words of several tokens the first term takes the largest
-D, the second the mean. Before each of the first `until` of all steps the latents, as the UNet reads them, go `step`
-down its gradient (equation 6), each image down its own: a batch is a batch. A prompt without a pair draws the plain
-model's image.
+u the prompt's tokens outside of n and all that modifies it; of a word's several tokens the one with the largest D
+counts, and a noun without a modifier adds nothing. Before each of the first `until` of all steps the latents, as the
+UNet reads them, go `step` down its gradient (equation 6), each image down its own: a batch is a batch. A prompt without
+a pair draws the plain model's image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.images.classifier_free import branches, combine
 from selma.images.parsers import parse
 from selma.images.spans import token_span, tokenizers
-from selma.variants.guidance.cfg import branches, combine
 
 if TYPE_CHECKING:
+    from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
     from selma.images.guide import Look
 
@@ -51,7 +52,9 @@ class Pair:
     outside: tuple[int, ...]
 
 
-def prepare(pipe: Pipeline, texts: Sequence[str], step: float, until: float, parser: str) -> _SynGen:
+def prepare(
+    pipe: Pipeline, texts: Sequence[str], encoded: Conditioning, step: float, until: float, parser: str
+) -> _SynGen:
     """The pairs of every text."""
     return _SynGen(pipe, pairs(pipe, texts, parser), step, until)
 
@@ -107,7 +110,8 @@ def loss(maps: torch.Tensor, pairs: Sequence[Pair]) -> torch.Tensor:
         modifier, noun, outside = (p[list(tokens)] for tokens in (pair.modifier, pair.noun, pair.outside))
         total = total + distance(modifier, noun).max()
         if len(outside):
-            total = total - (distance(modifier, outside).mean() + distance(noun, outside).mean()) / 2
+            apart = [distance(word, outside).amax(dim=0).mean() for word in (modifier, noun)]
+            total = total - sum(apart) / 2
     return total
 
 
