@@ -73,6 +73,7 @@ def _scores(
             images=1,
             seed=params.seed,
             method=row.guidance,
+            options=row.options,
         )
         judge = load_judge(params.judge.name, runtime.device, runtime.dtype)
         answered = exam.faithfulness(judge, items, drawn, where=f"{model}, guidance {guidance:g}")

@@ -79,7 +79,15 @@ def _draw(params: Params, model: str, item: Item, images: int, seed: int) -> lis
     pipe = open_model(
         Path(row.weights), Path(BACKBONES) / params.expert.backbone, runtime.device, runtime.dtype
     )
-    drawn = exam.draw(pipe, [item], params.evaluate.drawing, images=images, seed=seed, method=row.guidance)
+    drawn = exam.draw(
+        pipe,
+        [item],
+        params.evaluate.drawing,
+        images=images,
+        seed=seed,
+        method=row.guidance,
+        options=row.options,
+    )
     return [image for _, _, image in drawn]
 
 

@@ -1,10 +1,10 @@
-"""Put what one row of `models` names into one folder: its LoRA, if it has one, and which guidance it is drawn by.
+"""Put what one row of `models` names into one folder: its LoRA, if it has one, and how it is guided.
 
     python -m stages.model merged
 
 reads   models.<model>.weights     a LoRA folder, or the backbone's
         selma/variants/guidance/   the file of models.<model>.guidance, of which the sha256 is kept
-writes  models/rows/<model>/       lora/ (the same files) and model.json
+writes  models/rows/<model>/       lora/ (the same files) and model.json, the method's settings in it
 
 The sample stages of a model, one for each benchmark, depend on this folder.
 """
@@ -29,7 +29,9 @@ def main(name: str) -> None:
     with work.folder(stage.name()) as folder:
         out = folder / "row"
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
-        write_model(out, row.weights, row.guidance, variants.path("guidance", row.guidance))
+        code = variants.path("guidance", row.guidance)
+        options = variants.options("guidance", row.guidance, row.options, f"models.{name}.options")
+        write_model(out, row.weights, row.guidance, options, code)
         work.publish(out, Path(ROWS) / name)
 
 

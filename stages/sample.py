@@ -3,7 +3,7 @@
     python -m stages.sample merged shapes
     python -m stages.sample merged shapes --shard 2/8   the second of eight parts, for `dvc repro` to find done
 
-reads   models/rows/<model>/                 its LoRA, if it has one, and its method of guidance
+reads   models/rows/<model>/                 its LoRA, if it has one, and its method of guidance with its settings
         models/backbones/<expert.backbone>/
         data/benchmarks/<benchmark>/         the test split
 writes  data/samples/<model>/<benchmark>/    <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k},
@@ -49,6 +49,7 @@ def main(model: str, benchmark: str, shard: str = "1/1") -> None:
             out,
             params.evaluate.drawing,
             method=row.guidance,
+            options=row.options,
             shard=part,
             bar=lambda total, done: stage.bar(total, done, f"sample {model} {benchmark}"),
         )
@@ -60,7 +61,7 @@ def main(model: str, benchmark: str, shard: str = "1/1") -> None:
             "split": "test",
             "images": len(rows),
             "seed": params.seed,
-            "method": row.guidance,
+            "method": " ".join([row.guidance, *(f"{key}={value}" for key, value in row.options.items())]),
             "columns": ", `k` (which image of its prompt)",
             "weights": row.weights if row.lora else "",
         }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import Event
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from selma.backbones.conditioning import Conditioning
     from selma.backbones.loading import Pipeline
+    from selma.images.guide import Guide
 
 # Decoding takes most of the memory: eight 512 px images at a time, or 512 of 64 px. On a CPU what counts is the cache:
 # eight of 64 px.
@@ -34,7 +36,8 @@ def denoise(
     generators: list[torch.Generator],
     shape: tuple[int, int, int],
     guidance: float,
-    guide: ModuleType,
+    guide: Guide,
+    rows: Sequence[int],
     *,
     memory: TextMemory,
     stop: Event,
@@ -43,7 +46,8 @@ def denoise(
     """Denoise and decode one batch, from its conditionings by branch of the guidance and one CPU generator per image.
 
     `scheduler` has its timesteps set, on the CPU: reading one from a GPU would wait for it. `shape` is (channels,
-    height, width) of the latents. `advance` is called after every step with its share of the steps.
+    height, width) of the latents. `rows` are the texts' indices in those that `guide` was made for.
+    `advance` is called after every step with its share of the steps.
     Pixels [n, 3, height, width], fp32, in about -1..1; not finite where the latents were not.
     Raises Stopped once `stop` is set.
     """
@@ -57,16 +61,52 @@ def denoise(
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     latents = noise.to(device) * scheduler.init_noise_sigma
     extra = _step_options(scheduler, generators)
-    with memory.of(condition.states):
-        for t in scheduler.timesteps:
+    values = guide.values(rows)
+    if values is not None:
+        own = {branch: texts[branch].states for branch in branches} | {"text": values}
+        values = torch.cat([own[branch] for branch in branches]).to(device, dtype)
+    with memory.of(condition.states, values), _looking(pipe, guide, texts["text"], ids, memory) as look:
+        for i, t in enumerate(scheduler.timesteps):
             if stop.is_set():
                 raise Stopped
-            scaled = scheduler.scale_model_input(latents, t).to(dtype)
+            scaled = scheduler.scale_model_input(latents, t)
+            if look is not None:
+                shift = guide.shift(rows, scaled, i / len(scheduler.timesteps), partial(look, t))
+                if shift is not None:  # of what the UNet reads; the sampler's own latents may be larger
+                    latents = latents + shift / scheduler.scale_model_input(torch.ones((), device=device), t)
+                    scaled = scheduler.scale_model_input(latents, t)
+            scaled = scaled.to(dtype)
             predicted = pipe.unet(torch.cat([scaled] * len(branches)), t, **inputs, return_dict=False)[0]
             prediction = guide.combine(predicted.float().chunk(len(branches)), guidance)
             latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
             advance(1 / len(scheduler.timesteps))
     return _decode(pipe, latents)
+
+
+@contextmanager
+def _looking(
+    pipe: Pipeline, guide: Guide, texts: Conditioning, ids: torch.Tensor, memory: TextMemory
+) -> Iterator[Callable | None]:
+    """From a timestep, latents of some of a batch's images, and which images they are, to their texts' attention maps;
+    None if the method of guidance looks at none.
+
+    The keys of the same images' texts are kept for all steps.
+    """
+    if guide.watcher is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        inputs: dict[tuple[int, ...], dict] = {}
+
+        def look(t: torch.Tensor, latents: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
+            key = tuple(which)
+            if key not in inputs:
+                own = texts[list(which)].to(pipe.device, pipe.unet.dtype)
+                stack.enter_context(memory.of(own.states))
+                inputs[key] = own.unet_inputs(ids.clone().expand(len(key), -1))
+            return guide.watcher.look(latents, t, inputs[key])
+
+        yield look
 
 
 def _step_options(scheduler: SchedulerMixin, generators: list[torch.Generator]) -> dict:

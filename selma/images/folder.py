@@ -7,11 +7,11 @@ import os
 import shutil
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selma.ground.files import TEMPORARY, write_jsonl
 from selma.ground.pairs import METADATA, write_image
@@ -35,6 +35,7 @@ def draw_folder(
     drawing: Drawing,
     *,
     method: str = "cfg",
+    options: Mapping[str, Any] = {},
     shard: tuple[int, int] = (1, 1),
     bar: Bar = lambda total, done: nullcontext(lambda images: None),
 ) -> None:
@@ -63,6 +64,7 @@ def draw_folder(
             [row["seed"] for row in rows],
             drawing,
             method=method,
+            options=options,
             done=done,
             shard=shard,
             advance=advance,

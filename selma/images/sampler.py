@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,8 +15,8 @@ from selma.backbones.loading import image_size
 from selma.backbones.schedulers import make_scheduler
 from selma.ground.errors import UserError
 from selma.images.denoise import denoise
+from selma.images.guide import Guide
 from selma.images.memory import remembering
-from selma.runtime import variants
 from selma.runtime.devices import enough_memory
 
 if TYPE_CHECKING:
@@ -38,32 +39,34 @@ def draw(
     drawing: Drawing,
     *,
     method: str = "cfg",
+    options: Mapping[str, Any] = {},
     done: Collection[int] = (),
     shard: tuple[int, int] = (1, 1),
     advance: Advance = lambda images: None,
 ) -> Iterator[tuple[int, Image]]:
     """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, skipping every i in `done`.
 
-    `method` is the method of guidance (a file of selma/variants/guidance), `drawing.guidance` its scale;
-    classifier-free guidance at 1 or less makes one UNet pass per step, above it two.
+    `method` is the method of guidance (a file of selma/variants/guidance) with its `options`, `drawing.guidance` its
+    scale; classifier-free guidance at 1 or less makes one UNet pass per step, above it two.
     The whole list is cut into even parts of at most `drawing.batch`, the last one padded: shapes are static, and an
     image keeps its part, hence its exact bytes, when drawing resumes after a stop. Of `shard` (i, n) only every n-th
     part is drawn, from the i-th on, 1 <= i <= n: the n shards together are the whole, byte for byte.
     Parts are drawn ahead of the caller, by threads; `advance` is told, from those threads, how many images' worth of
     steps is done.
-    Raises UserError for an unknown scheduler or method, more steps than the backbone has and an impossible size, before
-    anything is drawn; for an image that is not finite, naming its text; and where memory runs out.
+    Raises UserError for an unknown scheduler or method, options that the method does not take, more steps than the
+    backbone has and an impossible size, before anything is drawn; for an image that is not finite, naming its text; and
+    where memory runs out.
     """
     if len(texts) != len(seeds):
         raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
     if not texts:
         return
-    guide = variants.load("guidance", method, "guidance")
     make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
     shape = _latent_shape(pipe, drawing.resolution)
     unique = list(dict.fromkeys(["", *texts]))
     row = {text: i for i, text in enumerate(unique)}
     encoded = conditioning.encode_texts(pipe, unique)
+    guide = Guide(method, options, pipe, unique, encoded)
     pixels = shape[1] * shape[2] * pipe.vae_scale_factor**2
     parts = plan(len(texts), drawing.batch, PART_PIXELS // pixels, pipe.device.type)
 
@@ -80,6 +83,7 @@ def draw(
                 shape,
                 drawing.guidance,
                 guide,
+                [row[texts[i]] for i in indices],
                 memory=memory,
                 stop=stop,
                 advance=lambda share: advance(share * len(wanted[start])),
@@ -91,7 +95,8 @@ def draw(
     }
     starts = [start for start in list(wanted)[shard[0] - 1 :: shard[1]] if wanted[start]]
     jobs = (lambda stop, start=start: part(start, stop) for start in starts)
-    with remembering(pipe.unet) as memory:
+    watched = guide.watcher.watching() if guide.watcher else nullcontext()
+    with remembering(pipe.unet) as memory, watched:
         drawn = ahead(jobs, parts.workers, parts.threads)
         try:
             for start, pixels in zip(starts, drawn, strict=True):

@@ -7,9 +7,9 @@ image k is a hash of (run seed, item, k).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed
@@ -36,7 +36,14 @@ def guidance_scales(own: float) -> list[float]:
 
 
 def draw(
-    pipe: Pipeline, items: Sequence[Item], drawing: Drawing, *, images: int, seed: int, method: str = "cfg"
+    pipe: Pipeline,
+    items: Sequence[Item],
+    drawing: Drawing,
+    *,
+    images: int,
+    seed: int,
+    method: str = "cfg",
+    options: Mapping[str, Any] = {},
 ) -> Drawn:
     """(item, k, RGB image) for `images` images of every item, in order, each drawn when it is asked for."""
     from selma.images import sampler  # torch: only where something is drawn
@@ -48,6 +55,7 @@ def draw(
         [image_seed(seed, item.id, k) for item, k in shots],
         drawing,
         method=method,
+        options=options,
     )
     for i, image in drawn:
         yield *shots[i], image
