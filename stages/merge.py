@@ -10,22 +10,20 @@ writes  models/merges/<name>/      pytorch_lora_weights.safetensors (diffusers f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
-from selma.ground.pairs import read_training
-from selma.lora.files import LoraWeights, load_lora, save_lora
+from selma.lora.files import load_lora, save_lora
 from selma.merging.algebra import cosine, norm
 from selma.merging.merge import merge
-from selma.runtime import stage, variants, work
+from selma.runtime import stage, work
 from selma.runtime.checks import warn
-from selma.runtime.params import Params, load_params
+from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, EXPERTS, MERGES
+from selma.scoring.given import Given
 
 
 def main(name: str) -> None:
@@ -35,11 +33,22 @@ def main(name: str) -> None:
     warn(params, name)
     row = params.merges[name]
     experts = {expert: load_lora(Path(EXPERTS) / expert) for expert in row.experts or params.skills}
-    makers = {"tokens": _tokens, "score": _score}
-    needs = variants.constants("operators", row.operator).get("NEEDS", ())
     with work.folder(stage.name()) as folder:
-        given = {need: makers[need](params, experts, folder) for need in needs}
-        merged = merge(name, row.operator, experts, row.options, **given)
+        given = Given(
+            run=Path(),
+            rows=params.experts,
+            backbone=Path(BACKBONES) / params.expert.backbone,
+            resolution=params.expert.resolution,
+            benchmark=Path("data/benchmarks") / params.evaluate.benchmarks[0],
+            drawing=params.evaluate.drawing,
+            images=params.select.images_per_prompt,
+            seed=params.seed,
+            judge=params.judge.name,
+            batch=params.judge.batch,
+            runtime=params.runtime,
+            kept=folder / "scores.json",
+        )
+        merged = merge(name, row.operator, experts, row.options, **given.to(row.operator, experts))
         norms = {label: norm(lora) for label, lora in {**experts, name: merged}.items()}
         for label, value in norms.items():
             if not isfinite(value):
@@ -65,34 +74,6 @@ def main(name: str) -> None:
                 folder / "merged": Path(MERGES) / name,
             }
         )
-
-
-def _tokens(params: Params, experts: Mapping[str, LoraWeights], _: Path) -> Any:
-    from selma.backbones.loading import (
-        load_pipeline,
-    )  # torch and diffusers: only for operators that need them
-    from selma.merging.calibration import calibration
-
-    pairs = {expert: read_training(Path(params.experts[expert].data)) for expert in experts}
-    backbone = Path(BACKBONES) / params.expert.backbone
-    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
-    return calibration(pipe, experts, pairs, params.expert.resolution)
-
-
-def _score(params: Params, experts: Mapping[str, LoraWeights], folder: Path) -> Any:
-    from selma.judging.judge import load_judge
-    from selma.scoring.dev_score import dev_items, dev_scorer
-
-    benchmark = Path("data/benchmarks") / params.evaluate.benchmarks[0]
-    items, held_out = dev_items([Path(params.experts[expert].data) for expert in experts], benchmark)
-    backbone, device, dtype = params.expert.backbone, params.runtime.device, params.runtime.dtype
-    judge = load_judge(params.judge.name, device, dtype)
-    settings = {"images": params.select.images_per_prompt, "seed": params.seed, "batch": params.judge.batch}
-    where = {"device": device, "dtype": dtype, "kept": folder / "scores.json"}
-    drawing = params.evaluate.drawing
-    return dev_scorer(
-        Path(BACKBONES) / backbone, judge, items, drawing, held_out=held_out, **settings, **where
-    )
 
 
 if __name__ == "__main__":

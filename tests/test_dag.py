@@ -198,6 +198,7 @@ FLOORS = (
     ("shapes/pretraining", "shapes/reading"),
     ("variants",),
     ("scoring",),
+    ("studies",),
     ("reporting",),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from selma.ground.items import Item
 
 TILE = 192  # width of a shown image in pixels; small ones are enlarged by a whole factor to about this
-_GAP, _MARGIN, _COLUMNS = 16, 64, 5
+_GAP, _MARGIN, _COLUMNS = 16, 64, 5  # _MARGIN: the least room for names
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 34, 42), (110, 118, 130)
 
 
@@ -54,9 +55,10 @@ def compose(cells: Sequence[Cell]) -> Image.Image:
     pictures = n_models * height + (n_models - 1) * 4
     heights = [pictures + 8 + line * (1 + max(len(captions[i]) for i in row)) for row in rows]
     n_columns = min(_COLUMNS, len(cells))
+    margin = max(_MARGIN, *(ceil(name_font.getlength(name)) + _GAP for name in cells[0].images))
     sheet = Image.new(
         "RGB",
-        (_MARGIN + n_columns * (width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1)),
+        (margin + n_columns * (width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1)),
         _PAPER,
     )
     pen = ImageDraw.Draw(sheet)
@@ -66,7 +68,7 @@ def compose(cells: Sequence[Cell]) -> Image.Image:
             middle = top + n * (height + 4) + height // 2
             pen.text((_GAP // 2, middle), model, _INK, name_font, anchor="lm")
         for column, i in enumerate(row):
-            left = _MARGIN + _GAP + column * (width + _GAP)
+            left = margin + _GAP + column * (width + _GAP)
             for n, tile in enumerate(tiles[i]):
                 sheet.paste(tile, (left, top + n * (height + 4)))
             pen.text((left, top + pictures + 8), cells[i].skill, _FAINT, text_font)

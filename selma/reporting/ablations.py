@@ -1,0 +1,181 @@
+"""The comparison table as a page: docs/ablations.md, its two figures and its page of pictures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selma.ground.files import atomic, write_text
+from selma.reporting.table import gain_text
+from selma.studies.results import Found, gain, sentence
+from selma.studies.rows import BEST, EXAMINED, POINTS, Table
+
+TITLES = {
+    EXAMINED: "At the examined guidance",
+    BEST: "Each model at its own best guidance",
+}
+INK, FAINT, COLOURS = "#1f2933", "#9aa5b1", ("#c05621", "#2b6cb0")
+
+
+def write_page(
+    docs: Path, table: Table, found: Found, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> None:
+    """Write docs/ablations.md and its figures; `rows` are those of metrics/ablations.csv.
+
+    `facts` are prompts, judge, drawing, examined: what the scores were measured by.
+    """
+    names = list(found)
+    by_point = {point: [row for row in rows if row["point"] == point] for point in POINTS}
+    environment = Environment(loader=PackageLoader("selma", "reporting"), undefined=StrictUndefined)
+    text = environment.get_template("ablations.md.j2").render(
+        **facts,
+        seeds=len(table.seeds),
+        first_seed=table.seeds[0],
+        images="one image" if table.images == 1 else f"{table.images} images",
+        total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
+        scales=", ".join(f"{scale:g}" for scale in table.scales),
+        selma=table.selma,
+        titles=TITLES,
+        rows=names,
+        tables={point: [_row(table, row) for row in found_rows] for point, found_rows in by_point.items()},
+        claims=[
+            {"name": name, "point": point, "text": text}
+            for name in names
+            for point in POINTS
+            if (text := sentence(name, table.rows[name], found, point))
+        ],
+        others=[
+            {"name": name, "text": against(table, found, name)}
+            for name in names
+            if table.rows[name].claim is None and name not in (table.base, table.selma)
+        ],
+        costs=[_costs(*pair) for pair in zip(by_point[EXAMINED], by_point[BEST], strict=True)],
+        machine=f"{platform.processor() or platform.machine()}",
+    )
+    write_text(docs / "ablations.md", text)
+    figures = docs / "ablations"
+    _save(figures / "gains.svg", _gains(by_point))
+    _save(figures / "guidance.svg", _curves(table, found))
+
+
+def against(table: Table, found: Found, name: str) -> str:
+    """What a row without a paper's figure shows against SELMA's merge, at both points."""
+    words = {"gain": "better", "loss": "worse", "none": "no difference is shown"}
+    said = []
+    for point in POINTS:
+        here = gain(found, name, table.selma, point)
+        kind = "gain" if here["low"] > 0 else "loss" if here["high"] < 0 else "none"
+        said.append(f"{point} {gain_text(here, places=1)}, {words[kind]}")
+    return "; ".join(said) + "."
+
+
+def _row(table: Table, row: Mapping[str, Any]) -> dict[str, str]:
+    def estimate(mean: str, low: str, high: str) -> str:
+        found = {"mean": row[mean], "low": row[low], "high": row[high]}
+        text = gain_text(found, places=1)
+        return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+    name = row["row"]
+    return {
+        "name": name,
+        "desc": table.rows[name].desc,
+        "guidance": row["guidance"].replace(" ", ", "),
+        "score": f"{100 * row['score']:.1f}",
+        "over_base": "" if name == table.base else estimate("gain", "low", "high"),
+        "over_selma": ""
+        if name == table.selma
+        else estimate("gain_over_selma", "low_over_selma", "high_over_selma"),
+        "paper": row["paper"],
+    }
+
+
+def _costs(examined: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, str]:
+    keys = ("steps", "images", "judge_calls", "seconds")
+    return {
+        "name": examined["row"],
+        **{key: f"{examined[key]:,}" for key in keys},
+        **{f"best_{key}": f"{best[key]:,}" for key in keys[1:]},
+    }
+
+
+def _gains(by_point: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """A dot and a line for every row's gain over the base, at each point."""
+    figure, axes = _figure(8, 1.2 + 0.32 * len(by_point[EXAMINED]))
+    for n, (point, rows) in enumerate(by_point.items()):
+        places = [i + (n - 0.5) * 0.3 for i in range(len(rows))]
+        means = [100 * row["gain"] for row in rows]
+        spans = [
+            [100 * (row["gain"] - row["low"]) for row in rows],
+            [100 * (row["high"] - row["gain"]) for row in rows],
+        ]
+        axes.errorbar(means, places, xerr=spans, fmt="o", ms=4, lw=1.4, color=COLOURS[n], label=point)
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(range(len(by_point[EXAMINED])), [row["row"] for row in by_point[EXAMINED]])
+    axes.invert_yaxis()
+    axes.set_xlabel("gain over the base, points, 95% interval over seeds and prompts")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _curves(table: Table, found: Found) -> Any:
+    """Each row's dev score minus the base's at the same guidance; SELMA's merge and one LoRA stand out by width."""
+    figure, axes = _figure(8, 5)
+    shown = [name for name in found if name != table.base]
+    from matplotlib import colormaps
+
+    for i, name in enumerate(shown):
+        curves = found[name]
+        scales = list(next(iter(curves.values())).curve)
+        means = [
+            100
+            * sum(
+                _mean(run.curve[s]) - _mean(found[table.base][seed].curve[s]) for seed, run in curves.items()
+            )
+            / len(curves)
+            for s in scales
+        ]
+        strong = name == table.selma
+        axes.plot(
+            scales,
+            means,
+            marker="o",
+            ms=3,
+            lw=3 if strong else 1,
+            color=INK if strong else colormaps["tab20"](i % 20),
+            label=name,
+        )
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.set_xlabel("guidance")
+    axes.set_ylabel("dev score minus the base's, points")
+    axes.legend(frameon=False, ncol=1, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color=FAINT, lw=0.3)
+    return figure, axes
+
+
+def _save(path: Path, figure: Any) -> None:
+    """Write an SVG: without a date and with fixed ids, so that equal numbers give equal bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "selma", "svg.fonttype": "path"}):
+        buffer = BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _mean(scores: Mapping[str, float]) -> float:
+    return sum(scores.values()) / len(scores)

@@ -1,0 +1,85 @@
+"""Which runs the rows of the table need, checked before the first of them begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selma.ground.errors import UserError
+from selma.runtime.facts import flatten
+from selma.runtime.origins import allow, allow_all
+from selma.runtime.params import Params, build_params
+from selma.runtime.schema import load_yaml, overridden
+from selma.runtime.sets import Set, check_runs
+from selma.studies.rows import FILE, Row, Table
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a set: its name there, its settings, and params.yaml with them."""
+
+    set: str
+    name: str
+    settings: Mapping[str, object]
+    targets: tuple[str, ...]
+    params: Params
+
+
+Runs = Mapping[tuple[str, int], Run]  # by set and training seed
+
+
+def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: Sequence[int]) -> Runs:
+    """The runs that rows need. A row that cannot be must not cost the time of those before it.
+
+    Raises UserError for a set or a seed's run that experiments.yaml lacks, a benchmark that the runs do not make, and
+    experts that a run does not train and choose.
+    """
+    runs: dict[tuple[str, int], Run] = {}
+    for name, row in rows.items():
+        where = f"{FILE}, rows.{name}"
+        allow(f"{where}.set", row.set, sets, "in experiments.yaml")
+        for seed in seeds:
+            if (row.set, seed) not in runs:
+                check_runs(row.set, sets[row.set])
+                runs[row.set, seed] = _run(where, row.set, sets[row.set], seed)
+            run = runs[row.set, seed]
+            allow(
+                f"{FILE}: benchmark", table.benchmark, run.params.benchmarks, f"made by the runs of {row.set}"
+            )
+            made = [expert for expert in run.params.experts if _is_chosen(expert, run.targets)]
+            allow_all(
+                where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
+            )
+    return runs
+
+
+def experts_of(row: Row, params: Params) -> list[str]:
+    """The experts that a row is made of."""
+    if row.expert is not None:
+        return [row.expert]
+    if row.merge is None:
+        return []
+    return list(row.merge.experts or params.skills)
+
+
+def _run(where: str, name: str, found: Set, seed: int) -> Run:
+    """The one run of a set that trains with a seed."""
+    plain, fits = load_yaml(Path("params.yaml")), []
+    for run, own in found.runs.items():
+        settings = {**found.set, **own}
+        params = build_params(overridden(plain, flatten(settings)), where=f"{name}, run {run}")
+        if params.seed == seed:
+            fits.append(Run(name, run, settings, tuple(found.targets), params))
+    if len(fits) != 1:
+        raise UserError(f"{where}.set is {name}, which has {len(fits)} runs of seed {seed}; it must have one")
+    return fits[0]
+
+
+def _is_chosen(expert: str, targets: Sequence[str]) -> bool:
+    """Whether the stages that a run reaches make models/experts/<expert>."""
+    later = ("merge", "model", "sample", "answer", "prefer", "evaluate", "report")  # each needs all experts
+    reached = {
+        target.partition("@")[0] for target in targets if "@" not in target or target.startswith("merge@")
+    }
+    return not targets or f"select@{expert}" in targets or bool(reached & {"select", *later})

@@ -1,0 +1,155 @@
+"""What a model scores at guidance scales, and the scale that is its own best on dev.
+
+Every score is kept under a hash of what it depends on (weights, method of guidance and its file, drawing, prompts,
+seed, judge), so that a run that is stopped goes on, and a further row costs its own images alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
+
+from selma.ground.files import folder_digest, read_record, sha256_file, write_json
+from selma.ground.items import Item, load_split
+from selma.ground.schema import record
+from selma.judging.judge import load_judge
+from selma.runtime import variants
+from selma.runtime.params import Params, results
+from selma.runtime.places import BACKBONES, JUDGES
+from selma.scoring import exam
+from selma.scoring.scores import item_scores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from selma.backbones.loading import Pipeline
+    from selma.judging.judge import Judge
+
+Scores = Mapping[str, float]  # by item
+
+
+@record
+class Kept(TypedDict):
+    """A file of scores."""
+
+    scores: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn from: a LoRA's folder (None: the backbone itself), and the method of guidance with its settings."""
+
+    lora: Path | None
+    guidance: str = "cfg"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Examiner:
+    """Draws and judges a benchmark's prompts; what was scored before is read from a folder."""
+
+    def __init__(self, params: Params, benchmark: Path, images: int, kept: Path) -> None:
+        """`images` of every test prompt; of a dev prompt one, as where checkpoints are chosen."""
+        self.params, self.kept = params, kept
+        self.items: dict[str, list[Item]] = {split: load_split(benchmark, split) for split in ("dev", "test")}
+        self._images = {"dev": 1, "test": images}
+        self._backbone = Path(BACKBONES) / params.expert.backbone
+        self._shared = [
+            folder_digest(path) for path in (self._backbone, JUDGES / params.judge.name, benchmark)
+        ]
+        self._judge: Judge | None = None
+        self._opened: tuple[Path | None, Pipeline] | None = None
+
+    def questions(self, split: str) -> int:
+        """How many questions the judge answers to score a split once."""
+        return self._images[split] * sum(len(item.questions) for item in self.items[split])
+
+    def drawn(self, split: str) -> int:
+        """How many images scoring a split draws."""
+        return self._images[split] * len(self.items[split])
+
+    def scores(self, model: Drawn, split: str, guidance: float, seed: int) -> tuple[Scores, float]:
+        """Every item's faithfulness, 0 to 1, at one guidance scale, and the seconds that it took to draw and judge."""
+        file = self.kept / f"{self._key(model, split, guidance, seed)}.json"
+        if not file.is_file():
+            started = time.monotonic()
+            items, where = self.items[split], f"{model.lora or 'base'}, guidance {guidance:g}"
+            drawn = self._draw(model, items, guidance, self._images[split], seed)
+            found = exam.faithfulness(self.judge(), items, drawn, where=where, batch=self.params.judge.batch)
+            took = time.monotonic() - started
+            write_json(file, {"scores": item_scores(found), "seconds": round(took, 3)})
+        kept = read_record(file, Kept)
+        return kept["scores"], kept["seconds"]
+
+    def images(self, model: Drawn, items: Sequence[Item], seed: int) -> list[Image]:
+        """The first image of each item at the examined guidance: the very one that was scored."""
+        guidance = self.params.evaluate.drawing.guidance
+        return [image for _, _, image in self._draw(model, items, guidance, 1, seed)]
+
+    def _draw(
+        self, model: Drawn, items: Sequence[Item], guidance: float, images: int, seed: int
+    ) -> exam.Drawn:
+        return exam.draw(
+            self.pipe(model.lora),
+            items,
+            replace(self.params.evaluate.drawing, guidance=guidance),
+            images=images,
+            seed=seed,
+            method=model.guidance,
+            options=model.options,
+        )
+
+    def pipe(self, lora: Path | None) -> Pipeline:
+        """The backbone with a LoRA; the last one stays open."""
+        if self._opened is None or self._opened[0] != lora:
+            from selma.backbones.loading import load_pipeline  # torch: not where every score is kept
+
+            self._opened = None
+            runtime = self.params.runtime
+            self._opened = lora, load_pipeline(self._backbone, runtime.device, runtime.dtype, lora=lora)
+        return self._opened[1]
+
+    def judge(self) -> Judge:
+        """The judge of params.yaml."""
+        if self._judge is None:
+            runtime = self.params.runtime
+            self._judge = load_judge(self.params.judge.name, runtime.device, runtime.dtype)
+        return self._judge
+
+    def _key(self, model: Drawn, split: str, guidance: float, seed: int) -> str:
+        drawing = results(self.params.evaluate.drawing, "evaluate.drawing") | {"guidance": guidance}
+        code = sha256_file(variants.path("guidance", model.guidance))
+        weights = folder_digest(model.lora) if model.lora else ""
+        depends = [
+            *self._shared,
+            weights,
+            model.guidance,
+            dict(model.options),
+            code,
+            drawing,
+            split,
+            self._images[split],
+            seed,
+            self.params.judge.kind,
+            self.params.runtime.dtype,
+        ]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def best(curve: Mapping[float, Scores]) -> float:
+    """The scale whose mean is highest; of equal ones the lowest, which costs least."""
+    means = {scale: fmean(found.values()) for scale, found in curve.items()}
+    return min(means, key=lambda scale: (-means[scale], scale))
+
+
+def scales_of(scales: Sequence[float], examined: float) -> list[float]:
+    """The scales of a dev curve, the examined one among them, rising."""
+    return sorted({*scales, examined})

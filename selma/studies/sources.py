@@ -1,0 +1,63 @@
+"""What a run that was made by `dvc exp run` left: its outs, from DVC's cache, and its metrics, from git."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import read_json, write_json
+from selma.runtime import timing
+from selma.runtime.experiment import output
+
+
+@dataclass(frozen=True)
+class Source:
+    """One run: its git reference, and the folder that its outs are copied to as they are asked for."""
+
+    ref: str
+    folder: Path
+
+    def out(self, path: str) -> Path:
+        """The run's out of this path (models/experts: every expert), copied from DVC's cache once.
+
+        Raises UserError for one that the run did not make or the cache does not hold.
+        """
+        place = self.folder / path
+        if not place.exists():
+            incoming = self.folder / ".incoming"
+            shutil.rmtree(incoming, ignore_errors=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            words = ["dvc", "get", "--quiet", ".", path, "--rev", self.ref, "--out", str(incoming)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                raise UserError(f"`{shlex.join(words)}` failed: {said}")
+            incoming.rename(place)
+        return place
+
+    def metrics(self, path: str) -> Any:
+        """The contents of a JSON file of the run's metrics; raises UserError where the run has none."""
+        return json.loads(output(["git", "show", f"{self.ref}:{path}"]))
+
+
+def keep_times(file: Path, stages: list[str]) -> None:
+    """Keep the seconds that each stage took when it last ran here, beside the run: other runs overwrite them."""
+    found = {name: times for name in stages if (times := timing.read(Path.cwd(), name))}
+    write_json(file, {name: round(sum(times["seconds"].values()), 3) for name, times in found.items()})
+
+
+def read_times(file: Path) -> dict[str, float]:
+    """What `keep_times` kept: seconds by stage, of those that have run here."""
+    return read_json(file) if file.is_file() else {}
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
