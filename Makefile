@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile-run test study pretrain prune clean
+.PHONY: help setup repro profile-run test study ablations pretrain prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -50,6 +50,10 @@ study: setup ## six training seeds and the guidance curve, for the README's clai
 	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
 	python -m selma.experiments seeds
 	python -m selma.curve
+
+ablations: setup ## the comparison table, docs/ablations.md (hours from nothing, minutes for one more row; resumable)
+	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	python -m selma.ablations
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.

@@ -31,7 +31,7 @@ from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import run_one
 from selma.runtime.params import load_params
 from selma.runtime.sets import load_sets
-from selma.studies.plan import Run, plan
+from selma.studies.plan import Run, of_row, plan
 from selma.studies.points import Drawn, Examiner, best, scales_of
 from selma.studies.results import COLUMNS, CURVE_COLUMNS, Cost, Found, Measured, curve_rows, table_rows
 from selma.studies.rows import BEST, EXAMINED, Row, Table, chosen, load_table
@@ -69,7 +69,7 @@ def _main(names: list[str] | None, seeds: list[int] | None) -> None:
             examiner = Examiner(params, benchmark, table.images, WORK / "scores")
         weights = Weights(run.params, source, WORK / "merged", source.folder / TIMES)
         for name, row in rows.items():
-            if row.set == set_name:
+            if row.set == set_name and seed in of_row(row, wanted):
                 model, cost = _model(name, row, weights)
                 models.setdefault(name, model)
                 found[name][seed] = _measured(name, model, cost, table, seed, examiner)

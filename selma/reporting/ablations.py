@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.ground.files import atomic, write_text
 from selma.reporting.table import gain_text
-from selma.studies.results import Found, gain, sentence
+from selma.studies.results import Found, against, sentence
 from selma.studies.rows import BEST, EXAMINED, POINTS, Table
 
 TITLES = {
@@ -39,6 +39,7 @@ def write_page(
         images="one image" if table.images == 1 else f"{table.images} images",
         total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
         scales=", ".join(f"{scale:g}" for scale in table.scales),
+        lone=", ".join(name for name in names if len(found[name]) == 1),
         selma=table.selma,
         titles=TITLES,
         rows=names,
@@ -61,17 +62,6 @@ def write_page(
     figures = docs / "ablations"
     _save(figures / "gains.svg", _gains(by_point))
     _save(figures / "guidance.svg", _curves(table, found))
-
-
-def against(table: Table, found: Found, name: str) -> str:
-    """What a row without a paper's figure shows against SELMA's merge, at both points."""
-    words = {"gain": "better", "loss": "worse", "none": "no difference is shown"}
-    said = []
-    for point in POINTS:
-        here = gain(found, name, table.selma, point)
-        kind = "gain" if here["low"] > 0 else "loss" if here["high"] < 0 else "none"
-        said.append(f"{point} {gain_text(here, places=1)}, {words[kind]}")
-    return "; ".join(said) + "."
 
 
 def _row(table: Table, row: Mapping[str, Any]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def compose(cells: Sequence[Cell]) -> Image.Image:
     pictures = n_models * height + (n_models - 1) * 4
     heights = [pictures + 8 + line * (1 + max(len(captions[i]) for i in row)) for row in rows]
     n_columns = min(_COLUMNS, len(cells))
-    margin = max(_MARGIN, *(ceil(name_font.getlength(name)) + _GAP for name in cells[0].images))
+    margin = max(_MARGIN, *(ceil(name_font.getlength(name)) + _GAP // 2 for name in cells[0].images))
     sheet = Image.new(
         "RGB",
         (margin + n_columns * (width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1)),

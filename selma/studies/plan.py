@@ -39,7 +39,7 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
     for name, row in rows.items():
         where = f"{FILE}, rows.{name}"
         allow(f"{where}.set", row.set, sets, "in experiments.yaml")
-        for seed in seeds:
+        for seed in of_row(row, seeds):
             if (row.set, seed) not in runs:
                 check_runs(row.set, sets[row.set])
                 runs[row.set, seed] = _run(where, row.set, sets[row.set], seed)
@@ -52,6 +52,11 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
                 where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
             )
     return runs
+
+
+def of_row(row: Row, seeds: Sequence[int]) -> list[int]:
+    """Those of the seeds that a row is computed with."""
+    return [seed for seed in seeds if row.seeds is None or seed in row.seeds]
 
 
 def experts_of(row: Row, params: Params) -> list[str]:

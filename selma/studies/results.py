@@ -139,5 +139,16 @@ def sentence(name: str, row: Row, found: Found, point: str) -> str:
     )
 
 
+def against(table: Table, found: Found, name: str) -> str:
+    """What a row without a paper's claim shows against SELMA's merge, at both points."""
+    said = []
+    for point in POINTS:
+        here = gain(found, name, table.selma, point)
+        span = f"[{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]"
+        word = "better" if here["low"] > 0 else "worse" if here["high"] < 0 else "no difference is shown"
+        said.append(f"{point} {100 * here['mean']:+.1f} {span}, {word}")
+    return "; ".join(said) + "."
+
+
 def _mean(scores: Scores | Sequence[float]) -> float:
     return float(np.mean(list(scores.values())))

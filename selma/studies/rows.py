@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from selma.ground.errors import UserError
-from selma.ground.schema import Count, build, once, one_of, section
-from selma.ground.schema import Seed as AnySeed
+from selma.ground.schema import Count, Seed, build, one_of, section
 from selma.runtime import variants
 from selma.runtime.params import Few, Merge, NonNegative
 from selma.runtime.schema import ROW, ROW_WORDS, Name, RowName, load_yaml
@@ -21,14 +19,14 @@ EXAMINED, BEST = "examined", "best"  # the guidance of params.yaml, and each mod
 POINTS = (EXAMINED, BEST)
 
 
-def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+def _rising(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if list(values) != sorted(set(values)):
         raise ValueError("it must rise, each number once")
     return values
 
 
 Scales = Annotated[tuple[NonNegative, ...], Field(min_length=1), AfterValidator(_rising)]
-Seeds = Annotated[tuple[AnySeed, ...], Field(min_length=1), once]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_rising)]
 
 
 @section
@@ -44,12 +42,13 @@ class Claim:
 class Row:
     """One row: an expert, or a merge, or neither (the base); from which runs; drawn by which guidance.
 
-    `set` is a set of experiments.yaml whose runs, one for each seed, make the weights. `paper` is what the papers
-    measured, `claim` what they conclude.
+    `set` is a set of experiments.yaml whose runs, one for each seed, make the weights; `seeds`, some of the table's,
+    are for a row that only looks around. `paper` is what the papers measured, `claim` what they conclude.
     """
 
     desc: str
     set: Name = "upstream"
+    seeds: Seeds | None = None
     expert: RowName | None = None
     merge: Merge | None = None
     guidance: Annotated[str, one_of(variants.names("guidance"))] = "cfg"
@@ -83,18 +82,24 @@ def load_table(path: Path = FILE) -> Table:
         if getattr(table, name) not in table.rows:
             raise UserError(f"{path}: {name} is {getattr(table, name)}; allowed: {', '.join(table.rows)}")
     for name, row in table.rows.items():
-        _check_row(f"{path}, rows.{name}", row, table.rows)
+        _check_row(f"{path}, rows.{name}", row, table)
     return table
 
 
-def _check_row(where: str, row: Row, rows: Mapping[str, Row]) -> None:
+def _check_row(where: str, row: Row, table: Table) -> None:
+    if strange := sorted(set(row.seeds or ()) - set(table.seeds)):
+        raise UserError(f"{where}.seeds holds {strange[0]}; allowed: {', '.join(map(str, table.seeds))}")
+    if row.claim is not None and row.seeds is not None:
+        raise UserError(
+            f"{where}: has a claim, which all of the table's seeds must carry; leave out its seeds"
+        )
     if row.expert is not None and row.merge is not None:
         raise UserError(f"{where}: has an expert and a merge; allowed: one of them, or neither for the base")
     if row.merge is not None:
         variants.options("operators", row.merge.operator, row.merge.options, f"{where}.merge.options")
     variants.options("guidance", row.guidance, row.options, f"{where}.options")
-    if row.claim is not None and row.claim.over not in rows:
-        raise UserError(f"{where}.claim.over is {row.claim.over}; allowed: {', '.join(rows)}")
+    if row.claim is not None and row.claim.over not in table.rows:
+        raise UserError(f"{where}.claim.over is {row.claim.over}; allowed: {', '.join(table.rows)}")
 
 
 def chosen(table: Table, names: list[str] | None) -> dict[str, Row]:

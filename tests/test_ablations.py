@@ -1,0 +1,358 @@
+"""The comparison table: what rows may say, what is claimed from scores, and that nothing is scored twice."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from selma import ablations
+from selma.ground.errors import UserError
+from selma.ground.items import write_split
+from selma.reporting import ablations as page
+from selma.runtime.params import load_params
+from selma.runtime.schema import load_yaml
+from selma.runtime.sets import load_sets
+from selma.scoring import exam
+from selma.scoring.seeds import over_seeds
+from selma.studies.plan import plan
+from selma.studies.points import Drawn, Examiner, best, scales_of
+from selma.studies.results import (
+    COLUMNS,
+    Cost,
+    Measured,
+    against,
+    curve_rows,
+    gain,
+    sentence,
+    table_rows,
+    verdict,
+)
+from selma.studies.rows import BEST, EXAMINED, Claim, chosen, load_table
+from tests.test_curve import item
+from tests.test_sample_stage import SETTINGS, put_lora
+
+ROOT = Path(__file__).parents[1]
+MERGE = {"operator": "factor_mean", "experts": None}
+TABLE = {
+    "benchmark": "exam",
+    "images": 1,
+    "scales": [1.5, 2.0],
+    "seeds": [42, 43],
+    "base": "base",
+    "selma": "selma",
+    "pictures": 2,
+    "rows": {
+        "base": {"desc": "the base"},
+        "selma": {
+            "desc": "merged",
+            "merge": MERGE,
+            "paper": "DSG 77.7",
+            "claim": {"over": "base", "finds": "better", "says": "Better than its base."},
+        },
+        "delta": {"desc": "the mean", "merge": {**MERGE, "operator": "delta_mean"}},
+    },
+}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    """ablations.yaml with changes: a dotted key and its value."""
+    found = copy.deepcopy(TABLE)
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        inner = found
+        for part in path:
+            inner = inner[part]
+        inner[last] = value
+    with open(folder / "ablations.yaml", "w") as file:
+        YAML().dump(found, file)
+    return folder / "ablations.yaml"
+
+
+# Rows --------------------------------------------------------------------------------------------
+
+
+def test_the_committed_rows_can_be_made_from_the_committed_sets(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = load_table()
+    runs = plan(table, load_sets(), table.rows, table.seeds)
+    assert {seed for _, seed in runs} == set(table.seeds) and len(table.seeds) >= 3
+    assert all(run.params.seed == seed for (_, seed), run in runs.items())
+
+
+def test_every_operator_and_guidance_method_has_a_row():
+    rows = load_table(ROOT / "ablations.yaml").rows.values()
+    files = {path.stem for path in (ROOT / "selma/variants/operators").glob("[!_]*.py")}
+    assert {row.merge.operator for row in rows if row.merge} == files
+    methods = {path.stem for path in (ROOT / "selma/variants/guidance").glob("[!_]*.py")}
+    assert {row.guidance for row in rows} == methods
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows__delta__merge": {**MERGE, "operator": "mean"}}, "operator is 'mean'; it must be one of"),
+        (
+            {"rows__delta__merge": {"operator": "ties", "experts": None, "options": {"density": 1.5}}},
+            "rows.delta.merge.options: density is 1.5",
+        ),
+        ({"rows__delta__expert": "count"}, "rows.delta: has an expert and a merge"),
+        ({"rows__base__guidance": "none"}, "guidance is 'none'"),
+        ({"rows__base__options": {"step": 1}}, "rows.base.options: cfg has no settings"),
+        ({"rows__selma__claim__over": "nobody"}, "claim.over is nobody; allowed: base, selma, delta"),
+        ({"rows__selma__claim__finds": "equal"}, "finds is 'equal'; it must be one of: better, worse"),
+        ({"scales": [2.0, 1.5]}, "scales is [2.0, 1.5]; it must rise"),
+        ({"seeds": [42, 42]}, "seeds is [42, 42]; it must rise"),
+        ({"rows__delta__seeds": [7]}, "rows.delta.seeds holds 7; allowed: 42, 43"),
+        ({"rows__selma__seeds": [42]}, "rows.selma: has a claim"),
+        ({"base": "nobody"}, "base is nobody; allowed: base, selma, delta"),
+        ({"rows__delta__dsc": ""}, "unknown key rows.delta.dsc; did you mean desc?"),
+    ],
+)
+def test_a_table_that_cannot_be_is_one_line(tmp_path, changes, said):
+    with pytest.raises(UserError) as raised:
+        load_table(write(tmp_path, **changes))
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows__delta__set": "nothing"}, "rows.delta.set is nothing; it must be one in experiments.yaml"),
+        ({"rows__delta__set": "steps"}, "has 2 runs of seed 42"),
+        ({"benchmark": "dsg"}, "ablations.yaml: benchmark is dsg"),
+        (
+            {"rows__delta__merge": {**MERGE, "experts": ["objects", "nobody"]}},
+            "rows.delta holds nobody",
+        ),
+        (
+            {"rows__delta__set": "flips", "rows__delta__merge": None, "rows__delta__expert": "single"},
+            "single",
+        ),
+        ({"seeds": [42, 77]}, "has 0 runs of seed 77"),
+    ],
+)
+def test_rows_that_no_run_makes_are_refused_before_a_run_begins(tmp_path, monkeypatch, capsys, changes, said):
+    for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    write(tmp_path, **changes)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablations, "run_one", lambda *_: pytest.fail("nothing may run"))
+    assert ablations.main([]) == 2
+    line = capsys.readouterr().err.strip()
+    assert said in line and "\n" not in line
+
+
+@pytest.mark.parametrize("options", [["--rows", "nobody"], ["--rows", "../x"], ["--seeds", "7"]])
+def test_options_that_name_nothing_are_refused(tmp_path, monkeypatch, capsys, options):
+    for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ablations.main(options) == 2
+    assert capsys.readouterr().err.startswith(f"error: {options[0]}: ")
+
+
+def test_the_rows_that_gains_are_over_are_always_there(tmp_path):
+    table = load_table(write(tmp_path))
+    assert list(chosen(table, ["delta"])) == ["base", "selma", "delta"]
+    assert list(chosen(table, ["base"])) == ["base", "selma"]
+    assert list(chosen(table, None)) == ["base", "selma", "delta"]
+
+
+# Claims ------------------------------------------------------------------------------------------
+
+
+def measured(examined: np.ndarray, own: np.ndarray, guidance: float) -> Measured:
+    def scores(values: np.ndarray) -> dict[str, float]:
+        return {f"i{n}": float(value) for n, value in enumerate(values)}
+
+    return Measured(
+        guidance={EXAMINED: 1.35, BEST: guidance},
+        scores={EXAMINED: scores(examined), BEST: scores(own)},
+        cost={EXAMINED: Cost(10, 20, 30, 1.4), BEST: Cost(10, 40, 60, 2.6)},
+        curve={1.35: scores(examined), 2.0: scores(own)},
+    )
+
+
+@pytest.fixture
+def found():
+    """Two seeds of three rows on 40 prompts: selma gains .1 at the examined point and nothing at its best."""
+    random = np.random.default_rng(0)
+    rows: dict[str, dict[int, Measured]] = {"base": {}, "selma": {}, "delta": {}}
+    for seed in (42, 43):
+        base, own = random.uniform(0.3, 0.7, 40), random.uniform(0.5, 0.9, 40)
+        noise = random.normal(0, 0.01, (2, 40))
+        rows["base"][seed] = measured(base, own, 2.0)
+        rows["selma"][seed] = measured(base + 0.1 + noise[0], own + noise[1], 2.0 if seed == 42 else 1.35)
+        rows["delta"][seed] = measured(base + 0.1 + noise[1], own, 2.0)
+    return rows
+
+
+def test_gains_are_paired_over_seeds_and_prompts(found):
+    differences = np.array(
+        [
+            [
+                found["selma"][s].scores[EXAMINED][i] - found["base"][s].scores[EXAMINED][i]
+                for i in run.scores[EXAMINED]
+            ]
+            for s, run in found["base"].items()
+        ]
+    )
+    mean, low, high = over_seeds(differences)
+    here = gain(found, "selma", "base", EXAMINED)
+    assert here == pytest.approx({"mean": mean, "low": low, "high": high}, abs=6e-5)
+    assert here["low"] > 0 > gain(found, "selma", "base", BEST)["low"]
+    alone = {row: {42: runs[42]} for row, runs in found.items()}
+    assert gain(alone, "selma", "base", EXAMINED)["mean"] == pytest.approx(differences[0].mean(), abs=6e-5)
+    assert gain(found, "base", "base", BEST) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_table_has_every_row_at_both_points(found, tmp_path):
+    rows = table_rows(load_table(write(tmp_path)), found)
+    assert [(row["row"], row["point"]) for row in rows] == [
+        (name, point) for name in ("base", "selma", "delta") for point in (EXAMINED, BEST)
+    ]
+    assert all(tuple(row) == COLUMNS for row in rows)
+    examined, own = rows[2], rows[3]
+    assert examined["guidance"] == "1.35" and own["guidance"] == "2 1.35"
+    assert examined["score"] == pytest.approx(rows[0]["score"] + examined["gain"], abs=2e-4)
+    assert rows[4]["gain_over_selma"] == pytest.approx(rows[4]["gain"] - examined["gain"], abs=2e-4)
+    assert (examined["steps"], examined["images"], own["judge_calls"], own["seconds"]) == (10, 20, 60, 3)
+    assert examined["seeds"] == 2 and examined["paper"] == "DSG 77.7"
+    assert all(0 <= row["score"] <= 1 for row in rows)
+
+
+def test_the_curve_is_each_rows_dev_score_and_its_gain_at_the_same_guidance(found, tmp_path):
+    rows = curve_rows(load_table(write(tmp_path)), found)
+    assert [(row["row"], row["guidance"]) for row in rows[:4]] == [
+        ("base", 1.35),
+        ("base", 2.0),
+        ("selma", 1.35),
+        ("selma", 2.0),
+    ]
+    assert rows[0]["gain"] == rows[1]["gain"] == 0 and rows[2]["gain"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("finds", "low", "high", "said"),
+    [
+        ("better", 0.01, 0.03, "agrees"),
+        ("better", -0.01, 0.03, "cannot tell"),
+        ("better", -0.03, -0.01, "disagrees"),
+        ("worse", -0.03, -0.01, "agrees"),
+        ("worse", -0.01, 0.03, "cannot tell"),
+        ("worse", 0.01, 0.03, "disagrees"),
+        ("better", 0.0, 0.02, "cannot tell"),
+        ("worse", 0.0, 0.0, "cannot tell"),
+    ],
+)
+def test_a_verdict_is_the_intervals(finds, low, high, said):
+    assert verdict(Claim("base", finds, ""), {"mean": (low + high) / 2, "low": low, "high": high}) == said
+
+
+def test_a_claim_becomes_a_sentence_at_each_point(found, tmp_path):
+    table = load_table(write(tmp_path))
+    text = sentence("selma", table.rows["selma"], found, EXAMINED)
+    assert text.startswith("Better than its base. Here it is +") and text.endswith(
+        "the embedded world agrees."
+    )
+    assert sentence("selma", table.rows["selma"], found, BEST).endswith("the embedded world cannot tell.")
+    assert sentence("delta", table.rows["delta"], found, BEST) == ""
+    assert against(table, found, "delta").count("no difference is shown") == 2
+
+
+# Scores ------------------------------------------------------------------------------------------
+
+
+def test_a_models_own_best_is_the_cheapest_of_equal_scales():
+    assert best({1.5: {"a": 0.5, "b": 0.7}, 2.0: {"a": 0.7, "b": 0.5}, 3.0: {"a": 0.2, "b": 0.2}}) == 1.5
+    assert best({1.5: {"a": 0.5}, 2.0: {"a": 0.7}}) == 2.0
+    assert scales_of((1.5, 2.0), 1.35) == [1.35, 1.5, 2.0] and scales_of((1.35, 2.0), 1.35) == [1.35, 2.0]
+
+
+@pytest.fixture
+def examiner(make_project, monkeypatch):
+    root = make_project("project", SETTINGS)
+    for split in ("dev", "test"):
+        write_split(
+            root / "data/benchmarks/exam",
+            split,
+            [item(f"{split}-one", "circle"), item(f"{split}-two", "cross")],
+        )
+    put_lora(root / "models/merges/merged", root / "models/backbones/shapes", 1.0)
+    monkeypatch.chdir(root)
+    return Examiner(load_params(), Path("data/benchmarks/exam"), 2, Path("kept"))
+
+
+def test_nothing_is_scored_twice_and_every_change_is_scored_anew(examiner, monkeypatch):
+    models = [Drawn(None), Drawn(Path("models/merges/merged"))]
+    points = [
+        (model, split, scale, seed)
+        for model in models
+        for split in ("dev", "test")
+        for scale in (1.5, 2.0)
+        for seed in (1, 2)
+    ]
+    first = [examiner.scores(*point) for point in points]
+    assert len(list(Path("kept").iterdir())) == len(points)
+    assert all(
+        set(scores) == {f"{point[1]}-one", f"{point[1]}-two"}
+        for (scores, _), point in zip(first, points, strict=True)
+    )
+    monkeypatch.setattr(exam, "draw", lambda *_, **__: pytest.fail("drawn twice"))
+    again = Examiner(examiner.params, Path("data/benchmarks/exam"), 2, Path("kept"))
+    assert [again.scores(*point) for point in points] == first
+    assert examiner.drawn("dev") == 2 and examiner.drawn("test") == 4
+    assert examiner.questions("test") == 8
+
+
+def test_the_pictures_are_the_images_that_were_scored(examiner):
+    items = examiner.items["test"]
+    images = examiner.images(Drawn(None), items, 3)
+    drawing = examiner.params.evaluate.drawing
+    drawn = exam.draw(examiner.pipe(None), items, drawing, images=2, seed=3)
+    first = [image for _, k, image in drawn if k == 0]
+    assert [np.asarray(image).tolist() for image in images] == [np.asarray(image).tolist() for image in first]
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, tmp_path):
+    table = load_table(write(tmp_path))
+    facts = {"prompts": 40, "judge": "oracle", "drawing": "ddim, 12 steps, 64 px", "examined": "1.35"}
+    docs = tmp_path / "docs"
+    page.write_page(docs, table, found, table_rows(table, found), facts)
+    text = (docs / "ablations.md").read_text()
+    here = gain(found, "selma", "base", EXAMINED)
+    assert f"**{100 * here['mean']:+.1f} [{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]**" in text
+    assert "| delta | the mean | 1.35 |" in text and "the embedded world agrees" in text
+    files = {file: file.read_bytes() for file in docs.rglob("*") if file.is_file()}
+    for name in ("gains", "guidance"):
+        assert ElementTree.fromstring(files[docs / f"ablations/{name}.svg"]).tag.endswith("svg")
+    page.write_page(docs, table, found, table_rows(table, found), facts)
+    assert files == {file: file.read_bytes() for file in docs.rglob("*") if file.is_file()}
+
+
+def test_the_committed_page_and_figures_are_of_the_committed_numbers():
+    with open(ROOT / "metrics/ablations.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = load_table(ROOT / "ablations.yaml")
+    assert [row["row"] for row in rows[::2]] == list(table.rows)
+    text = (ROOT / "docs/ablations.md").read_text()
+    for row in rows:
+        assert int(row["seeds"]) == len(table.rows[row["row"]].seeds or table.seeds)
+        line = next(
+            line
+            for line in text.split(f"## {page.TITLES[row['point']]}")[1].splitlines()
+            if line.startswith(f"| {row['row']} |")
+        )
+        assert f"| {100 * float(row['score']):.1f} |" in line
+    assert load_yaml(ROOT / "params.yaml")["evaluate"]["drawing"]["guidance"] == float(rows[0]["guidance"])
