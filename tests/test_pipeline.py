@@ -175,6 +175,47 @@ def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
     clone.run("git", "clean", "--quiet", "--force", "metrics")
 
 
+def test_the_comparison_table_is_computed_once_and_a_further_row_trains_nothing(clone):
+    """Two training seeds of a small set through `dvc exp run`, three rows, two points; then one row more."""
+    (clone.folder / "experiments.yaml").write_text(
+        "upstream:\n  desc: what rows share\n  runs: {all: {}}\n  seeds: [7, 8]\n  targets: [select, benchmark]\n"
+        "  set: {evaluate.benchmarks: [shapes, exam],\n"
+        "    benchmarks.exam: {source: shapes, seed: 3, dev_per_skill: 1, test_per_skill: 2}}\n"
+    )
+    table = (
+        "{benchmark: exam, images: 1, scales: [2.0], seeds: [7, 8], base: base, selma: selma, pictures: 2, rows: {\n"
+        "  base: {desc: base}, single: {desc: one, expert: single},\n"
+        "  selma: {desc: merged, merge: {operator: factor_mean, experts: null}}"
+    )
+    (clone.folder / "ablations.yaml").write_text(table + "}}\n")
+    clone.run("git", "add", "--all")
+    clone.run("git", "commit", "--quiet", "--message", "a small table")
+    printed = clone.run("python", "-m", "selma.ablations")
+    assert "Running stage 'expert@single'" in printed
+    found = (clone.folder / "metrics/ablations.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in found[1:]] == [
+        "base",
+        "base",
+        "single",
+        "single",
+        "selma",
+        "selma",
+    ]
+    for name in ("ablations.md", "ablations/gains.svg", "ablations/guidance.svg", "ablations/pictures.png"):
+        assert (clone.folder / "docs" / name).stat().st_size > 0
+
+    assert "Running stage" not in clone.run("python", "-m", "selma.ablations")
+    assert (clone.folder / "metrics/ablations.csv").read_text().splitlines() == found
+    (clone.folder / "ablations.yaml").write_text(
+        table + ", drawn: {desc: structured, guidance: structure}}}\n"
+    )
+    assert "Running stage" not in clone.run("python", "-m", "selma.ablations")
+    more = (clone.folder / "metrics/ablations.csv").read_text().splitlines()
+    assert more[: len(found)] == found and more[len(found)].startswith("drawn,examined,1.35,")
+    clone.run("git", "checkout", "--quiet", ".")
+    clone.run("git", "clean", "--quiet", "--force", "-d", "metrics", "docs")
+
+
 def test_metrics_of_branches_are_compared(clone):
     clone.run("dvc", "exp", "branch", "delta", "delta-branch")
     assert "metrics/merge/merged.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")

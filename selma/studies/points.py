@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from selma.ground.files import folder_digest, read_record, sha256_file, write_json
-from selma.ground.items import Item, load_split
+from selma.ground.items import Item, load_split, splits
 from selma.ground.schema import record
 from selma.judging.judge import load_judge
 from selma.runtime import variants
-from selma.runtime.params import Params, results
+from selma.runtime.params import Model, Params, results
 from selma.runtime.places import BACKBONES, JUDGES
 from selma.scoring import exam
 from selma.scoring.scores import item_scores
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from selma.backbones.loading import Pipeline
     from selma.judging.judge import Judge
+
+INDEX = "model_index.json"  # in a backbone's folder, and in no LoRA's
 
 Scores = Mapping[str, float]  # by item
 
@@ -53,13 +55,21 @@ class Drawn:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def drawn_by(row: Model) -> Drawn:
+    """A row of `models`."""
+    weights = Path(row.weights)
+    return Drawn(None if (weights / INDEX).is_file() else weights, row.guidance, row.options)
+
+
 class Examiner:
     """Draws and judges a benchmark's prompts; what was scored before is read from a folder."""
 
     def __init__(self, params: Params, benchmark: Path, images: int, kept: Path) -> None:
         """`images` of every test prompt; of a dev prompt one, as where checkpoints are chosen."""
         self.params, self.kept = params, kept
-        self.items: dict[str, list[Item]] = {split: load_split(benchmark, split) for split in ("dev", "test")}
+        self.items: dict[str, list[Item]] = {
+            split: load_split(benchmark, split) for split in splits(benchmark)
+        }
         self._images = {"dev": 1, "test": images}
         self._backbone = Path(BACKBONES) / params.expert.backbone
         self._shared = [
