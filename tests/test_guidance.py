@@ -260,7 +260,7 @@ def test_a_unet_in_half_precision_takes_nearly_the_same_step(kind, dtype, reques
         guide = Guide("syngen", {"step": 1.0}, pipe, texts, encode_texts(pipe, texts))
         steps.append(guide.shift(range(len(texts)), latents, 0.0, look(pipe, texts)).flatten())
     assert steps[1].dtype == torch.float32
-    assert torch.cosine_similarity(*steps, dim=0) > 0.98 and 0.9 < steps[1].norm() / steps[0].norm() < 1.1
+    assert torch.cosine_similarity(*steps, dim=0) > 0.95 and 0.9 < steps[1].norm() / steps[0].norm() < 1.1
 
 
 @pytest.mark.skipif(not Path("models/backbones/shapes/unet").is_dir(), reason="`dvc pull` fetches it")
