@@ -260,7 +260,7 @@ def test_a_unet_in_half_precision_takes_nearly_the_same_step(kind, dtype, reques
         guide = Guide("syngen", {"step": 1.0}, pipe, texts, encode_texts(pipe, texts))
         steps.append(guide.shift(range(len(texts)), latents, 0.0, look(pipe, texts)).flatten())
     assert steps[1].dtype == torch.float32
-    assert torch.cosine_similarity(*steps, dim=0) > 0.95 and 0.9 < steps[1].norm() / steps[0].norm() < 1.1
+    assert (steps[1] - steps[0]).norm() < 0.3 * steps[0].norm()
 
 
 @pytest.mark.skipif(not Path("models/backbones/shapes/unet").is_dir(), reason="`dvc pull` fetches it")
@@ -421,3 +421,37 @@ def no_spacy(root):
     (root / "without/spacy").mkdir(parents=True)
     (root / "without/spacy/__init__.py").write_text("raise ImportError('not here')\n")
     return root / "without"
+
+
+@pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_sdxl"])
+def test_the_method_that_the_docs_write_is_what_it_says(kind, make_project, request):
+    """The file from docs/guidance.md, put where it says, with a row of its own; diffusers has the same method."""
+    page = (Path(__file__).parents[1] / "docs/guidance.md").read_text(encoding="utf-8")
+    code = page.partition("## Write your own")[2].partition("```python\n")[2].partition("```")[0]
+    weights = "models/backbones/tiny"
+    rows = {"far": {"guidance": "cfg"}, "base": {"guidance": "cfg"}}
+    root = make_project_root(make_project, rows, weights)
+    shutil.copytree(request.getfixturevalue(kind), root / weights)
+    (root / "selma/variants/guidance/rescaled.py").write_text(code)
+    script = f"""
+from pathlib import Path
+from selma.backbones.loading import load_pipeline
+from selma.images import sampler
+from selma.runtime.params import Drawing
+drawing = Drawing(scheduler="ddim", steps=4, guidance=60.0, batch=5)
+pipe = load_pipeline(Path({weights!r}))
+drawn = sampler.draw(pipe, {TEXTS[:2]!r}, [1, 2], drawing, method="rescaled", options={{"share": 0.9}})
+for i, image in drawn:
+    image.save(f"{{i}}.png")
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+    pipe = load_pipeline(request.getfixturevalue(kind))
+    pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config)
+    noise = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    theirs = pipe(
+        TEXTS[:2], num_inference_steps=4, guidance_scale=60.0, guidance_rescale=0.9, generator=noise
+    ).images
+    plain = drawn(pipe, "cfg", texts=TEXTS[:2], seeds=[1, 2], guidance=60.0)
+    for i, image in enumerate(theirs):
+        ours = np.asarray(read_image(root / f"{i}.png"), dtype=int)
+        assert np.abs(ours - np.asarray(image, dtype=int)).max() <= 1 < np.abs(ours - plain[i]).max()
