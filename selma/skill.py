@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -71,7 +72,8 @@ def with_rows(text: str, name: str, params: Params) -> str:
     sections = {key.value: value for key, value in root.value}
     last = params.skills[-1]
     objective = next(iter(params.experts.values())).objective
-    guidance = next(iter(params.models.values())).guidance
+    model = next(iter(params.models.values()))
+    settings = f", options: {json.dumps(model.options)}" if model.options else ""  # JSON is YAML
     for section in ("experts", "models"):
         if not yamltext.is_block(sections[section]):
             raise UserError(
@@ -87,7 +89,7 @@ def with_rows(text: str, name: str, params: Params) -> str:
         _after_row(
             text,
             _row(sections["models"], last),
-            f"{name}: {{weights: {EXPERTS}/{name}, guidance: {guidance}}}",
+            f"{name}: {{weights: {EXPERTS}/{name}, guidance: {model.guidance}{settings}}}",
         ),
     ]
     for place, addition in sorted(edits, reverse=True):  # from the end: places stay valid

@@ -134,6 +134,16 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("experts.a b", {}, "a key of experts is 'a b'; it must be a name"),
         ("models.base.weights", "models/backbones/other", "models.base.weights is models/backbones/other"),
         ("models.base.guidance", "none", "models.base.guidance is 'none'; it must be one of: cfg"),
+        (
+            "models.base",
+            {"weights": "models/backbones/shapes", "guidance": "syngen", "options": {"step": -1}},
+            "models.base.options: step is -1; it must be greater than or equal to 0",
+        ),
+        (
+            "models.base",
+            {"weights": "models/backbones/shapes", "guidance": "cfg", "options": {"step": 1}},
+            "models.base.options: cfg has no settings; leave them out",
+        ),
         ("models.merged", del_, "compare[0] holds merged; it must be one in `models`"),
         (
             "models.skill",

@@ -66,7 +66,7 @@ class World:
     def load(self, folder, device, dtype, lora):
         return read_json(lora / "lora.json")["steps"]
 
-    def draw(self, step, texts, seeds, drawing, method):
+    def draw(self, step, texts, seeds, drawing, method, options):
         self.calls.append((step, texts, seeds, drawing))
         bright = self.bright[step]
         if isinstance(bright, BaseException):

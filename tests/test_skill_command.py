@@ -61,6 +61,17 @@ def test_three_rows_and_a_file_and_nothing_else_changes(project, monkeypatch, ca
     assert "data/skills/photo/animals.yaml" in printed.out and not printed.err
 
 
+def test_a_skills_model_is_guided_as_the_first_one(project, monkeypatch):
+    text = (project / "params.yaml").read_text()
+    row = "  base: {weights: models/backbones/shapes, guidance: cfg}"
+    mine = row.replace("cfg", "syngen, options: {step: 0.5, parser: rules}")
+    assert text.count(row) == 1
+    (project / "params.yaml").write_text(text.replace(row, mine))
+    assert run(monkeypatch, "animals", *OPTIONS) == 0
+    added = load_params().models["animals"]
+    assert (added.guidance, added.options) == ("syngen", {"step": 0.5, "parser": "rules"})
+
+
 def test_the_skill_stays_in_every_profile(project, monkeypatch):
     run(monkeypatch, "animals", *OPTIONS)
     added = (project / "params.yaml").read_bytes()

@@ -1,13 +1,18 @@
 """A method of guidance as one drawing uses it: its file, its settings, and what it does besides combining predictions.
 
-A file of selma/variants/guidance states `branches(scale)` and `combine(predictions, scale)`. One that acts on texts or
-latents, too, has `prepare(pipe, texts, encoded, **options)`, called once, which returns an object with
-either or both of
+A file of selma/variants/guidance states
 
-    values(rows)                         what cross-attention's values read in the place of the texts' states
+    branches(scale)                 what the UNet is run on at every step: ("text",) or ("empty", "text")
+    combine(predictions, scale)     the prediction to step by, from the branches', fp32 [n, channels, h, w] each
+
+and, if it has settings or acts on more than predictions, `OPTIONS` and `prepare(pipe, texts, encoded, **options)`,
+called once for a drawing's prompts and their encodings. What that returns may have any of
+
+    branches, combine               in the place of the file's own
+    values(rows)                    what cross-attention's values read in the place of the texts' states
     shift(rows, latents, share, look)    what is added to the latents before a step
 
-`docs/guidance.md` has both in full. Where a method has neither, nothing here costs anything.
+docs/guidance.md shows how to write one. What a method does not have costs nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +49,9 @@ class Guide:
     ) -> None:
         module = variants.load("guidance", name, "guidance")
         options = variants.options("guidance", name, options, f"options of {name}")
-        self.branches, self.combine = module.branches, module.combine
         acts = module.prepare(pipe, texts, encoded, **options) if hasattr(module, "prepare") else None
+        self.branches = getattr(acts, "branches", module.branches)
+        self.combine = getattr(acts, "combine", module.combine)
         self._values, self._shift = getattr(acts, "values", None), getattr(acts, "shift", None)
         self.watcher = Watcher(pipe.unet) if self._shift else None
 

@@ -55,6 +55,8 @@ _STOPS = _words(
     "show shows showing depict depicts depicting see observe notice hold holds holding wear wears wearing contain "
     "contains stand stands sit sits sat lie lies imagine"
 )
+_RELATIVE = _words("that which who")
+_ADVERBS = _words("not never also too very just only almost quite rather already still")  # and words in -ly
 _POSITIONS = _words("left right top bottom center centre middle")
 _ADJECTIVES = _words(
     "red orange yellow green blue purple violet pink brown black white gray grey golden silver teal cyan magenta beige "
@@ -78,7 +80,8 @@ class _Run:
     """Open words in a row, with what is around them: the phrase to be.
 
     lead    the determiner or number before them
-    before  the closed word before that, or before them
+    before  the closed word before that, or before them; not an adverb
+    relates whether that is a form of `be` after `that` or the like
     after   what follows: the next word, "" at an end
     ends    whether punctuation follows, and which
     """
@@ -86,6 +89,7 @@ class _Run:
     words: tuple[re.Match, ...]
     lead: re.Match | None
     before: str
+    relates: bool
     after: str
     ends: str
 
@@ -104,7 +108,7 @@ def noun_phrases(text: str) -> list[Phrase]:
         words = [match.group().lower() for match in run.words]
         spans = [match.span() for match in run.words]
         if run.before in _BE and run.lead is None and all(map(_is_adjective, words)):
-            subject = _subject(introduced, clause)
+            subject = len(phrases) - 1 if run.relates and phrases else _subject(introduced, clause)
             if subject is not None:
                 phrases[subject] = _modified(phrases[subject], spans)
         elif run.before in ("and", "or") and subject is not None and all(map(_is_adjective, words)):
@@ -133,7 +137,7 @@ def noun_phrases(text: str) -> list[Phrase]:
 def _runs(text: str) -> list[_Run]:
     """The runs of open words, with what is around each."""
     matches = list(_WORD.finditer(text))
-    runs, words, lead, before = [], [], None, ""
+    runs, words, lead, before, relates = [], [], None, "", False
     for i, match in enumerate(matches):
         word = match.group().lower()
         after = matches[i + 1].group().lower() if i + 1 < len(matches) else ""
@@ -143,15 +147,16 @@ def _runs(text: str) -> list[_Run]:
             opens = word in _DETERMINERS or is_number
             if opens and lead is None:
                 lead = match
-            elif not opens:
+            elif not opens and not (word in _ADVERBS or _is_adverb(word)):
+                relates = word in _BE and matches[i - 1].group().lower() in _RELATIVE and i > 0
                 lead, before = None, word
         else:
             words.append(match)
         if words and (gap or not after or _is_closed(after) or after.isdigit() or after in _NUMBERS):
-            runs.append(_Run(tuple(words), lead, before, after, gap or ("" if after else ".")))
-            words, lead, before = [], None, ""
+            runs.append(_Run(tuple(words), lead, before, relates, after, gap or ("" if after else ".")))
+            words, lead, before, relates = [], None, "", False
         elif gap:
-            lead, before = None, ""
+            lead, before, relates = None, "", False
     return runs
 
 
@@ -189,8 +194,11 @@ def _modified(phrase: Phrase, spans: list[Span]) -> Phrase:
 
 
 def _is_closed(word: str) -> bool:
-    adverb = word.endswith("ly") and len(word) > 4 and word not in _NOT_ADVERBS
-    return adverb or word in _DETERMINERS or word in _STOPS or word in _BE
+    return _is_adverb(word) or word in _DETERMINERS or word in _STOPS or word in _BE
+
+
+def _is_adverb(word: str) -> bool:
+    return word.endswith("ly") and len(word) > 4 and word not in _NOT_ADVERBS
 
 
 def _is_adjective(word: str) -> bool:

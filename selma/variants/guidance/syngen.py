@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from selma.images.classifier_free import branches, combine
@@ -95,27 +97,34 @@ class _SynGen:
             part = chosen[start : start + size]
             with torch.inference_mode(False), torch.enable_grad():
                 x = latents[part].clone().requires_grad_()
-                maps = look(x, part)
-                total = sum(loss(maps[i], self._pairs[rows[j]]) for i, j in enumerate(part))
+                total = loss(look(x, part), [self._pairs[rows[i]] for i in part]).sum()
                 (gradient,) = torch.autograd.grad(total * factor, x)
             moved[part] = gradient * (-self._step / factor)
         return moved
 
 
-def loss(maps: torch.Tensor, pairs: Sequence[Pair]) -> torch.Tensor:
-    """The loss of one image, from its maps [places, tokens], fp32, and its text's pairs."""
-    p = (maps / maps.sum(dim=0, keepdim=True)).T
-    total = maps.new_zeros(())
+def loss(maps: torch.Tensor, pairs: Sequence[Sequence[Pair]]) -> torch.Tensor:
+    """The loss of each image [n], from their maps [n, places, tokens], fp32, and their texts' pairs."""
+    apart = distances(maps)
+    found = apart.detach().cpu().numpy()
+    weights = np.stack([_weights(*one) for one in zip(found, pairs, strict=True)])
+    return (torch.from_numpy(weights).to(apart) * apart).sum(dim=(1, 2))
+
+
+def distances(maps: torch.Tensor) -> torch.Tensor:
+    """D of the maps of any two tokens: [n, tokens, tokens], of [n, places, tokens]."""
+    p = (maps / maps.sum(dim=1, keepdim=True)).transpose(1, 2)
+    cross = p @ p.clamp_min(1e-12).log().transpose(1, 2)  # sum of p log q
+    own = cross.diagonal(dim1=1, dim2=2)
+    return (own[:, :, None] + own[:, None] - cross - cross.transpose(1, 2)) / 2
+
+
+def _weights(apart: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
+    """How much the distance of any two tokens [tokens, tokens] counts in an image's loss: of a word's several tokens
+    only the largest one does."""
+    weights = np.zeros_like(apart)
     for pair in pairs:
-        modifier, noun, outside = (p[list(tokens)] for tokens in (pair.modifier, pair.noun, pair.outside))
-        total = total + distance(modifier, noun).max()
-        if len(outside):
-            apart = [distance(word, outside).amax(dim=0).mean() for word in (modifier, noun)]
-            total = total - sum(apart) / 2
-    return total
-
-
-def distance(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """(KL(p||q) + KL(q||p)) / 2 of each of p [a, places] and each of q [b, places]: [a, b]."""
-    p, q = p[:, None].clamp_min(1e-12), q[None].clamp_min(1e-12)
-    return ((p - q) * (p.log() - q.log())).sum(dim=-1) / 2
+        weights[max(product(pair.modifier, pair.noun), key=lambda tokens: apart[tokens])] += 1
+        for word, other in product((pair.modifier, pair.noun), pair.outside):
+            weights[max(word, key=lambda token: apart[token, other]), other] -= 0.5 / len(pair.outside)
+    return weights
