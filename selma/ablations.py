@@ -29,7 +29,9 @@ from selma.reporting import sheets
 from selma.runtime import command, variants
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import run_one
+from selma.runtime.facts import flatten
 from selma.runtime.params import load_params
+from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import load_sets
 from selma.studies.plan import Run, of_row, plan
 from selma.studies.points import Drawn, Examiner, best, scales_of
@@ -92,7 +94,8 @@ def _source(run: Run) -> Source:
     ref = run_one(run.set, run.name, dict(run.settings), run.targets)
     source = Source(ref, WORK / "runs" / ref.rpartition("/")[2])
     if not (source.folder / TIMES).is_file():
-        keep_times(source.folder / TIMES, list(load_stages(Path.cwd())))
+        changed = overridden(load_yaml(Path("params.yaml")), flatten(run.settings))
+        keep_times(source.folder / TIMES, list(load_stages(Path.cwd(), changed)))
     return source
 
 
