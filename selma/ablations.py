@@ -74,7 +74,7 @@ def _main(names: list[str] | None, seeds: list[int] | None) -> None:
             if row.set == set_name and seed in of_row(row, wanted):
                 model, cost = _model(name, row, weights)
                 models.setdefault(name, model)
-                found[name][seed] = _measured(name, model, cost, table, seed, examiner)
+                found[name][seed] = _measured(table, name, model, cost, seed, examiner)
         _write(table, {name: measured for name, measured in found.items() if measured})
     if names is None and seeds is None and examiner is not None:
         _write_page(table, found, {name: models[name] for name in rows}, examiner)
