@@ -45,10 +45,11 @@ def merge(
             own[module].append(moment[start : start + expert.rank])
             total[module] = total[module] + moment if module in total else moment
         start += expert.rank
+    del rows
 
     def layer(module: str) -> Factors:
         a, b = stacked(experts, module)
-        g, q = total[module].double(), torch.cat(own.pop(module)).double()
+        g, q = total.pop(module).double(), torch.cat(own.pop(module)).double()
         small = ridge * float(g.diagonal().mean()) / len(experts)
         unit = torch.eye(len(g), dtype=g.dtype)
         mix = torch.linalg.solve(g + small * len(experts) * unit, q + small * unit, left=False)
