@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
@@ -165,3 +169,31 @@ def test_a_row_that_cannot_be_is_one_line_when_params_are_read(make_project, row
     with pytest.raises(UserError, match=says) as error:
         load_params(root / "params.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_the_operator_in_the_docs_is_20_lines_and_merges_where_it_is_put(project):
+    text = (Path(__file__).parents[1] / "docs/operators.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code.count("\n") <= 20
+    (project / "selma/variants/operators/median.py").write_text(code, encoding="utf-8")
+    row = yaml.safe_load(re.search(r"^ +(median: \{.*)$", text, re.MULTILINE)[1])
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    row["median"]["options"]["rank"] = 99  # cuts nothing off
+    Path("params.yaml").write_text(yaml.safe_dump(params | {"merges": row}))
+    environment = {**os.environ, "DVC_STAGE": "merge@median", "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "stages.merge", "median"]
+    subprocess.run(command, cwd=project, env=environment, check=True)
+    merged = load_lora(Path("models/merges/median"))
+    experts = [load_lora(Path("models/experts") / skill) for skill in SKILLS]
+    assert merged.provenance["options"] == {"scale": 1.5, "rank": 99}
+    for module in merged.factors:
+        median = torch.stack([expert.delta(module) for expert in experts]).median(0).values
+        torch.testing.assert_close(merged.delta(module), 1.5 * median, rtol=1e-4, atol=1e-4)
+
+
+def test_the_docs_list_every_operator_and_setting():
+    text = (Path(__file__).parents[1] / "docs/operators.md").read_text(encoding="utf-8")
+    for name in OPERATORS:
+        (line,) = re.findall(rf"^\| `{name}` .*$", text, re.MULTILINE)
+        own = variants.constants("operators", name).get("OPTIONS", {})
+        assert set(re.findall(r"`(\w+)`", line.split("|")[3])) == set(own)
