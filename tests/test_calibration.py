@@ -154,6 +154,13 @@ def test_an_expert_without_images_is_named_before_anything_runs(tiny_backbone, t
         calibration(None, {"count": lora, "tags": lora}, {"count": [object()], "tags": []})
 
 
+def test_activations_that_are_not_finite_are_named(tiny_backbone, tmp_path):
+    pipe = load_pipeline(tiny_backbone)
+    pipe.unet.get_submodule("mid_block.attentions.0.norm").weight.fill_(torch.inf)
+    with pytest.raises(UserError, match=r"calibration: what .* reads is not finite"):
+        moments(pipe, expert(tiny_backbone, tmp_path / "lora", 0), images(tmp_path / "count", 1), seed=0)
+
+
 def items(split: str) -> list[Item]:
     return [Item(f"{i}-{split}", f"a {split} circle {i}", "count", "shapes", (QUESTION,)) for i in range(3)]
 

@@ -432,6 +432,18 @@ def test_an_operator_that_is_not_given_what_it_needs_says_so(operator, says):
         merge("m", operator, {"e0": random_expert(0, 2)})
 
 
+@pytest.mark.parametrize("operator", ["regmean", "ssr"])
+def test_statistics_without_an_inverse_are_one_line_without_a_ridge(operator):
+    expert = random_expert(0, 2)
+    sizes = {module: a[0].numel() for module, (a, _) in expert.factors.items()}
+
+    def nothing(expert: str, *, pairs: int, seed: int, rows: dict | None = None) -> dict[str, torch.Tensor]:
+        return {m: torch.zeros(2, 2) if rows else torch.zeros(n, n) for m, n in sizes.items()}
+
+    with pytest.raises(UserError, match=f"{operator}'s statistics have no inverse; raise options.ridge"):
+        merge("m", operator, {"e0": expert}, {"ridge": 0.0}, tokens=nothing)
+
+
 @pytest.mark.parametrize("operator", variants.names("operators"))
 def test_every_operator_says_what_it_is_and_takes_experts_of_any_rank(operator):
     module = variants.load("operators", operator, "operator")

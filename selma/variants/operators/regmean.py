@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 from selma.merging.layers import Factors, flat, from_layers, modules, stacked
 
@@ -75,9 +76,14 @@ class _Inverse:
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def of(self, matrix: torch.Tensor, ridge: float) -> torch.Tensor:
-        """The factor of `matrix` + `ridge` I, in float64."""
+        """The factor of `matrix` + `ridge` I, in float64; raises UserError where there is none."""
         if self._last is None or self._last[0] is not matrix:
             exact = matrix.double()
             exact.diagonal().add_(ridge)
-            self._last = matrix, torch.linalg.cholesky(exact)
+            factor, failed = torch.linalg.cholesky_ex(exact)
+            if failed:
+                raise UserError(
+                    "merges: regmean's statistics have no inverse; raise options.ridge or options.pairs"
+                )
+            self._last = matrix, factor
         return self._last[1]

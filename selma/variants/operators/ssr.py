@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 from selma.merging.layers import Factors, from_layers, modules, stacked
 
@@ -52,7 +53,9 @@ def merge(
         g, q = total.pop(module).double(), torch.cat(own.pop(module)).double()
         small = ridge * float(g.diagonal().mean()) / len(experts)
         unit = torch.eye(len(g), dtype=g.dtype)
-        mix = torch.linalg.solve(g + small * len(experts) * unit, q + small * unit, left=False)
+        mix, failed = torch.linalg.solve_ex(g + small * len(experts) * unit, q + small * unit, left=False)
+        if failed:
+            raise UserError("merges: ssr's statistics have no inverse; raise options.ridge or options.pairs")
         return a, b.double() @ mix
 
     return from_layers(experts, layer)
