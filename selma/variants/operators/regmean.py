@@ -48,8 +48,9 @@ def merge(
 
     def layer(module: str) -> Factors:
         a, b = stacked(experts, module)
-        small = ridge * float(total[module].diagonal().mean()) / len(experts)
-        factor = inverse.of(total[module], small * len(experts))
+        both = total.pop(module)  # the last layer that shares it frees it
+        small = ridge * float(both.diagonal().mean()) / len(experts)
+        factor = inverse.of(both, small * len(experts))
         left = torch.cat(weighed.pop(module)).double() + small * a.double()
         return torch.cholesky_solve(left.T, factor).T, b
 

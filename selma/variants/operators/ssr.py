@@ -43,9 +43,10 @@ def merge(
     for name, expert in experts.items():
         moments = tokens(name, pairs=pairs, seed=seed, rows=rows)
         for module, moment in moments.items():
-            own[module].append(moment[start : start + expert.rank])
+            own[module].append(moment[start : start + expert.rank].clone())  # a view would keep all of it
             total[module] = total[module] + moment if module in total else moment
         start += expert.rank
+        del moments, moment
     del rows
 
     def layer(module: str) -> Factors:
