@@ -24,6 +24,7 @@ TOY = {
     "judge": ["--images", "3", "--questions", "3", "--width", "128"],
     "filter --text": ["60", "--text", "captions"],
     "filter --growth": ["--growth", "50", "100", "--text", "captions"],
+    "merge": ["--size", "tiny", "--rank", "3", "--experts", "2", "--every", "3"],
     "sample": ["--size", "tiny", "--images", "6", "--alone", "2", "--batch", "3", "--steps", "2"],
     "train": ["--size", "tiny", "--batch", "4", "--images", "12", "--steps", "2"],
     "stages": ["--help"],  # a whole run is in test_pipeline.py
@@ -103,6 +104,9 @@ def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
         "filter 0",
         "filter --growth 0 10",
         "linear --repeats x",
+        "merge --rank 0",
+        "merge --every 0",
+        "merge --operators best",
     ],
 )
 def test_a_measurement_that_cannot_be_is_one_line_and_exit_code_2(command: str) -> None:

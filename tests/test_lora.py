@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_parameters, lora_state
-from selma.lora.files import CARD, WEIGHTS, load_lora, save_lora
+from selma.lora.files import CARD, WEIGHTS, load_lora, save_lora, sort_header
 from tests.unets import KNOWN
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -190,3 +190,33 @@ def test_the_papers_adapters_have_the_papers_size(name, millions):
     assert all(".transformer_blocks." in module for module in adapted)
     ends = {module.split(".transformer_blocks.")[1].partition(".")[2] for module in adapted}
     assert ends == {f"{attention}.{to}" for attention in ("attn1", "attn2") for to in TARGETS}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_file_is_to_the_byte_the_one_safetensors_writes_with_its_header_sorted(
+    tiny_backbone, tmp_path, dtype
+):
+    from safetensors.torch import save
+
+    state, provenance = random_lora(tiny_backbone, targets=CONVOLUTIONS)
+    state = {
+        key: value.mT if value.shape[-1] > 1 else value for key, value in state.items()
+    }  # not contiguous
+    save_lora(tmp_path, state, provenance, dtype)
+    with safe_open(tmp_path / WEIGHTS, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = {f"unet.{key}": value.to(dtype).contiguous() for key, value in state.items()}
+    assert (tmp_path / WEIGHTS).read_bytes() == sort_header(save(tensors, metadata))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float16, 2), (torch.bfloat16, 2)])
+def test_half_precision_stays_so_in_memory_and_reads_as_float32(tiny_backbone, tmp_path, dtype, size):
+    state, provenance = random_lora(tiny_backbone)
+    save_lora(tmp_path, state, provenance, dtype)
+    factors = load_lora(tmp_path).factors
+    assert {kept.element_size() for pair in factors._kept.values() for kept in pair} == {size}
+    assert len(factors) == len(list(factors)) == len(state) // 2
+    for module, (a, b) in factors.items():
+        for part, factor in (("A", a), ("B", b)):
+            expected = state[f"{module}.lora_{part}.weight"].to(dtype).float()
+            assert factor.dtype == torch.float32 and torch.equal(factor, expected)

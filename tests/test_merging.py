@@ -124,7 +124,7 @@ def test_delta_mean_is_the_mean_of_the_dense_deltas(drawn):
 def test_one_expert_reproduces_itself(seed, rank, scaling, operator):
     expert = random_expert(seed, rank, scaling)
     result = merged(operator, [expert], **WHOLE.get(operator, {}))
-    assert result.rank == rank or (operator == "knots" and result.rank <= rank)
+    assert result.rank in (rank, min(rank, 5))  # no layer holds more than 5
     assert result.provenance["alpha"] == result.scaling * result.rank
     for module in SHAPES:
         torch.testing.assert_close(result.delta(module), expert.delta(module), rtol=1e-5, atol=1e-5)

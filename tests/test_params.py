@@ -84,7 +84,7 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("merges", del_, "missing key merges"),
         ("merges", None, "merges is None; it must be a mapping"),
         ("merges.merged", None, "merges.merged is None; it must be a mapping of operator, experts"),
-        ("merges.merged.operator", "mean", "it must be one of: delta_mean, factor_mean"),
+        ("merges.merged.operator", "mean", "it must be one of: dare, delta_mean, factor_mean"),
         (
             "merges.merged.experts",
             ["count", "animals"],

@@ -181,8 +181,11 @@ class _Sums:
         self._counts[module] = self._counts.get(module, 0) + len(tokens)
 
     def means(self) -> Moments:
-        """The mean over tokens for each layer, on the CPU."""
+        """The mean over tokens for each layer, on the CPU; raises UserError where one is not finite."""
         own = {name: (total / self._counts[name]).cpu() for name, total in self._sums.items()}
+        for name, mean in own.items():
+            if not mean.isfinite().all():
+                raise UserError(f"calibration: what {name} reads is not finite; try another runtime.dtype")
         return own | {name: own[leader] for name, leader in self._leader.items()}
 
 

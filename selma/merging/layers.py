@@ -51,7 +51,10 @@ def from_layers(
     Factors of less than the largest rank are filled up with zeros: a LoRA has one rank. `found` is what the operator
     has to say about the result; it is kept in lora.json and in the merge's metrics.
     """
-    made = {module: layer(module) for module in modules(experts)}
+    made = {}
+    for module in modules(experts):
+        a, b = layer(module)
+        made[module] = a.float(), b.float()  # operators compute in float64, which all layers have no room for
     rank = max(len(a) for a, _ in made.values())
     for module, (a, b) in made.items():
         made[module] = _shaped(a, b, rank, *next(iter(experts.values())).factors[module])
@@ -65,7 +68,7 @@ def _shaped(
     if len(a) < rank:
         a = torch.cat([a, a.new_zeros(rank - len(a), a.shape[1])])
         b = torch.cat([b, b.new_zeros(len(b), rank - b.shape[1])], dim=1)
-    return a.float().view(rank, *like_a.shape[1:]), b.float().reshape(len(b), rank, *like_b.shape[2:])
+    return a.reshape(rank, *like_a.shape[1:]), b.reshape(len(b), rank, *like_b.shape[2:])
 
 
 def from_sums(experts: Experts, weights: Mapping[str, float]) -> LoraWeights:

@@ -3,8 +3,10 @@
     U S [V_1 .. V_T]^T = SVD of [dW_1 .. dW_T], side by side along the input axis
     dW = U * TIES(S V_1^T, .., S V_T^T), with TIES's trimming, election and mean (ties.py)
 
-Aligned so, the experts' entries mean the same. The concatenation has no more than the sum R of the ranks, so QR of the
-factors leaves an R x R core to decompose, and the result is exact at rank R: no dense update, no truncation.
+Aligned so, the experts' entries mean the same. Signs are elected by the sum alone: those of singular vectors are
+arbitrary, and a draw of votes, which goes to +, would depend on them. The concatenation has no more than the sum R of
+the ranks, so QR of the factors leaves an R x R core to decompose, and the result is exact at rank R: no dense update,
+no truncation.
 """
 
 from __future__ import annotations
@@ -19,17 +21,16 @@ from selma.merging.sparse import elected_mean, trim
 
 OPTIONS = {
     "density": {"default": 0.3, "gt": 0, "le": 1},  # the released code's
-    "sign": {"default": "total", "one_of": ("total", "count")},
     "scale": {"default": 1.0},  # the released code tunes it on validation data; .6 is typical there
 }
 
 
-def merge(experts: Mapping[str, LoraWeights], *, density: float, sign: str, scale: float) -> LoraWeights:
+def merge(experts: Mapping[str, LoraWeights], *, density: float, scale: float) -> LoraWeights:
     """TIES on the experts' parts of the joint right singular vectors, and back."""
 
     def layer(module: str) -> Factors:
         basis, parts = shared_basis([flat(expert, module) for expert in experts.values()])
-        return scale * elected_mean(torch.stack([trim(part, density) for part in parts]), sign), basis
+        return scale * elected_mean(torch.stack([trim(part, density) for part in parts]), "total"), basis
 
     return from_layers(experts, layer)
 

@@ -4,7 +4,8 @@ dW = (sum_t dW_t C_t) (sum_t C_t)^-1 minimises sum_t E_t |dW x - dW_t x|^2, wher
 reads when expert t sees its own images. As dW_t = B_t A_t, the result is exact in factors of the sum of the ranks:
 A'_t = A_t C_t (sum_s C_s)^-1. Equal statistics give delta_mean.
 
-Each C_t gets `ridge` times the experts' mean diagonal on its own: what no token reaches is merged by delta_mean. One
+Each C_t gets `ridge` times the experts' mean diagonal on its own: where hardly any token reaches, the merge is
+delta_mean. Texts reach few directions; with no ridge dW grows far beyond the experts' own length in the others. One
 expert's statistics are in memory beside their sum, n x n a layer (SDXL's attention: 1.6 GB each in float32).
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 from selma.merging.layers import Factors, flat, from_layers, modules, stacked
 
@@ -26,7 +28,7 @@ NEEDS = ("tokens",)
 OPTIONS = {
     "pairs": {"default": 64, "ge": 1},
     "seed": {"default": 0, "ge": 0},
-    "ridge": {"default": 1e-4, "ge": 0},
+    "ridge": {"default": 0.01, "ge": 0},
 }
 
 
@@ -46,8 +48,9 @@ def merge(
 
     def layer(module: str) -> Factors:
         a, b = stacked(experts, module)
-        small = ridge * float(total[module].diagonal().mean()) / len(experts)
-        factor = inverse.of(total[module], small * len(experts))
+        both = total.pop(module)  # the last layer that shares it frees it
+        small = ridge * float(both.diagonal().mean()) / len(experts)
+        factor = inverse.of(both, small * len(experts))
         left = torch.cat(weighed.pop(module)).double() + small * a.double()
         return torch.cholesky_solve(left.T, factor).T, b
 
@@ -74,9 +77,14 @@ class _Inverse:
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def of(self, matrix: torch.Tensor, ridge: float) -> torch.Tensor:
-        """The factor of `matrix` + `ridge` I, in float64."""
+        """The factor of `matrix` + `ridge` I, in float64; raises UserError where there is none."""
         if self._last is None or self._last[0] is not matrix:
             exact = matrix.double()
             exact.diagonal().add_(ridge)
-            self._last = matrix, torch.linalg.cholesky(exact)
+            factor, failed = torch.linalg.cholesky_ex(exact)
+            if failed:
+                raise UserError(
+                    "merges: regmean's statistics have no inverse; raise options.ridge or options.pairs"
+                )
+            self._last = matrix, factor
         return self._last[1]

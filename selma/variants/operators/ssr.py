@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 from selma.merging.layers import Factors, from_layers, modules, stacked
 
@@ -42,16 +43,20 @@ def merge(
     for name, expert in experts.items():
         moments = tokens(name, pairs=pairs, seed=seed, rows=rows)
         for module, moment in moments.items():
-            own[module].append(moment[start : start + expert.rank])
+            own[module].append(moment[start : start + expert.rank].clone())  # a view would keep all of it
             total[module] = total[module] + moment if module in total else moment
         start += expert.rank
+        del moments, moment
+    del rows
 
     def layer(module: str) -> Factors:
         a, b = stacked(experts, module)
-        g, q = total[module].double(), torch.cat(own.pop(module)).double()
+        g, q = total.pop(module).double(), torch.cat(own.pop(module)).double()
         small = ridge * float(g.diagonal().mean()) / len(experts)
         unit = torch.eye(len(g), dtype=g.dtype)
-        mix = torch.linalg.solve(g + small * len(experts) * unit, q + small * unit, left=False)
+        mix, failed = torch.linalg.solve_ex(g + small * len(experts) * unit, q + small * unit, left=False)
+        if failed:
+            raise UserError("merges: ssr's statistics have no inverse; raise options.ridge or options.pairs")
         return a, b.double() @ mix
 
     return from_layers(experts, layer)
