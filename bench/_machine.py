@@ -1,4 +1,4 @@
-"""What measurements of models share: the processor's name, its peak, random models of real sizes, seconds."""
+"""What measurements of models share: the processor's peak, random models of real sizes, seconds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ from pathlib import Path
 import torch
 
 from selma.backbones.ahead import pool_of
-
-
-def processor(device: str) -> str:
-    """The name of a device, with the number of cores in use."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    cores = torch.get_num_threads()
-    return f"{names[0] if names else 'CPU'}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:

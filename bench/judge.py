@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from selma.ground.items import Item, Question
 from selma.judging.generation import Reader
 from selma.judging.many import Row, ask_all, rate_all
 from selma.judging.pixels import cut_square
+from selma.runtime.devices import device_name
 from selma.runtime.places import JUDGE_CARD
 from selma.shapes.reading.oracle import Oracle
 from selma.shapes.world.language import STYLES, describe
@@ -76,7 +76,9 @@ def main() -> None:
                 [name, len(found), rate, peer_rate, rate / peer_rate, "the same" if same else "DIFFER"]
             )
     headers = ["judge", "answers", "ours, 1/s", "one by one, 1/s", "ratio", "answers"]
-    print(f"{given.images} images, {given.questions} questions each, batch {given.batch}, {processor_name()}")
+    print(
+        f"{given.images} images, {given.questions} questions each, batch {given.batch}, {device_name('cpu')}"
+    )
     print(tabulate(rows, headers, floatfmt=("", "", ".1f", ".1f", ".1f", "")))
     sys.exit(any(row[-1] != "the same" for row in rows))
 
@@ -254,12 +256,6 @@ def varied(model: torch.nn.Module) -> torch.nn.Module:
         if parameter.dim() > 1:
             parameter.data.normal_(0, parameter[0].numel() ** -0.5)
     return model
-
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'one processor'}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
 if __name__ == "__main__":

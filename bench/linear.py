@@ -17,9 +17,10 @@ from tabulate import tabulate
 from torch.nn import functional
 
 from bench._arguments import at_least
-from bench._machine import processor, seconds
+from bench._machine import seconds
 from selma.backbones.cpu import linear
 from selma.runtime import command
+from selma.runtime.devices import device_name
 
 SHAPES = (
     (50, 77, 128, 128),
@@ -50,7 +51,7 @@ def measure(repeats: int) -> None:
         ways = [partial(way, x, weight, bias) for way in (functional.linear, linear)]
         rates = [flops / min(seconds(way, "cpu") for _ in range(repeats)) / 1e9 for way in ways]
         rows.append([f"{n} x {tokens} x {wide} to {out}", *rates, rates[1] / rates[0]])
-    print(processor("cpu"))
+    print(device_name("cpu"))
     print(tabulate(rows, ["", "PyTorch, GFLOP/s", "ours", "ratio"], floatfmt=(".0f", ".0f", ".0f", ".1f")))
 
 

@@ -24,12 +24,13 @@ import torch
 from tabulate import tabulate
 
 from bench._arguments import at_least
-from bench._machine import SIZES, processor, quiet, seconds
+from bench._machine import SIZES, quiet, seconds
 from selma.ground.errors import UserError
 from selma.lora.files import load_lora, save_lora
 from selma.merging.algebra import norm
 from selma.merging.merge import merge
 from selma.runtime import command, variants
+from selma.runtime.devices import device_name
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 FEW = {"searched": {"evaluations": 3}}
@@ -76,7 +77,7 @@ def measure(given: argparse.Namespace) -> None:
             rows.append([operator, found["rank"], found["merge"], found["save"], found["peak"]])
     print(
         f"{given.size}, {len(chosen)} of {len(shapes)} layers ({share:.0%} of the weights), {given.experts} experts of "
-        f"rank {given.rank} ({size / 1e9:.2f} GB in float16), on {processor('cpu')}"
+        f"rank {given.rank} ({size / 1e9:.2f} GB in float16), on {device_name('cpu')}"
     )
     header = ["operator", "rank", "merge, s", "save, s", "peak, GB"]
     print(tabulate(rows, header, floatfmt=("", "", ".1f", ".1f", ".2f")))

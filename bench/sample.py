@@ -21,7 +21,7 @@ import numpy as np
 from tabulate import tabulate
 
 from bench._arguments import at_least, not_negative
-from bench._machine import SIZES, processor, quiet, random_backbone, seconds
+from bench._machine import SIZES, quiet, random_backbone, seconds
 from bench.train import WORDS
 from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import make_scheduler
@@ -29,7 +29,7 @@ from selma.ground.errors import UserError
 from selma.ground.pairs import image_seed, read_image, write_image
 from selma.images.folder import draw_folder
 from selma.runtime import command
-from selma.runtime.devices import pick_device, torch_dtype
+from selma.runtime.devices import device_name, pick_device, torch_dtype
 from selma.runtime.params import Drawing
 
 
@@ -86,7 +86,7 @@ def measure(given: argparse.Namespace) -> None:
         )
     print(
         f"{given.size or given.backbone.name}, {given.dtype}, {given.images} images, DDIM {given.steps} steps, "
-        f"guidance {given.guidance:g}, on {processor(given.device)}"
+        f"guidance {given.guidance:g}, on {device_name(given.device)}"
     )
     table = [[name, each * 1e3, 1 / each, each / took["ours"]] for name, each in took.items()]
     print(

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench._arguments import at_least
-from bench._machine import SIZES, peak_flops, processor, quiet, random_backbone, seconds
+from bench._machine import SIZES, peak_flops, quiet, random_backbone, seconds
 from selma.backbones.conditioning import time_ids
 from selma.backbones.loading import load_pipeline
 from selma.backbones.schedulers import training_schedule
@@ -43,7 +43,7 @@ from selma.ground.files import write_jsonl
 from selma.ground.pairs import read_image, write_image
 from selma.lora.adapter import add_lora, lora_parameters
 from selma.runtime import command
-from selma.runtime.devices import pick_device, torch_dtype
+from selma.runtime.devices import device_name, pick_device, torch_dtype
 from selma.runtime.params import Training
 from selma.variants.objectives import denoising
 
@@ -90,7 +90,7 @@ def measure(given: argparse.Namespace) -> None:
         after = peak_flops(given.device, torch_dtype(given.dtype))
     peak = max(before, after)
     print(f"{given.size or given.backbone.name}, {given.dtype}, batch {given.batch}, rank {given.rank}")
-    print(f"on {processor(given.device)}; peak {peak / 1e12:.3f} TFLOP/s")
+    print(f"on {device_name(given.device)}; peak {peak / 1e12:.3f} TFLOP/s")
     found = {name: median(each) for name, each in times.items()}
     for name, each in found.items():
         rate = flops / each

@@ -27,6 +27,7 @@ from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
 from selma.reporting import sheets
 from selma.runtime import command, variants
+from selma.runtime.devices import device_name, pick_device
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import run_one
 from selma.runtime.facts import flatten
@@ -136,6 +137,7 @@ def _write_page(table: Table, found: Found, models: Mapping[str, Drawn], examine
         "judge": examiner.params.judge.name,
         "drawing": f"{drawing.scheduler}, {drawing.steps} steps, {drawing.resolution} px",
         "examined": f"{drawing.guidance:g}",
+        "machine": device_name(pick_device(examiner.params.runtime.device)),
     }
     page.write_page(DOCS, table, found, table_rows(table, found), facts)
     items = sheets.choose(examiner.items["test"], -(-table.pictures // 5), examiner.params.seed)[

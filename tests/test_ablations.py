@@ -327,7 +327,13 @@ def test_the_pictures_are_the_images_that_were_scored(examiner):
 
 def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, tmp_path):
     table = load_table(write(tmp_path))
-    facts = {"prompts": 40, "judge": "oracle", "drawing": "ddim, 12 steps, 64 px", "examined": "1.35"}
+    facts = {
+        "prompts": 40,
+        "judge": "oracle",
+        "drawing": "ddim, 12 steps, 64 px",
+        "examined": "1.35",
+        "machine": "a CPU",
+    }
     docs = tmp_path / "docs"
     page.write_page(docs, table, found, table_rows(table, found), facts)
     text = (docs / "ablations.md").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +26,7 @@ def write_page(
 ) -> None:
     """Write docs/ablations.md and its figures; `rows` are those of metrics/ablations.csv.
 
-    `facts` are prompts, judge, drawing, examined: what the scores were measured by.
+    `facts` are prompts, judge, drawing, examined and machine: what the scores were measured by.
     """
     names = list(found)
     by_point = {point: [row for row in rows if row["point"] == point] for point in POINTS}
@@ -39,6 +38,7 @@ def write_page(
         images="one image" if table.images == 1 else f"{table.images} images",
         total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
         scales=", ".join(f"{scale:g}" for scale in table.scales),
+        reading=table.reading,
         lone=", ".join(name for name in names if len(found[name]) == 1),
         selma=table.selma,
         titles=TITLES,
@@ -56,7 +56,6 @@ def write_page(
             if table.rows[name].claim is None and name not in (table.base, table.selma)
         ],
         costs=[_costs(*pair) for pair in zip(by_point[EXAMINED], by_point[BEST], strict=True)],
-        machine=f"{platform.processor() or platform.machine()}",
     )
     write_text(docs / "ablations.md", text)
     figures = docs / "ablations"

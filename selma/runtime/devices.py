@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,17 @@ def pick_device(name: str) -> str:
             f"runtime.device: {name!r} is not available on this machine; allowed: auto, {', '.join(available)}"
         )
     return name
+
+
+def device_name(device: str) -> str:
+    """The name of a device as its maker gives it, of a CPU with the number of cores in use."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    cores, names = torch.get_num_threads(), []
+    with suppress(OSError):  # not Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def torch_dtype(name: str) -> torch.dtype:

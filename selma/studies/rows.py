@@ -62,7 +62,8 @@ class Table:
     """All of ablations.yaml.
 
     Models are examined on the test split of `benchmark`, `images` of each prompt and seed; each model's own guidance is
-    the one of `scales` that scores best on its dev split. `base` and `selma` are the rows that gains are over.
+    the one of `scales` that scores best on its dev split. `base` and `selma` are the rows that gains are over;
+    `reading` is what people made of the numbers.
     """
 
     benchmark: Name
@@ -73,6 +74,7 @@ class Table:
     selma: RowName
     pictures: Count
     rows: Annotated[dict[RowName, Row], Field(min_length=1)]
+    reading: str = ""
 
 
 def load_table(path: Path = FILE) -> Table:
