@@ -1,8 +1,8 @@
 """The comparison table: every row of ablations.yaml, over training seeds, at two operating points.
 
     python -m selma.ablations                        all of it; `make ablations`
-    python -m selma.ablations --rows ties svd        these rows (and the two that gains are over)
-    python -m selma.ablations --seeds 42             some of its seeds
+    python -m selma.ablations --rows ties svd        these rows (and the two that gains are over), printed, not written
+    python -m selma.ablations --seeds 42             some of its seeds, printed, not written
 
 Weights come from runs by `dvc exp run` (experiments.yaml); merges are made, and test prompts drawn and judged, here.
 All of it is resumable: what was trained, merged or scored before is found again by a hash of what it depends on.
@@ -10,19 +10,24 @@ All of it is resumable: what was trained, merged or scored before is found again
 reads   ablations.yaml, experiments.yaml, params.yaml, models/backbones, models/judges
 writes  metrics/ablations.csv       every row at both points: score, gains with intervals over seeds and prompts, cost
         metrics/ablations_dev.csv   every row's dev score by guidance
-        docs/ablations.md, docs/ablations/*.svg, docs/ablations/pictures.png    for people, where all rows were computed
+        docs/ablations.md, docs/ablations/*.svg, docs/ablations/pictures.png    for people
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+from tabulate import tabulate
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
+from selma.ground.items import load_split, splits
 from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
 from selma.reporting import sheets
@@ -35,7 +40,7 @@ from selma.runtime.params import load_params
 from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import load_sets
 from selma.studies.plan import Run, of_row, plan
-from selma.studies.points import Drawn, Examiner, best, scales_of
+from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import COLUMNS, CURVE_COLUMNS, Cost, Found, Measured, curve_rows, table_rows
 from selma.studies.rows import BEST, EXAMINED, Row, Table, chosen, load_table
 from selma.studies.sources import Source, keep_times, say
@@ -43,6 +48,7 @@ from selma.studies.weights import Weights
 
 WORK, TIMES = Path(".work/ablations"), "times.json"
 OUT, CURVE, DOCS = Path("metrics/ablations.csv"), Path("metrics/ablations_dev.csv"), Path("docs")
+SHOWN = ("row", "point", "guidance", "score", "gain", "low", "high", "seeds")  # on the terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,26 +65,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(names: list[str] | None, seeds: list[int] | None) -> None:
     table = load_table()
-    rows, wanted = chosen(table, names), _seeds(table, seeds)
+    wanted = _seeds(table, seeds)
+    rows = {name: row for name, row in chosen(table, names).items() if names or of_row(row, wanted)}
     runs = plan(table, load_sets(), rows, wanted)
     params = load_params()
     found: dict[str, dict[int, Measured]] = {name: {} for name in rows}
     models: dict[str, Drawn] = {}  # of the first seed
     examiner: Examiner | None = None
-    for (set_name, seed), run in sorted(runs.items(), key=lambda each: wanted.index(each[0][1])):
+    for (set_name, seed), run in runs.items():
         source = _source(run)
         if examiner is None:
-            benchmark = source.out("data/benchmarks") / table.benchmark
-            examiner = Examiner(params, benchmark, table.images, WORK / "scores")
+            examiner = Examiner(
+                params, source.out("data/benchmarks") / table.benchmark, table.images, WORK / "scores"
+            )
+            counted = _counted(examiner, source.out("data/benchmarks") / run.params.evaluate.benchmarks[0])
         weights = Weights(run.params, source, WORK / "merged", source.folder / TIMES)
         for name, row in rows.items():
             if row.set == set_name and seed in of_row(row, wanted):
                 model, cost = _model(name, row, weights)
                 models.setdefault(name, model)
-                found[name][seed] = _measured(table, name, model, cost, seed, examiner)
-        _write(table, {name: measured for name, measured in found.items() if measured})
+                found[name][seed] = _measured(table, name, model, cost, seed, examiner, counted)
+    lines = table_rows(table, found)
+    print(tabulate([[row[key] for key in SHOWN] for row in lines], SHOWN, disable_numparse=True))
     if names is None and seeds is None and examiner is not None:
-        _write_page(table, found, {name: models[name] for name in rows}, examiner)
+        write_csv(OUT, lines, COLUMNS)
+        write_csv(CURVE, curve_rows(table, found), CURVE_COLUMNS)
+        _write_page(table, found, lines, {name: models[name] for name in rows}, counted, examiner)
 
 
 def _seeds(table: Table, seeds: list[int] | None) -> list[int]:
@@ -88,6 +100,12 @@ def _seeds(table: Table, seeds: list[int] | None) -> list[int]:
         if seed not in table.seeds:
             raise UserError(f"--seeds: {seed}; allowed: {', '.join(map(str, table.seeds))}")
     return [seed for seed in table.seeds if seed in seeds]
+
+
+def _counted(examiner: Examiner, lead: Path) -> list[str]:
+    """The test items that count: those unlike the prompts that checkpoints were chosen by, of another benchmark."""
+    dev = load_split(lead, "dev") if "dev" in splits(lead) else []
+    return far_from(examiner.items["test"], dev)
 
 
 def _source(run: Run) -> Source:
@@ -107,7 +125,15 @@ def _model(name: str, row: Row, weights: Weights) -> tuple[Drawn, Cost]:
     return Drawn(lora, row.guidance, options), cost
 
 
-def _measured(table: Table, name: str, model: Drawn, cost: Cost, seed: int, examiner: Examiner) -> Measured:
+def _measured(
+    table: Table,
+    name: str,
+    model: Drawn,
+    cost: Cost,
+    seed: int,
+    examiner: Examiner,
+    counted: Sequence[str],
+) -> Measured:
     """One row with one training seed: its dev curve, its own best guidance, and both points on test."""
     examined = examiner.params.evaluate.drawing.guidance
     curve, tuning = {}, Cost()
@@ -115,7 +141,8 @@ def _measured(table: Table, name: str, model: Drawn, cost: Cost, seed: int, exam
         curve[scale], seconds = examiner.scores(model, "dev", scale, seed)
         tuning += Cost(0, examiner.drawn("dev"), examiner.questions("dev"), seconds)
     guidance = {EXAMINED: examined, BEST: best(curve)}
-    scores = {point: examiner.scores(model, "test", scale, seed)[0] for point, scale in guidance.items()}
+    drawn = {point: examiner.scores(model, "test", scale, seed)[0] for point, scale in guidance.items()}
+    scores = {point: {item: found[item] for item in counted} for point, found in drawn.items()}
     said = ", ".join(
         f"{100 * fmean(found.values()):.1f} at {guidance[point]:g}" for point, found in scores.items()
     )
@@ -123,26 +150,29 @@ def _measured(table: Table, name: str, model: Drawn, cost: Cost, seed: int, exam
     return Measured(guidance, scores, {EXAMINED: cost, BEST: cost + tuning}, curve)
 
 
-def _write(table: Table, found: Found) -> None:
-    if table.base in found and table.selma in found:
-        write_csv(OUT, table_rows(table, found), COLUMNS)
-        write_csv(CURVE, curve_rows(table, found), CURVE_COLUMNS)
-
-
-def _write_page(table: Table, found: Found, models: Mapping[str, Drawn], examiner: Examiner) -> None:
+def _write_page(
+    table: Table,
+    found: Found,
+    lines: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Drawn],
+    counted: Sequence[str],
+    examiner: Examiner,
+) -> None:
     """docs/ablations.md and its figures; the pictures are of the first seed."""
     drawing = examiner.params.evaluate.drawing
     facts = {
-        "prompts": len(examiner.items["test"]),
+        "prompts": len(counted),
+        "left_out": len(examiner.items["test"]) - len(counted),
+        "dev_prompts": len(examiner.items["dev"]),
         "judge": examiner.params.judge.name,
         "drawing": f"{drawing.scheduler}, {drawing.steps} steps, {drawing.resolution} px",
         "examined": f"{drawing.guidance:g}",
         "machine": device_name(pick_device(examiner.params.runtime.device)),
     }
-    page.write_page(DOCS, table, found, table_rows(table, found), facts)
-    items = sheets.choose(examiner.items["test"], -(-table.pictures // 5), examiner.params.seed)[
-        : table.pictures
-    ]
+    page.write_page(DOCS, table, found, lines, facts)
+    test = examiner.items["test"]
+    per_skill = ceil(table.pictures / len({item.skill for item in test}))
+    items = sheets.choose(test, per_skill, examiner.params.seed)[: table.pictures]
     drawn = {name: examiner.images(model, items, table.seeds[0]) for name, model in models.items()}
     cells = [
         sheets.Cell(item.prompt, item.skill, {name: images[i] for name, images in drawn.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,15 +15,16 @@ from ruamel.yaml import YAML
 
 from selma import ablations
 from selma.ground.errors import UserError
+from selma.ground.files import write_json
 from selma.ground.items import write_split
 from selma.reporting import ablations as page
-from selma.runtime.params import load_params
+from selma.runtime.params import Params, load_params
 from selma.runtime.schema import load_yaml
 from selma.runtime.sets import load_sets
 from selma.scoring import exam
 from selma.scoring.seeds import over_seeds
 from selma.studies.plan import plan
-from selma.studies.points import Drawn, Examiner, best, scales_of
+from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import (
     COLUMNS,
     Cost,
@@ -39,12 +41,14 @@ from tests.test_curve import item
 from tests.test_sample_stage import SETTINGS, put_lora
 
 ROOT = Path(__file__).parents[1]
+CLAIM = {"over": "base", "finds": "better", "says": "Better."}
 MERGE = {"operator": "factor_mean", "experts": None}
+WEIGHED = {"operator": "weighted", "experts": None}
 TABLE = {
     "benchmark": "exam",
     "images": 1,
     "scales": [1.5, 2.0],
-    "seeds": [42, 43],
+    "seeds": [42, 43, 44],
     "base": "base",
     "selma": "selma",
     "pictures": 2,
@@ -105,12 +109,25 @@ def test_every_operator_and_guidance_method_has_a_row():
         ({"rows__delta__expert": "count"}, "rows.delta: has an expert and a merge"),
         ({"rows__base__guidance": "none"}, "guidance is 'none'"),
         ({"rows__base__options": {"step": 1}}, "rows.base.options: cfg has no settings"),
-        ({"rows__selma__claim__over": "nobody"}, "claim.over is nobody; allowed: base, selma, delta"),
+        ({"rows__selma__claim__over": "nobody"}, "claim.over is nobody; allowed: base, delta"),
         ({"rows__selma__claim__finds": "equal"}, "finds is 'equal'; it must be one of: better, worse"),
         ({"scales": [2.0, 1.5]}, "scales is [2.0, 1.5]; it must rise"),
         ({"seeds": [42, 42]}, "seeds is [42, 42]; it must rise"),
-        ({"rows__delta__seeds": [7]}, "rows.delta.seeds holds 7; allowed: 42, 43"),
-        ({"rows__selma__seeds": [42]}, "rows.selma: has a claim"),
+        ({"rows__delta__seeds": [7]}, "rows.delta.seeds holds 7; allowed: 42, 43, 44"),
+        ({"rows__selma__seeds": [42]}, "rows.selma: gains are over it"),
+        ({"rows__base__seeds": [42]}, "rows.base: gains are over it"),
+        ({"rows__delta__seeds": [42], "rows__delta__claim": CLAIM}, "rows.delta: has a claim"),
+        ({"seeds": [42, 43]}, "rows.selma: has a claim, which 3 seeds or more must carry"),
+        (
+            {"rows__delta__seeds": [42], "rows__selma__claim__over": "delta"},
+            "claim.over is delta; allowed: base",
+        ),
+        ({"rows__selma__claim__over": "selma"}, "claim.over is selma; allowed: base, delta"),
+        ({"base": "delta"}, "base is delta; it must be a row without expert and merge"),
+        ({"selma": "base"}, "base is base; it must be a row without expert and merge, and not selma"),
+        ({"rows__delta__desc": "a | b"}, "it must be one line without |"),
+        ({"rows__delta__paper": "a\nb"}, "it must be one line without |"),
+        ({"scales": [1e30]}, "it must be less than or equal to 1000"),
         ({"base": "nobody"}, "base is nobody; allowed: base, selma, delta"),
         ({"rows__delta__dsc": ""}, "unknown key rows.delta.dsc; did you mean desc?"),
     ],
@@ -135,7 +152,15 @@ def test_a_table_that_cannot_be_is_one_line(tmp_path, changes, said):
             {"rows__delta__set": "flips", "rows__delta__merge": None, "rows__delta__expert": "single"},
             "single",
         ),
-        ({"seeds": [42, 77]}, "has 0 runs of seed 77"),
+        ({"seeds": [42, 43, 77]}, "has 0 runs of seed 77"),
+        (
+            {"rows__delta__merge": WEIGHED | {"options": {"weights": {"nobody": 1.0}}}},
+            "rows.delta.merge.options: ",
+        ),
+        (
+            {"rows__delta__merge": WEIGHED | {"options": {"weights": {"count": 1.0}}}},
+            "rows.delta.merge.options: ",
+        ),
     ],
 )
 def test_rows_that_no_run_makes_are_refused_before_a_run_begins(tmp_path, monkeypatch, capsys, changes, said):
@@ -149,11 +174,37 @@ def test_rows_that_no_run_makes_are_refused_before_a_run_begins(tmp_path, monkey
     assert said in line and "\n" not in line
 
 
-@pytest.mark.parametrize("options", [["--rows", "nobody"], ["--rows", "../x"], ["--seeds", "7"]])
+def test_a_benchmark_without_a_dev_split_is_refused(tmp_path, monkeypatch, capsys):
+    for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    sets = (tmp_path / "experiments.yaml").read_text()
+    dsg = "{source: dsg, url: 'https://example.org/dsg.csv'}"
+    sets = sets.replace("{source: shapes, seed: 7, dev_per_skill: 20, test_per_skill: 120}", dsg)
+    (tmp_path / "experiments.yaml").write_text(sets)
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ablations.main([]) == 2
+    assert "benchmark is exam, which has no dev split to choose guidance on" in capsys.readouterr().err
+
+
+def test_runs_come_seed_by_seed_those_that_gains_are_over_first(tmp_path, monkeypatch):
+    for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    path = write(tmp_path, rows={"early": {"desc": "", "set": "flips", "merge": MERGE}, **TABLE["rows"]})
+    monkeypatch.chdir(tmp_path)
+    table = load_table(path)
+    runs = plan(table, load_sets(), table.rows, table.seeds)
+    assert list(runs) == [(name, seed) for seed in (42, 43, 44) for name in ("upstream", "flips")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--rows", "nobody"], ["--rows", "../x"], ["--seeds", "7"], ["--seeds", "43", "--rows", "delta"]],
+)
 def test_options_that_name_nothing_are_refused(tmp_path, monkeypatch, capsys, options):
     for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
         shutil.copy(ROOT / file, tmp_path)
-    write(tmp_path)
+    write(tmp_path, rows__delta__seeds=[42])
     monkeypatch.chdir(tmp_path)
     assert ablations.main(options) == 2
     assert capsys.readouterr().err.startswith(f"error: {options[0]}: ")
@@ -195,6 +246,10 @@ def found():
     return rows
 
 
+def _mean_of(run: Measured, point: str) -> float:
+    return float(np.mean(list(run.scores[point].values())))
+
+
 def test_gains_are_paired_over_seeds_and_prompts(found):
     differences = np.array(
         [
@@ -209,6 +264,9 @@ def test_gains_are_paired_over_seeds_and_prompts(found):
     here = gain(found, "selma", "base", EXAMINED)
     assert here == pytest.approx({"mean": mean, "low": low, "high": high}, abs=6e-5)
     assert here["low"] > 0 > gain(found, "selma", "base", BEST)["low"]
+    free = gain(found, "base", "base", BEST, EXAMINED)
+    levels = [np.mean([_mean_of(run, point) for run in found["base"].values()]) for point in (BEST, EXAMINED)]
+    assert free["mean"] == pytest.approx(levels[0] - levels[1], abs=6e-5) and free["low"] > 0
     alone = {row: {42: runs[42]} for row, runs in found.items()}
     assert gain(alone, "selma", "base", EXAMINED)["mean"] == pytest.approx(differences[0].mean(), abs=6e-5)
     assert gain(found, "base", "base", BEST) == {"mean": 0.0, "low": 0.0, "high": 0.0}
@@ -313,6 +371,32 @@ def test_nothing_is_scored_twice_and_every_change_is_scored_anew(examiner, monke
     assert examiner.questions("test") == 8
 
 
+def test_what_is_drawn_or_judged_otherwise_is_scored_anew(examiner, monkeypatch):
+    merged, settings, drawn = Drawn(Path("models/merges/merged")), examiner.params.evaluate, []
+    real = exam.draw
+    monkeypatch.setattr(exam, "draw", lambda *given, **named: drawn.append(1) or real(*given, **named))
+
+    def draws(params: Params) -> int:
+        before = len(drawn)
+        Examiner(params, Path("data/benchmarks/exam"), 2, Path("kept")).scores(merged, "dev", 1.5, 1)
+        return len(drawn) - before
+
+    assert draws(examiner.params) == 1 and draws(examiner.params) == 0
+    write_json(Path("models/merges/merged/made.json"), {"seconds": 1.0})
+    assert draws(examiner.params) == 0, "what lies beside a LoRA is no part of it"
+    for name, value in (("steps", 3), ("scheduler", "euler")):
+        changed = replace(settings, drawing=replace(settings.drawing, **{name: value}))
+        assert draws(replace(examiner.params, evaluate=changed)) == 1
+    Path("selma/images/further.py").write_text("")
+    assert draws(examiner.params) == 1, "code that draws"
+
+
+def test_prompts_like_those_that_checkpoints_are_chosen_by_do_not_count():
+    test = [item("a", "circle"), item("b", "square"), item("c", "cross")]
+    dev = [replace(test[1], id="other"), replace(test[2], id="c2", prompt="an entirely different text")]
+    assert far_from(test, dev) == ["a", "c"] and far_from(test, []) == ["a", "b", "c"]
+
+
 def test_the_pictures_are_the_images_that_were_scored(examiner):
     items = examiner.items["test"]
     images = examiner.images(Drawn(None), items, 3)
@@ -329,6 +413,8 @@ def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, tmp_
     table = load_table(write(tmp_path))
     facts = {
         "prompts": 40,
+        "left_out": 2,
+        "dev_prompts": 10,
         "judge": "oracle",
         "drawing": "ddim, 12 steps, 64 px",
         "examined": "1.35",

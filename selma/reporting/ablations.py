@@ -11,13 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.ground.files import atomic, write_text
 from selma.reporting.table import gain_text
-from selma.studies.results import Found, against, sentence
+from selma.studies.results import Found, against, gain, sentence
 from selma.studies.rows import BEST, EXAMINED, POINTS, Table
 
 TITLES = {
     EXAMINED: "At the examined guidance",
     BEST: "Each model at its own best guidance",
 }
+_COLUMNS = 5  # of panels
 INK, FAINT, COLOURS = "#1f2933", "#9aa5b1", ("#c05621", "#2b6cb0")
 
 
@@ -26,7 +27,7 @@ def write_page(
 ) -> None:
     """Write docs/ablations.md and its figures; `rows` are those of metrics/ablations.csv.
 
-    `facts` are prompts, judge, drawing, examined and machine: what the scores were measured by.
+    `facts` say what the scores were measured by: prompts, left_out, dev_prompts, judge, drawing, examined, machine.
     """
     names = list(found)
     by_point = {point: [row for row in rows if row["point"] == point] for point in POINTS}
@@ -39,6 +40,8 @@ def write_page(
         total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
         scales=", ".join(f"{scale:g}" for scale in table.scales),
         reading=table.reading,
+        benchmark=table.benchmark,
+        free=gain_text(gain(found, table.base, table.base, BEST, EXAMINED), places=1),
         lone=", ".join(name for name in names if len(found[name]) == 1),
         selma=table.selma,
         titles=TITLES,
@@ -94,7 +97,12 @@ def _costs(examined: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, st
 
 def _gains(by_point: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     """A dot and a line for every row's gain over the base, at each point."""
-    figure, axes = _figure(8, 1.2 + 0.32 * len(by_point[EXAMINED]))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(by_point[EXAMINED])), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color=FAINT, lw=0.3)
     for n, (point, rows) in enumerate(by_point.items()):
         places = [i + (n - 0.5) * 0.3 for i in range(len(rows))]
         means = [100 * row["gain"] for row in rows]
@@ -112,47 +120,33 @@ def _gains(by_point: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
 
 
 def _curves(table: Table, found: Found) -> Any:
-    """Each row's dev score minus the base's at the same guidance; SELMA's merge and one LoRA stand out by width."""
-    figure, axes = _figure(8, 5)
-    shown = [name for name in found if name != table.base]
-    from matplotlib import colormaps
+    """A panel for each row: its dev score minus the base's at the same guidance, SELMA's merge in grey behind it."""
+    from matplotlib.figure import Figure
 
-    for i, name in enumerate(shown):
-        curves = found[name]
-        scales = list(next(iter(curves.values())).curve)
-        means = [
-            100
-            * sum(
-                _mean(run.curve[s]) - _mean(found[table.base][seed].curve[s]) for seed, run in curves.items()
-            )
-            / len(curves)
-            for s in scales
-        ]
-        strong = name == table.selma
-        axes.plot(
-            scales,
-            means,
-            marker="o",
-            ms=3,
-            lw=3 if strong else 1,
-            color=INK if strong else colormaps["tab20"](i % 20),
-            label=name,
-        )
-    axes.axhline(0, color=INK, lw=0.8)
-    axes.set_xlabel("guidance")
-    axes.set_ylabel("dev score minus the base's, points")
-    axes.legend(frameon=False, ncol=1, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    names = [name for name in found if name != table.base]
+    lines = -(-len(names) // _COLUMNS)
+    figure = Figure(figsize=(10, 0.6 + 1.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False).flatten()
+    for panel, name in zip(panels, names, strict=False):
+        panel.plot(*_curve(table, found, table.selma), color=FAINT, lw=1)
+        panel.plot(*_curve(table, found, name), color=COLOURS[1], marker="o", ms=3, lw=1.4)
+        panel.axhline(0, color=INK, lw=0.6)
+        panel.set_title(name, fontsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(names) :]:
+        panel.set_visible(False)
+    figure.supxlabel("guidance", fontsize=9)
+    figure.supylabel("dev score minus the base's, points", fontsize=9)
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color=FAINT, lw=0.3)
-    return figure, axes
+def _curve(table: Table, found: Found, name: str) -> tuple[list[float], list[float]]:
+    """Guidance, and the mean gain over the base there, in points."""
+    runs = found[name]
+    scales = list(next(iter(runs.values())).curve)
+    base = found[table.base]
+    gains = [[_mean(run.curve[s]) - _mean(base[seed].curve[s]) for seed, run in runs.items()] for s in scales]
+    return scales, [100 * sum(each) / len(each) for each in gains]
 
 
 def _save(path: Path, figure: Any) -> None:

@@ -34,6 +34,7 @@ def cross_check(params: Params) -> None:
     _check_merges(params)
     _check_models(params)
     _check_benchmarks(params)
+    _check_dev(params)
     _check_judges(params)
     _check_stage_names(params)
     _check_backbones(params)
@@ -160,6 +161,31 @@ def _check_benchmarks(params: Params) -> None:
     lead = params.evaluate.benchmarks[0]
     if not variants.constants("benchmarks", rows[lead].source).get("QUESTIONS", True):
         raise UserError(f"evaluate.benchmarks begins with {lead}, which has no questions, so it cannot lead")
+
+
+def _check_dev(params: Params) -> None:
+    """What is chosen by a score needs prompts that no test sees: a leading benchmark's dev split, or held out ones."""
+    lead = params.evaluate.benchmarks[0]
+    row = params.benchmarks.get(lead) or params.own.benchmarks[lead]
+    if params.filter.dev or getattr(row, "dev_per_skill", None):
+        return
+    made = {name for name, expert in params.experts.items() if Path(IMAGES) in _above(expert.data)}
+    if made and params.select.policy == "best":
+        raise UserError(
+            f"select.policy is best, but {lead} has no dev split to choose checkpoints by, and filter.dev is 0; "
+            "raise filter.dev, or set select.policy to last"
+        )
+    for name, merge in params.merges.items():
+        scored = "score" in variants.constants("operators", merge.operator).get("NEEDS", ())
+        if scored and made & set(merge.experts or params.skills):
+            raise UserError(
+                f"merges.{name}.operator is {merge.operator}, but {lead} has no dev split to score by, and filter.dev "
+                "is 0; raise filter.dev"
+            )
+
+
+def _above(path: str) -> set[Path]:
+    return {Path(path), *Path(path).parents}
 
 
 def _check_new(section: str, name: str, others: Mapping[str, object]) -> None:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from selma.runtime.params import Drawing
 
 
-def dev_items(data: Iterable[Path], benchmark: Path) -> tuple[list[Item], bool]:
+def dev_items(data: Iterable[tuple[Path, Sequence[str] | None]], benchmark: Path) -> tuple[list[Item], bool]:
     """The prompts to score a merge by, and whether they were held out of its experts' images.
 
-    Those of all experts, from their images' folders `data`, where each has some (selma/scoring/dev.py); else the dev
-    split of `benchmark`. Raises UserError where neither is there.
+    Those of all experts, from their images' folders and skills `data`, where each has some (selma/scoring/dev.py); else
+    the dev split of `benchmark`. Raises UserError where neither is there.
     """
-    found = [dev_prompts(folder, benchmark) for folder in data]
+    found = [dev_prompts(folder, benchmark, skills) for folder, skills in data]
     if all(held_out for _, held_out in found):
         return list({item.id: item for items, _ in found for item in items}.values()), True
     return load_split(benchmark, "dev"), False

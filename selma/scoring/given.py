@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.ground.pairs import read_training
 from selma.runtime import variants
+from selma.runtime.places import IMAGES
 
 if TYPE_CHECKING:
     from selma.lora.files import LoraWeights
@@ -47,12 +48,17 @@ class Given:
         needs = variants.constants("operators", operator).get("NEEDS", ())
         return {need: makers[need](experts) for need in needs}
 
+    def data(self, expert: str) -> tuple[Path, tuple[str, ...] | None]:
+        """The folder of an expert's images, and those of its skills; a folder of one's own is in no run."""
+        row = self.rows[expert]
+        made = Path(IMAGES) in (Path(row.data), *Path(row.data).parents)
+        return self.run / row.data if made else Path(row.data), row.skills
+
     def _tokens(self, experts: Mapping[str, LoraWeights]) -> Tokens:
         from selma.backbones.loading import load_pipeline
         from selma.merging.calibration import calibration
 
-        rows = {expert: self.rows[expert] for expert in experts}
-        pairs = {expert: read_training(self.run / row.data, row.skills) for expert, row in rows.items()}
+        pairs = {expert: read_training(*self.data(expert)) for expert in experts}
         pipe = load_pipeline(self.backbone, self.runtime.device, self.runtime.dtype)
         return calibration(pipe, experts, pairs, self.resolution)
 
@@ -60,7 +66,7 @@ class Given:
         from selma.judging.judge import load_judge
         from selma.scoring.dev_score import dev_items, dev_scorer
 
-        items, held_out = dev_items([self.run / self.rows[expert].data for expert in experts], self.benchmark)
+        items, held_out = dev_items([self.data(expert) for expert in experts], self.benchmark)
         device, dtype = self.runtime.device, self.runtime.dtype
         return dev_scorer(
             self.backbone,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selma.ground.errors import UserError
+from selma.runtime import variants
 from selma.runtime.facts import flatten
 from selma.runtime.origins import allow, allow_all
 from selma.runtime.params import Params, build_params
@@ -38,20 +39,35 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
     runs: dict[tuple[str, int], Run] = {}
     for name, row in rows.items():
         where = f"{FILE}, rows.{name}"
+        if not of_row(row, seeds):
+            raise UserError(
+                f"--seeds: {seeds[0]}; row {name} is computed with {', '.join(map(str, row.seeds or ()))}"
+            )
         allow(f"{where}.set", row.set, sets, "in experiments.yaml")
         for seed in of_row(row, seeds):
             if (row.set, seed) not in runs:
                 check_runs(row.set, sets[row.set])
                 runs[row.set, seed] = _run(where, row.set, sets[row.set], seed)
             run = runs[row.set, seed]
+            if row.merge is not None:
+                experts, key = experts_of(row, run.params), f"{where}.merge.options"
+                variants.options("operators", row.merge.operator, row.merge.options, key, names=experts)
             allow(
                 f"{FILE}: benchmark", table.benchmark, run.params.benchmarks, f"made by the runs of {row.set}"
             )
+            if not getattr(run.params.benchmarks[table.benchmark], "dev_per_skill", None):
+                raise UserError(
+                    f"{FILE}: benchmark is {table.benchmark}, which has no dev split to choose guidance on"
+                )
             made = [expert for expert in run.params.experts if _is_chosen(expert, run.targets)]
             allow_all(
                 where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
             )
-    return runs
+    leading = {rows[name].set: rank for rank, name in enumerate((table.selma, table.base)) if name in rows}
+    # the base's set first, then SELMA's: gains are over them
+    return dict(
+        sorted(runs.items(), key=lambda each: (seeds.index(each[0][1]), -leading.get(each[0][0], -1)))
+    )
 
 
 def of_row(row: Row, seeds: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """What a model scores at guidance scales, and the scale that is its own best on dev.
 
 Every score is kept under a hash of what it depends on (weights, method of guidance and its file, drawing, prompts,
-seed, judge), so that a run that is stopped goes on, and a further row costs its own images alone.
+seed, judge, and the code that dvc.yaml lists for drawing and judging), so that a run that is stopped goes on, and a
+further row costs its own images alone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
+from selma.ground.adapters import CARD, WEIGHTS
 from selma.ground.files import folder_digest, read_record, sha256_file, write_json
 from selma.ground.items import Item, load_split, splits
 from selma.ground.schema import record
 from selma.judging.judge import load_judge
+from selma.prompts.rouge import rouge_l
 from selma.runtime import variants
 from selma.runtime.params import Model, Params, results
 from selma.runtime.places import BACKBONES, JUDGES
 from selma.scoring import exam
 from selma.scoring.scores import item_scores
+from selma.studies.sources import code_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from selma.judging.judge import Judge
 
 INDEX = "model_index.json"  # in a backbone's folder, and in no LoRA's
+NEAR = 0.8  # ROUGE-L F above which two prompts say the same
 
 Scores = Mapping[str, float]  # by item
 
@@ -72,9 +77,9 @@ class Examiner:
         }
         self._images = {"dev": 1, "test": images}
         self._backbone = Path(BACKBONES) / params.expert.backbone
-        self._shared = [
-            folder_digest(path) for path in (self._backbone, JUDGES / params.judge.name, benchmark)
-        ]
+        folders = (self._backbone, JUDGES / params.judge.name, benchmark)
+        judge = variants.path("judges", params.judge.kind)
+        self._shared = [*map(folder_digest, folders), sha256_file(judge), *code_of(("sample", "answer"))]
         self._judge: Judge | None = None
         self._opened: tuple[Path | None, Pipeline] | None = None
 
@@ -100,7 +105,7 @@ class Examiner:
         return kept["scores"], kept["seconds"]
 
     def images(self, model: Drawn, items: Sequence[Item], seed: int) -> list[Image]:
-        """The first image of each item at the examined guidance: the very one that was scored."""
+        """The first image of each item at the examined guidance: the very one that was scored, but for rounding."""
         guidance = self.params.evaluate.drawing.guidance
         return [image for _, _, image in self._draw(model, items, guidance, 1, seed)]
 
@@ -136,20 +141,12 @@ class Examiner:
 
     def _key(self, model: Drawn, split: str, guidance: float, seed: int) -> str:
         drawing = results(self.params.evaluate.drawing, "evaluate.drawing") | {"guidance": guidance}
-        code = sha256_file(variants.path("guidance", model.guidance))
-        weights = folder_digest(model.lora) if model.lora else ""
         depends = [
             *self._shared,
-            weights,
-            model.guidance,
-            dict(model.options),
-            code,
+            [sha256_file(model.lora / name) for name in (WEIGHTS, CARD)] if model.lora else [],
+            [model.guidance, dict(model.options), sha256_file(variants.path("guidance", model.guidance))],
             drawing,
-            split,
-            self._images[split],
-            seed,
-            self.params.judge.kind,
-            self.params.runtime.dtype,
+            [split, self._images[split], seed, self.params.runtime.dtype],
         ]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -163,3 +160,10 @@ def best(curve: Mapping[float, Scores]) -> float:
 def scales_of(scales: Sequence[float], examined: float) -> list[float]:
     """The scales of a dev curve, the examined one among them, rising."""
     return sorted({*scales, examined})
+
+
+def far_from(items: Sequence[Item], others: Sequence[Item]) -> list[str]:
+    """The ids of the items whose prompts are near none of the others' (ROUGE-L F of at most 0.8)."""
+    return [
+        item.id for item in items if not any(rouge_l(item.prompt, other.prompt) > NEAR for other in others)
+    ]

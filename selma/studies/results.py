@@ -52,16 +52,17 @@ class Measured:
 Found = Mapping[str, Mapping[int, Measured]]  # by row, then by seed
 
 
-def gain(found: Found, first: str, second: str, point: str) -> Gain:
+def gain(found: Found, first: str, second: str, point: str, other: str | None = None) -> Gain:
     """The gain of one row over another at the same point, each at its own guidance, with its 95% interval.
 
-    Over the seeds that both have, and prompts (selma/scoring/seeds.py); with one seed, over prompts alone.
+    `other` is the second one's point, where it is not the same. Over the seeds that both have, and prompts
+    (selma/scoring/seeds.py); with one seed, over prompts alone.
     """
     seeds = [seed for seed in found[first] if seed in found[second]]
     items = list(found[second][seeds[0]].scores[point])
     a, b = (
-        np.array([[found[row][seed].scores[point][item] for item in items] for seed in seeds])
-        for row in (first, second)
+        np.array([[found[row][seed].scores[at][item] for item in items] for seed in seeds])
+        for row, at in ((first, point), (second, other or point))
     )
     if len(seeds) == 1:
         return interval(bootstrap_mean(list((a - b)[0]), resamples=RESAMPLES, seed=0))
@@ -145,7 +146,15 @@ def against(table: Table, found: Found, name: str) -> str:
     for point in POINTS:
         here = gain(found, name, table.selma, point)
         span = f"[{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]"
-        word = "better" if here["low"] > 0 else "worse" if here["high"] < 0 else "no difference is shown"
+        word = (
+            "one seed"
+            if len(found[name]) == 1
+            else "better"
+            if here["low"] > 0
+            else "worse"
+            if here["high"] < 0
+            else "no difference is shown"
+        )
         said.append(f"{point} {100 * here['mean']:+.1f} {span}, {word}")
     return "; ".join(said) + "."
 

@@ -11,12 +11,13 @@ from pydantic import AfterValidator, Field
 from selma.ground.errors import UserError
 from selma.ground.schema import Count, Seed, build, one_of, section
 from selma.runtime import variants
-from selma.runtime.params import Few, Merge, NonNegative
+from selma.runtime.params import Few, Merge
 from selma.runtime.schema import ROW, ROW_WORDS, Name, RowName, load_yaml
 
 FILE = Path("ablations.yaml")
 EXAMINED, BEST = "examined", "best"  # the guidance of params.yaml, and each model's own best on dev
 POINTS = (EXAMINED, BEST)
+CARRYING = 3  # training seeds that a claim needs
 
 
 def _rising(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -25,7 +26,16 @@ def _rising(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Scales = Annotated[tuple[NonNegative, ...], Field(min_length=1), AfterValidator(_rising)]
+def _one_cell(value: str) -> str:
+    if "|" in value or not value.isprintable():
+        raise ValueError("it must be one line without |: it becomes a cell of a table")
+    return value
+
+
+Cell = Annotated[str, AfterValidator(_one_cell)]
+Scales = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1000)], ...], Field(min_length=1), AfterValidator(_rising)
+]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_rising)]
 
 
@@ -35,7 +45,7 @@ class Claim:
 
     over: RowName
     finds: Annotated[str, one_of(("better", "worse"))]
-    says: str
+    says: Cell
 
 
 @section
@@ -46,14 +56,14 @@ class Row:
     are for a row that only looks around. `paper` is what the papers measured, `claim` what they conclude.
     """
 
-    desc: str
+    desc: Cell
     set: Name = "upstream"
     seeds: Seeds | None = None
     expert: RowName | None = None
     merge: Merge | None = None
     guidance: Annotated[str, one_of(variants.names("guidance"))] = "cfg"
     options: dict[str, Any] = Field(default_factory=dict)
-    paper: str = ""
+    paper: Cell = ""
     claim: Claim | None = None
 
 
@@ -83,25 +93,34 @@ def load_table(path: Path = FILE) -> Table:
     for name in ("base", "selma"):
         if getattr(table, name) not in table.rows:
             raise UserError(f"{path}: {name} is {getattr(table, name)}; allowed: {', '.join(table.rows)}")
+    for name in (table.base, table.selma):
+        if table.rows[name].seeds is not None:
+            raise UserError(f"{path}, rows.{name}: gains are over it, with every seed; leave out its seeds")
+    if table.base == table.selma or table.rows[table.base].expert or table.rows[table.base].merge:
+        raise UserError(
+            f"{path}: base is {table.base}; it must be a row without expert and merge, and not selma"
+        )
     for name, row in table.rows.items():
-        _check_row(f"{path}, rows.{name}", row, table)
+        _check_row(f"{path}, rows.{name}", name, row, table)
     return table
 
 
-def _check_row(where: str, row: Row, table: Table) -> None:
+def _check_row(where: str, name: str, row: Row, table: Table) -> None:
     if strange := sorted(set(row.seeds or ()) - set(table.seeds)):
         raise UserError(f"{where}.seeds holds {strange[0]}; allowed: {', '.join(map(str, table.seeds))}")
-    if row.claim is not None and row.seeds is not None:
-        raise UserError(
-            f"{where}: has a claim, which all of the table's seeds must carry; leave out its seeds"
-        )
     if row.expert is not None and row.merge is not None:
         raise UserError(f"{where}: has an expert and a merge; allowed: one of them, or neither for the base")
     if row.merge is not None:
         variants.options("operators", row.merge.operator, row.merge.options, f"{where}.merge.options")
     variants.options("guidance", row.guidance, row.options, f"{where}.options")
-    if row.claim is not None and row.claim.over not in table.rows:
-        raise UserError(f"{where}.claim.over is {row.claim.over}; allowed: {', '.join(table.rows)}")
+    if row.claim is not None:
+        others = [other for other, found in table.rows.items() if other != name and found.seeds is None]
+        if row.claim.over not in others:
+            raise UserError(f"{where}.claim.over is {row.claim.over}; allowed: {', '.join(others)}")
+        if row.seeds is not None or len(table.seeds) < CARRYING:
+            raise UserError(
+                f"{where}: has a claim, which {CARRYING} seeds or more must carry, all of the table's"
+            )
 
 
 def chosen(table: Table, names: list[str] | None) -> dict[str, Row]:

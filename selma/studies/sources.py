@@ -7,13 +7,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json, write_json
+from selma.ground.files import folder_digest, read_json, sha256_file, write_json
 from selma.runtime import timing
+from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import output
 
 
@@ -45,6 +47,24 @@ class Source:
     def metrics(self, path: str) -> Any:
         """The contents of a JSON file of the run's metrics; raises UserError where the run has none."""
         return json.loads(output(["git", "show", f"{self.ref}:{path}"]))
+
+
+def code_of(kinds: Sequence[str]) -> list[str]:
+    """Hashes of the code that dvc.yaml lists for stages of these kinds (sample, answer), but for choices.
+
+    What a choice of params.yaml runs is hashed where the choice is known.
+    """
+    deps = {
+        dep
+        for name, stage in load_stages(Path.cwd()).items()
+        if name.partition("@")[0] in kinds
+        for dep in stage.deps
+        if dep.startswith("selma/") and not dep.startswith("selma/variants/")
+    }
+    paths = {dep: Path(dep) for dep in sorted(deps)}
+    return [
+        f"{dep} {folder_digest(path) if path.is_dir() else sha256_file(path)}" for dep, path in paths.items()
+    ]
 
 
 def keep_times(file: Path, stages: list[str]) -> None:

@@ -13,26 +13,26 @@ from typing_extensions import TypedDict
 from selma.ground.adapters import CARD
 from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, read_json, read_record, sha256_file, write_json
-from selma.ground.items import load_split
 from selma.ground.schema import record
 from selma.lora.files import load_lora, save_lora
 from selma.merging.merge import merge
 from selma.runtime import variants
-from selma.runtime.params import Merge, Params
-from selma.runtime.places import BACKBONES, EXPERTS, IMAGES
+from selma.runtime.params import Merge, Params, results
+from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, JUDGES
+from selma.scoring.dev import dev_prompts
 from selma.scoring.given import Given
+from selma.studies.plan import experts_of
 from selma.studies.results import Cost
 from selma.studies.rows import Row
-from selma.studies.sources import Source, read_times
+from selma.studies.sources import Source, code_of, read_times
 
-CARD_OF_MERGE = "merge.json"  # beside a kept merge: what it took
+LORA, MADE = "lora", "made.json"  # in a kept merge's folder: the LoRA, and what making it took
 
 
 @record
 class _Made(TypedDict):
     seconds: float
-    images: float
-    judge_calls: float
+    scored: int  # times that the dev score was asked for
 
 
 class Weights:
@@ -43,16 +43,15 @@ class Weights:
         self.params, self.source, self._kept = params, source, kept
         self._times = read_times(times)
         self._lead = source.out("data/benchmarks") / params.evaluate.benchmarks[0]
-        dev = load_split(self._lead, "dev")  # checkpoints were chosen by it
-        self._dev = len(dev), sum(len(item.questions) for item in dev)
+        source.out(IMAGES)
 
     def of(self, name: str, row: Row) -> tuple[Path | None, Cost]:
         """The folder of a row's LoRA, None for the backbone itself, and what making it cost."""
+        experts = experts_of(row, self.params)
         if row.expert is not None:
-            return self._expert(row.expert), self._trained([row.expert])
+            return self._expert(row.expert), self._trained(experts)
         if row.merge is None:
             return None, Cost()
-        experts = list(row.merge.experts or self.params.skills)
         folder, cost = self._merged(name, row.merge, experts)
         return folder, cost + self._trained(experts)
 
@@ -61,19 +60,18 @@ class Weights:
 
     def _merged(self, name: str, row: Merge, experts: list[str]) -> tuple[Path, Cost]:
         folder = self._kept / self._key(row, experts)
-        card = folder / CARD_OF_MERGE
-        if not card.is_file():
+        if not (folder / MADE).is_file():
             started = time.monotonic()
             loras = {expert: load_lora(self._expert(expert)) for expert in experts}
-            self.source.out(IMAGES)
             given = self._given(folder / "scores.json").to(row.operator, loras)
             merged = merge(name, row.operator, loras, row.options, **given)
-            save_lora(folder, merged.state(), merged.provenance)
-            asked = merged.provenance.get("found", {}).get("evaluations", 0)
-            made = {"images": asked * self._dev[0], "judge_calls": asked * self._dev[1]}
-            write_json(card, {"seconds": round(time.monotonic() - started, 3), **made})
-        made = read_record(card, _Made)
-        return folder, Cost(0, made["images"], made["judge_calls"], made["seconds"])
+            save_lora(folder / LORA, merged.state(), merged.provenance)
+            scored = merged.provenance.get("found", {}).get("evaluations", 0)
+            write_json(folder / MADE, {"seconds": round(time.monotonic() - started, 3), "scored": scored})
+        made = read_record(folder / MADE, _Made)
+        images, questions = self._dev(experts[0])
+        cost = Cost(0, made["scored"] * images, made["scored"] * questions, made["seconds"])
+        return folder / LORA, cost
 
     def _given(self, kept: Path) -> Given:
         params = self.params
@@ -93,28 +91,43 @@ class Weights:
         )
 
     def _key(self, row: Merge, experts: list[str]) -> str:
-        """Hash of what a merge depends on: experts, operator and, where it draws or reads images, these."""
-        depends: list[object] = [row.operator, row.options, experts]
+        """Hash of what a merge depends on: experts, operator, code and, for one that draws or reads images, these."""
+        depends: list[object] = [row.operator, row.options, experts, code_of(("merge",))]
         depends += [folder_digest(self._expert(expert)) for expert in experts]
         depends.append(sha256_file(variants.path("operators", row.operator)))
         if variants.constants("operators", row.operator).get("NEEDS"):
-            depends += [self.params.seed, folder_digest(self.source.out(IMAGES))]
-            depends.append(folder_digest(self._lead))
+            params = self.params
+            folders = (Path(BACKBONES) / params.expert.backbone, JUDGES / params.judge.name)
+            depends += [folder_digest(path) for path in (self.source.out(IMAGES), self._lead, *folders)]
+            depends += [results(params.evaluate.drawing, "evaluate.drawing"), params.select.images_per_prompt]
+            depends += [params.seed, params.expert.resolution, params.runtime.dtype, params.judge.kind]
+            depends += [[params.experts[expert].data, params.experts[expert].skills] for expert in experts]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
+    def _dev(self, expert: str) -> tuple[int, int]:
+        """Images that scoring one LoRA of this expert draws where checkpoints are chosen, and questions it asks."""
+        data, skills = self._given(Path()).data(expert)
+        items, held_out = dev_prompts(data, self._lead, skills)
+        images = self.params.select.images_per_prompt
+        asked = len(items) if held_out else sum(len(item.questions) for item in items)
+        return images * len(items), images * asked
+
     def _trained(self, experts: list[str]) -> Cost:
-        """What training these experts took: their images once each, their checkpoints' choice among it."""
+        """What training these experts took: their images once each, and the choice of their checkpoints."""
         cost, skills = Cost(), dict[str, int]()
         for name in experts:
             card = self._card(name)
-            chosen = self.source.metrics(f"metrics/select/{name}.json")
-            scored = len(chosen["scores"])
-            steps = max(map(int, chosen["scores"]), default=card["steps"])
-            cost += Cost(steps, scored * self._dev[0], scored * self._dev[1])
-            cost += Cost(seconds=self._seconds(f"expert@{name}") + self._seconds(f"select@{name}"))
+            scored = self.source.metrics(f"metrics/select/{name}.json")["scores"]
+            steps = max(map(int, scored), default=card["steps"])
+            images, questions = self._dev(name) if scored else (0, 0)
+            cost += Cost(steps, len(scored) * images, len(scored) * questions)
+            cost += self._seconds(f"expert@{name}", f"select@{name}")
             skills |= self._images(name, card)
-        drawn = Cost(images=sum(skills.values()))
-        return cost + drawn + Cost(seconds=sum(self._seconds(f"images@{skill}") for skill in skills))
+        for skill, images in skills.items():
+            cost += Cost(images=images) + self._seconds(
+                *(f"{s}@{skill}" for s in ("prompts", "filter", "images"))
+            )
+        return cost
 
     def _images(self, name: str, card: Mapping[str, object]) -> dict[str, int]:
         """How many images of each skill an expert was trained on."""
@@ -131,5 +144,5 @@ class Weights:
                 raise UserError(f"{self._expert(name) / CARD}: lacks {key}; train this expert again")
         return card
 
-    def _seconds(self, stage: str) -> float:
-        return self._times.get(stage, 0.0)
+    def _seconds(self, *stages: str) -> Cost:
+        return Cost(seconds=sum(self._times.get(stage, 0.0) for stage in stages))
