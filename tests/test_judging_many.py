@@ -446,6 +446,8 @@ CTRL_C = """
 import os, signal, sys, threading, time
 from selma.net.flight import Flight
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as stages do: a job in the background ignores it
+
 def hang(task):
     # This thread takes the signal, so that it wakes nobody: as one that comes just before the main thread waits.
     time.sleep(0.5)

@@ -1,6 +1,10 @@
-"""Classifier-free guidance (arXiv 2207.12598) for the methods that guide by it and do more; cfg.py says what it is.
+"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): away from the prediction without text.
 
-Not taken from variants/guidance/cfg.py: of a row's methods only the file that it names is hashed.
+e = e_empty + scale * (e_text - e_empty), equation 6 with scale = 1 + w. Scale 1 is the text's prediction alone, and so
+is any below, as in diffusers: 0 is what the users of distilled models write for "no guidance".
+
+Here, and not in variants/guidance/cfg.py, for the methods that guide by it and do more: of a row's methods DVC watches
+only the file that the row names.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def branches(scale: float) -> tuple[str, ...]:
-    """What the UNet is run on at every step: the text alone at 1 or less, above it the empty text before it."""
+    """What the UNet is run on at every step, in this order: the conditioning without text, and the text's."""
     return ("text",) if scale <= 1 else ("empty", "text")
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selma.ground.files import atomic, write_text
 from selma.reporting.table import gain_text
-from selma.studies.results import Found, against, gain, sentence
+from selma.studies.results import Found, against, curve_rows, gain, sentence
 from selma.studies.rows import BEST, EXAMINED, POINTS, Table
 
 TITLES = {
@@ -124,12 +124,16 @@ def _curves(table: Table, found: Found) -> Any:
     from matplotlib.figure import Figure
 
     names = [name for name in found if name != table.base]
+    curves: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in found}
+    for row in curve_rows(table, found):
+        curves[row["row"]][0].append(row["guidance"])
+        curves[row["row"]][1].append(100 * row["gain"])
     lines = -(-len(names) // _COLUMNS)
     figure = Figure(figsize=(10, 0.6 + 1.5 * lines), layout="constrained")
     panels = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False).flatten()
     for panel, name in zip(panels, names, strict=False):
-        panel.plot(*_curve(table, found, table.selma), color=FAINT, lw=1)
-        panel.plot(*_curve(table, found, name), color=COLOURS[1], marker="o", ms=3, lw=1.4)
+        panel.plot(*curves[table.selma], color=FAINT, lw=1)
+        panel.plot(*curves[name], color=COLOURS[1], marker="o", ms=3, lw=1.4)
         panel.axhline(0, color=INK, lw=0.6)
         panel.set_title(name, fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
@@ -138,15 +142,6 @@ def _curves(table: Table, found: Found) -> Any:
     figure.supxlabel("guidance", fontsize=9)
     figure.supylabel("dev score minus the base's, points", fontsize=9)
     return figure
-
-
-def _curve(table: Table, found: Found, name: str) -> tuple[list[float], list[float]]:
-    """Guidance, and the mean gain over the base there, in points."""
-    runs = found[name]
-    scales = list(next(iter(runs.values())).curve)
-    base = found[table.base]
-    gains = [[_mean(run.curve[s]) - _mean(base[seed].curve[s]) for seed, run in runs.items()] for s in scales]
-    return scales, [100 * sum(each) / len(each) for each in gains]
 
 
 def _save(path: Path, figure: Any) -> None:
@@ -158,7 +153,3 @@ def _save(path: Path, figure: Any) -> None:
         figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-def _mean(scores: Mapping[str, float]) -> float:
-    return sum(scores.values()) / len(scores)

@@ -133,11 +133,7 @@ def sentence(name: str, row: Row, found: Found, point: str) -> str:
     if claim is None or claim.over not in found:
         return ""
     here = gain(found, name, claim.over, point)
-    span = f"[{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]"
-    return (
-        f"{claim.says} Here it is {100 * here['mean']:+.1f} {span} over {claim.over}: "
-        f"the embedded world {verdict(claim, here)}."
-    )
+    return f"{claim.says} Here it is {_points(here)} over {claim.over}: the embedded world {verdict(claim, here)}."
 
 
 def against(table: Table, found: Found, name: str) -> str:
@@ -145,18 +141,13 @@ def against(table: Table, found: Found, name: str) -> str:
     said = []
     for point in POINTS:
         here = gain(found, name, table.selma, point)
-        span = f"[{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]"
-        word = (
-            "one seed"
-            if len(found[name]) == 1
-            else "better"
-            if here["low"] > 0
-            else "worse"
-            if here["high"] < 0
-            else "no difference is shown"
-        )
-        said.append(f"{point} {100 * here['mean']:+.1f} {span}, {word}")
+        shown = "better" if here["low"] > 0 else "worse" if here["high"] < 0 else "no difference is shown"
+        said.append(f"{point} {_points(here)}, {shown if len(found[name]) > 1 else 'one seed'}")
     return "; ".join(said) + "."
+
+
+def _points(found: Gain) -> str:
+    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
 
 
 def _mean(scores: Scores | Sequence[float]) -> float:
