@@ -53,6 +53,7 @@ study: setup ## six training seeds and the guidance curve, for the README's clai
 
 ablations: setup ## the comparison table, docs/ablations.md (hours from nothing, minutes for one more row; resumable)
 	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	@dvc repro --quiet judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,

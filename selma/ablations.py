@@ -37,6 +37,7 @@ from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import run_one
 from selma.runtime.facts import flatten
 from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES, JUDGES
 from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import load_sets
 from selma.studies.plan import Run, of_row, plan
@@ -69,6 +70,11 @@ def _main(names: list[str] | None, seeds: list[int] | None) -> None:
     rows = {name: row for name, row in chosen(table, names).items() if names or of_row(row, wanted)}
     runs = plan(table, load_sets(), rows, wanted)
     params = load_params()
+    for needed in (Path(BACKBONES) / params.expert.backbone, JUDGES / params.judge.name):
+        if not needed.is_dir():
+            raise UserError(
+                f"{needed}: not here yet, and rows are drawn and judged with it; `dvc repro` makes it"
+            )
     found: dict[str, dict[int, Measured]] = {name: {} for name in rows}
     models: dict[str, Drawn] = {}  # of the first seed
     examiner: Examiner | None = None

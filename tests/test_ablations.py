@@ -187,6 +187,18 @@ def test_a_benchmark_without_a_dev_split_is_refused(tmp_path, monkeypatch, capsy
     assert "benchmark is exam, which has no dev split to choose guidance on" in capsys.readouterr().err
 
 
+def test_what_draws_and_judges_must_be_there_before_a_run_begins(tmp_path, monkeypatch, capsys):
+    for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablations, "run_one", lambda *_: pytest.fail("nothing may run"))
+    for missing in ("models/backbones/shapes", "models/judges/oracle"):
+        assert ablations.main([]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {missing}: not here yet")
+        (tmp_path / missing).mkdir(parents=True)
+
+
 def test_runs_come_seed_by_seed_those_that_gains_are_over_first(tmp_path, monkeypatch):
     for file in ("params.yaml", "dvc.yaml", "experiments.yaml"):
         shutil.copy(ROOT / file, tmp_path)
