@@ -53,6 +53,16 @@ class Gradients:
                 self._add(gradient)
         return torch.stack(losses).sum()
 
+    def each(self, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> torch.Tensor:
+        """`compute` of the batch's parts, [n, ...], without gradients; parts are those of `of`."""
+
+        def part(one: Batch) -> torch.Tensor:
+            with torch.no_grad():  # each thread has its own switch
+                return compute(one)
+
+        run = map if self._pool is None else self._pool.map
+        return torch.cat(list(run(part, batch.split(self._parts))))
+
     def _weighted(self, part: Batch, whole: int) -> torch.Tensor:
         return self._loss(part) * (len(part) / whole)
 

@@ -80,7 +80,7 @@ def denoise(
             prediction = guide.combine(predicted.float().chunk(len(branches)), guidance)
             latents = scheduler.step(prediction, t, latents, return_dict=False, **extra)[0]
             advance(1 / len(scheduler.timesteps))
-    return _decode(pipe, latents)
+    return decode(pipe, latents)
 
 
 @contextmanager
@@ -119,7 +119,8 @@ def _step_options(scheduler: SchedulerMixin, generators: list[torch.Generator]) 
     return {"generator": generators} if takes else {}
 
 
-def _decode(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def decode(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """Latents [n, channels, h, w] to pixels [n, 3, height, width], fp32, a few at a time to bound memory.
 
     Latents that are not finite stay so: a VAE's norms could hide them.

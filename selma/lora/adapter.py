@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -12,22 +14,24 @@ from selma.ground.errors import UserError
 from selma.runtime.devices import check_memory
 
 
-def add_lora(unet: torch.nn.Module, rank: int, alpha: float, targets: list[str], seed: int) -> None:
+def add_lora(
+    unet: torch.nn.Module, rank: int, alpha: float, targets: list[str], seed: int, section: str = "expert"
+) -> None:
     """Put a trainable adapter on every layer whose name ends in one of `targets`: A gaussian, B zero, fp32.
 
     A is drawn from `seed`, so experts that share the seed start from the same A, as in the paper.
-    Raises UserError for a rank below 1 or beyond the memory, and for a target that names no layer of this UNet or one
-    that is neither linear nor a convolution.
+    Raises UserError, naming `section` of params.yaml, for a rank below 1 or beyond the memory, and for a target that
+    names no layer of this UNet or one that is neither linear nor a convolution.
     """
     from peft import LoraConfig
     from peft.tuners.lora import Linear as LoraLinear
 
     if rank < 1:
-        raise UserError(f"expert.rank: {rank}; allowed: 1 or more")
-    adapted = _layers(unet, targets)
+        raise UserError(f"{section}.rank: {rank}; allowed: 1 or more")
+    adapted = _layers(unet, targets, section)
     numbers = rank * sum(layer.weight[0].numel() + layer.weight.shape[0] for layer in adapted)
     check_memory(
-        16 * numbers, adapted[0].weight.device, f"expert.rank: {rank}"
+        16 * numbers, adapted[0].weight.device, f"{section}.rank: {rank}"
     )  # weight, gradient, two moments
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):
@@ -71,21 +75,21 @@ def _is_cheaper_merged(layer: torch.nn.Module) -> bool:
     return exact and weight.numel() <= 12 * rank * sum(weight.shape)
 
 
-def _layers(unet: torch.nn.Module, targets: list[str]) -> list[torch.nn.Module]:
+def _layers(unet: torch.nn.Module, targets: list[str], section: str) -> list[torch.nn.Module]:
     """The layers that `targets` name, each checked for being one that an adapter, a merge and an export can hold."""
     found = []
     for target in targets:
         named = [(name, layer) for name, layer in unet.named_modules() if f".{name}".endswith(f".{target}")]
         if not named:
             raise UserError(
-                f"expert.targets: {target!r} is not a layer of this UNet; e.g. to_q, to_k, to_v, to_out.0"
+                f"{section}.targets: {target!r} is not a layer of this UNet; e.g. to_q, to_k, to_v, to_out.0"
             )
         for name, layer in named:
             grouped = getattr(layer, "groups", 1) != 1
             if grouped or not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
                 kind = ("grouped " if grouped else "") + type(layer).__name__
                 raise UserError(
-                    f"expert.targets: {target!r} names {name}, a {kind}; allowed: Linear and Conv2d layers, "
+                    f"{section}.targets: {target!r} names {name}, a {kind}; allowed: Linear and Conv2d layers, "
                     "e.g. to_q, to_k, to_v, to_out.0, proj_in, conv1"
                 )
             found.append(layer)
@@ -102,3 +106,29 @@ def lora_state(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     from peft.utils import get_peft_model_state_dict
 
     return {key: value.detach().cpu().contiguous() for key, value in get_peft_model_state_dict(unet).items()}
+
+
+@contextmanager
+def fused(unet: torch.nn.Module) -> Iterator[None]:
+    """Let linear layers compute with W + s B A in the body, summed once: for drawing with an adapter that is trained.
+
+    Of a model in half precision, whose sum would round the update away, and of convolutions nothing changes.
+    """
+    from peft.tuners.lora import Linear as LoraLinear
+
+    layers = [
+        layer
+        for layer in unet.modules()
+        if isinstance(layer, LoraLinear) and layer.base_layer.weight.dtype == torch.float32
+    ]
+    own = [layer.forward for layer in layers]
+    with torch.no_grad():
+        for layer in layers:
+            a, b = (factor[NAME].weight for factor in (layer.lora_A, layer.lora_B))
+            weight = torch.addmm(layer.base_layer.weight, b, a, alpha=layer.scaling[NAME])
+            layer.forward = partial(linear, weight=weight, bias=layer.base_layer.bias)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            layer.forward = forward

@@ -21,6 +21,7 @@ from selma.runtime.origins import (
     check_own_benchmark,
 )
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
+from selma.runtime.policies import check_policies
 
 if TYPE_CHECKING:
     from selma.runtime.params import Params
@@ -31,6 +32,7 @@ def cross_check(params: Params) -> None:
     _check_prompts(params)
     _check_pretraining(params)
     _check_experts(params)
+    check_policies(params)
     _check_merges(params)
     _check_models(params)
     _check_benchmarks(params)
@@ -120,7 +122,14 @@ def _check_merges(params: Params) -> None:
         merged = params.skills if merge.experts is None else merge.experts
         variants.options("operators", merge.operator, merge.options, f"merges.{name}.options", names=merged)
         if merge.experts is not None:
-            allow_all(f"merges.{name}.experts", merge.experts, params.experts, "in `experts`")
+            made = {**params.experts, **params.policies}
+            allow_all(f"merges.{name}.experts", merge.experts, made, "in `experts` or `policies`")
+            needs = variants.constants("operators", merge.operator).get("NEEDS", ())
+            if needs and (drawn := [each for each in merge.experts if each in params.policies]):
+                raise UserError(
+                    f"merges.{name}.operator is {merge.operator}, which needs the experts' own pictures or "
+                    f"prompts; {drawn[0]} is a policy, whose pictures are not kept"
+                )
             continue
         for skill in params.skills:
             if skill not in params.experts:
@@ -134,7 +143,7 @@ def _check_models(params: Params) -> None:
     weights = {
         f"{BACKBONES}/{params.expert.backbone}",
         *(f"{MERGES}/{name}" for name in params.merges),
-        *(f"{EXPERTS}/{name}" for name in params.experts),
+        *(f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies)),
     }
     for name, model in params.models.items():
         if name in ("item", "skill"):

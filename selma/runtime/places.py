@@ -8,6 +8,8 @@ EXPERTS = "models/experts"
 MERGES = "models/merges"
 ROWS = "models/rows"  # of `models`, each with what it is drawn from
 IMAGES = "data/images"
+QUESTIONS = "data/questions"
+BENCHMARKS = "data/benchmarks"
 JUDGES = Path("models/judges")
 JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from
 

@@ -61,6 +61,13 @@ def log_metric(name: str, value: float, step: int = 0) -> None:
         _try(_spool.write, event="metric", name=name, value=float(value), step=int(step))
 
 
+def log_row(row: Mapping[str, float]) -> None:
+    """A row of a curve, all of its columns at the step `round`."""
+    for name, value in row.items():
+        if name != "round":
+            log_metric(name, value, int(row["round"]))
+
+
 def log_results(results: Mapping[str, Mapping[str, float]]) -> None:
     """Results of the whole pipeline with their intervals (mean, low, high): metrics of the parent run.
 

@@ -1,0 +1,63 @@
+"""The prompts that a policy learns on: the filtered ones with their questions, or another benchmark's dev split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from selma.ground.errors import UserError
+from selma.ground.items import Item, load_items, load_split, splits
+from selma.prompts.diversity import DiversityFilter
+
+QUESTIONS = Path("data/questions")
+FILE = "prompts.jsonl"
+EVERY, MOST_HELD = 10, 2000  # of the training prompts, where the exam has no dev split
+_ANY_LENGTH = 10**9  # words
+
+
+def training_items(source: Path, skills: Sequence[str]) -> list[Item]:
+    """The items of `source`: data/questions (those of all `skills`), data/questions/<skill>, or a benchmark's folder,
+    of which the dev split is taken. Raises UserError where they are missing or broken."""
+    source = Path(source)
+    if source == QUESTIONS:
+        return [item for skill in skills for item in load_items(source / skill / FILE)]
+    if source.parent == QUESTIONS:
+        return load_items(source / FILE)
+    return load_split(source, "dev")
+
+
+def unlike(items: Sequence[Item], exam: Iterable[str]) -> list[Item]:
+    """The items that are no exam prompt and near none (ROUGE-L F of at most 0.8): the filter stage's guard once more,
+    for prompts that did not go through it. Raises UserError where none is left."""
+    guard = DiversityFilter(1.0, _ANY_LENGTH, exam, ())
+    verdicts = guard.judge(item.prompt for item in items)
+    kept = [item for item, verdict in zip(items, verdicts, strict=True) if verdict.kept]
+    if not kept:
+        raise UserError(
+            f"all {len(items)} training prompts are near a prompt of evaluate.benchmarks; none is left"
+        )
+    return kept
+
+
+def apart(items: Sequence[Item], lead: Path) -> tuple[list[Item], list[Item]]:
+    """The items to learn on, and those to examine checkpoints on: the dev split of the leading benchmark `lead`.
+
+    The published benchmarks have none. There every tenth training prompt is held out, of at most 2,000: no test prompt
+    chooses a checkpoint.
+    """
+    if "dev" in splits(lead):
+        return list(items), load_split(lead, "dev")
+    held = {i for i in range(len(items[:MOST_HELD])) if i % EVERY == EVERY - 1}
+    if not held:
+        raise UserError(
+            f"{lead} has no dev split, and of {len(items)} training prompts none can be held out in its place; "
+            f"at least {EVERY} are needed"
+        )
+    return [item for i, item in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
+
+
+def exam_prompts(benchmarks: Iterable[Path]) -> list[str]:
+    """The prompts of every split of the benchmarks' folders."""
+    return [
+        item.prompt for folder in benchmarks for split in splits(folder) for item in load_split(folder, split)
+    ]
