@@ -144,8 +144,10 @@ def _values(text: str) -> Iterator[Any]:
             continue
         try:
             value, end = decoder.raw_decode(text, found.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # brackets without end, at each of which it would be tried again
+            return
         yield value
 
 
