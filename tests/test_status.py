@@ -121,7 +121,7 @@ def test_a_further_skill_trains_its_own_expert_and_what_reads_every_skill(clone:
     path.write_text(skill.with_rows(path.read_text(), "animals", load_params(path)))
     folder = clone.folder / "data/skills/shapes"
     shutil.copy(folder / "count.yaml", folder / "animals.yaml")
-    made = {f"{stage}@animals" for stage in ("prompts", "filter", "images")} | trained("animals")
+    made = {f"{stage}@animals" for stage in ("prompts", "filter", "questions", "images")} | trained("animals")
     merged = {"merge@merged", "model@merged"} | drawn("merged")
     assert stale(clone) == made | {"pool"} | trained("single") | merged | LAST
 

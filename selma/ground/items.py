@@ -79,8 +79,7 @@ def write_split(folder: Path, split: str, items: Iterable[Item]) -> None:
     """
     path = _split_file(folder, split)
     rows = [_to_row(item) for item in items]
-    checked = _parse(((f"{path}, item {i}", row) for i, row in enumerate(rows, start=1)), path)
-    _check_disjoint(path, checked, folder, split)
+    _check_disjoint(path, _check_rows(rows, path), folder, split)
     write_jsonl(path, rows)
 
 
@@ -100,6 +99,21 @@ def load_split(folder: Path, split: str) -> list[Item]:
     return items
 
 
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """Write items as a JSON Lines file of the same schema, checked against everything that `load_items` requires."""
+    rows = [_to_row(item) for item in items]
+    _check_rows(rows, path)
+    write_jsonl(path, rows)
+
+
+def load_items(path: Path) -> list[Item]:
+    """The items of a JSON Lines file of the same schema that is no split of a benchmark, in file order.
+
+    Raises UserError as `load_split` does, and for a file that is not there.
+    """
+    return _read(path)
+
+
 def splits(folder: Path) -> list[str]:
     """The splits that a benchmark's folder holds, in SPLITS' order: DSG, TIFA and HPS v2 have test only."""
     return [split for split in SPLITS if _split_file(folder, split).is_file()]
@@ -115,6 +129,10 @@ def _read(path: Path) -> list[Item]:
     return _parse(((f"{path}, line {number}", row) for number, row in lines(path)), path)
 
 
+def _check_rows(rows: Iterable[dict[str, Any]], path: Path) -> list[Item]:
+    return _parse(((f"{path}, item {i}", row) for i, row in enumerate(rows, start=1)), path)
+
+
 def _parse(rows: Iterable[tuple[str, Any]], path: Path) -> list[Item]:
     items: list[Item] = []
     seen: set[str] = set()
@@ -122,12 +140,12 @@ def _parse(rows: Iterable[tuple[str, Any]], path: Path) -> list[Item]:
         item = _item(row, where)
         if item.id.casefold() in seen:  # some disks take a.webp for A.webp
             raise UserError(
-                f"{where}: item id {item.id!r} appears twice; ids must be unique in a split, in any case"
+                f"{where}: item id {item.id!r} appears twice; ids must be unique in a file, in any case"
             )
         seen.add(item.id.casefold())
         items.append(item)
     if not items:
-        raise UserError(f"{path}: has no items; a split needs at least one")
+        raise UserError(f"{path}: has no items; it needs at least one")
     return items
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from random import Random
@@ -13,7 +12,7 @@ from selma.ground.pairs import prompt_id
 from selma.prompts.final import final_part
 from selma.prompts.provider import Provider, Reply, Request
 from selma.prompts.replies import FILTERED, TOO_LONG, parse_reply
-from selma.prompts.request import request_text
+from selma.prompts.request import request_seed, request_text
 from selma.prompts.skills import Skill
 
 PATIENCE = 5  # rounds in a row without a single new prompt before giving up
@@ -79,23 +78,29 @@ def _only_thought(text: str) -> bool:
 def cost(
     raw: Sequence[Mapping[str, Any]], input_price: float | None, output_price: float | None
 ) -> dict[str, int | float]:
-    """What the replies in `raw` (rows of raw.jsonl) took: `requests`, `empty`, tokens, `estimated_cost`.
+    """What the replies in `raw` (rows of raw.jsonl) took, as `spent` has it, and `empty`: those without a prompt."""
+    empty = sum(not parse_reply(row["reply"], row["finish_reason"]) for row in raw)
+    took = spent(raw, input_price, output_price)
+    return {"requests": took.pop("requests"), "empty": empty, **took}
 
-    `empty` counts replies without a single prompt. Prices are per million tokens. What the server did not
-    report for every reply as a count, or has no price, is left out.
+
+def spent(
+    raw: Sequence[Mapping[str, Any]], input_price: float | None, output_price: float | None
+) -> dict[str, int | float]:
+    """`requests`, `prompt_tokens`, `completion_tokens` and `estimated_cost` of replies, rows of the store.
+
+    Prices are per million tokens. What the server did not report for every reply as a count, or has no price, is
+    left out.
     """
-    took: dict[str, int | float] = {
-        "requests": len(raw),
-        "empty": sum(not parse_reply(row["reply"], row["finish_reason"]) for row in raw),
-    }
+    took: dict[str, int | float] = {"requests": len(raw)}
     usages = [usage if isinstance(usage := row.get("usage"), dict) else {} for row in raw]
     for name in ("prompt_tokens", "completion_tokens"):
         tokens = [usage.get(name) for usage in usages]
         if all(type(number) is int and 0 <= number < MOST for number in tokens):
             took[name] = sum(tokens)
     if {"prompt_tokens", "completion_tokens"} <= set(took) and None not in (input_price, output_price):
-        spent = took["prompt_tokens"] * input_price + took["completion_tokens"] * output_price
-        took["estimated_cost"] = round(spent / 1e6, 6)
+        paid = took["prompt_tokens"] * input_price + took["completion_tokens"] * output_price
+        took["estimated_cost"] = round(paid / 1e6, 6)
     return took
 
 
@@ -103,6 +108,5 @@ def _request(skill: Skill, pool: list[str], seed: int, index: int, n: int, examp
     """Request `index`, its examples and its own seed drawn from the run's."""
     key = f"{seed}:{skill.name}:{index}"
     shown = Random(key).sample(pool, examples)
-    request_seed = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
     as_list, as_json = (request_text(skill, shown, n, reply) for reply in ("list", "json"))
-    return Request(index, as_list, request_seed, n, as_json)
+    return Request(index, as_list, request_seed(key), n, as_json)

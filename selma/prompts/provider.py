@@ -1,4 +1,4 @@
-"""Asking an LLM for lists of prompts: requests, replies, and the providers that answer them.
+"""Asking an LLM: requests, replies, and the providers that answer them.
 
 A provider answers requests; which one is `llm.provider` in params.yaml, a file of selma/variants/providers.
 """
@@ -17,11 +17,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a reply in JSON looks like, for a server that can be held to it: a name and a JSON Schema.
+
+    The schema is one that OpenAI's strict mode takes: every property required, no others allowed.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+PROMPTS = Form(
+    "prompts",
+    {
+        "type": "object",
+        "properties": {"prompts": {"type": "array", "items": {"type": "string"}}},
+        "required": ["prompts"],
+        "additionalProperties": False,
+    },
+)
+
+
+@dataclass(frozen=True)
 class Request:
-    """One question to the LLM, which asks for a numbered list.
+    """One question to the LLM.
 
     `index` counts requests from 0, `n` is how many prompts it asks for, `as_json` the same question for a
-    server that answers in JSON.
+    server that answers in JSON, of the `form`. `placed` says that its reply is that of this index alone; without it,
+    a reply on file to the same text and seed is taken, whatever its index was.
     """
 
     index: int
@@ -29,6 +52,8 @@ class Request:
     seed: int
     n: int
     as_json: str = ""
+    form: Form = field(default=PROMPTS, hash=False)
+    placed: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -33,3 +34,8 @@ def request_text(
         f"Write {n} more prompts of this kind. Make them differ from the examples and from each other. Reply "
         f"with nothing but {form[reply]}."
     )
+
+
+def request_seed(key: str) -> int:
+    """The seed of the request that `key` names, of 31 bits: some servers take no more."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.prompts.provider import Provider, Reply, Request
+from selma.prompts.provider import PROMPTS, Provider, Reply, Request
 from selma.runtime.work import home
 
 FOLDER = ".llm"  # next to .work, which a stage empties when it ends; neither git nor DVC looks at it
@@ -75,10 +75,11 @@ class RecordedProvider:
         missing = []
         for request in requests:
             row = self._stored.get(self._key(request))
-            if row is None or row["index"] != request.index:
+            if row is None or (request.placed and row["index"] != request.index):
                 missing.append(request)
                 continue
             self.reused += 1
+            row = {**row, "index": request.index}
             self._use(row)
             if done is not None:
                 done(_reply(row))
@@ -100,7 +101,10 @@ class RecordedProvider:
 
     def _key(self, request: Request) -> str:
         """Hash of what determines the reply."""
-        parts = [self.identity, request.index, request.seed, request.text, request.as_json]
+        index = request.index if request.placed else None
+        parts = [self.identity, index, request.seed, request.text, request.as_json]
+        if request.form != PROMPTS:  # those of prompts are found by the keys that they have always had
+            parts.append(request.form.schema)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def _use(self, row: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, on
 from selma.runtime import timing, variants
 from selma.runtime.checks import cross_check
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
+from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 
 SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
@@ -98,44 +99,8 @@ class PolicyRow:
 
 
 @section
-class Corpus:
-    """One corpus of the embedded backbone's pretraining (selma/shapes/pretraining/corpus.py)."""
-
-    images: Annotated[int, Field(ge=2)]
-    captions: Count
-    wrong: Fraction
-    drop: Fraction
-    pairs: Fraction
-    spread: Fraction
-    jitter: Fraction
-
-
-@section
-class UnetRun:
-    """One run of the embedded backbone's UNet (selma/shapes/pretraining/denoiser.py)."""
-
-    corpora: Annotated[dict[str, Count], Field(min_length=1)]
-    noisy: Fraction
-    zero_snr: bool
-    text: bool
-    decay_from: Fraction
-
-
-@section
-class Pretrain:
-    """The embedded backbone's corpora and each part's training steps (selma/shapes/pretraining/pretrain.py)."""
-
-    seed: Seed
-    rare: Fraction
-    corpora: Annotated[dict[RowName, Corpus], Field(min_length=1)]
-    vae_steps: Count
-    clip_steps: Count
-    unet: tuple[UnetRun, ...]
-
-
-@section
 class Llm:
-    """Who writes the prompts, and how it is asked."""
+    """Who writes the prompts and their questions, and how it is asked."""
 
     provider: Annotated[str, one_of(variants.names("providers"))]
     base_url: str | None = None
@@ -167,6 +132,13 @@ class Filter:
     rouge_l: Fraction
     keep: Count
     dev: Annotated[int, Field(ge=0)] = 0
+
+
+@section
+class Questions:
+    """Who writes the filtered prompts' questions: the LLM of section `llm`, or nobody."""
+
+    source: Annotated[str, one_of(("llm", "none"))]
 
 
 @section
@@ -299,6 +271,7 @@ class Params:
     llm: Llm
     prompts: Prompts
     filter: Filter
+    questions: Questions
     images: Images
     expert: Training
     policy: Policy

@@ -1,4 +1,7 @@
-"""Captions of a scene in the five skills' styles, and which of its facts a caption mentions."""
+"""Captions of a scene in the five skills' styles, and which of its facts a caption mentions.
+
+All that a caption is made of stands in the tables below; reader.py reads captions back by the same tables.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from selma.shapes.world.scene import INVERSE, NUMBERS, Scene, Thing
 
 STYLES = ("objects", "paragraph", "tags", "count", "counterfactual")
 
-_RELATION_WORDS = {
+RELATION_WORDS = {
     "left": ("to the left of", "left of", "on the left side of"),
     "right": ("to the right of", "right of", "on the right side of"),
     "above": ("above", "over", "higher than"),
     "below": ("below", "under", "beneath"),
 }
-_SIDE_WORDS = {
+SIDE_WORDS = {
     "left": ("on the left", "at the left", "on the left side"),
     "right": ("on the right", "at the right", "on the right side"),
     "above": ("at the top", "on top", "in the upper part"),
     "below": ("at the bottom", "in the lower part", "down below"),
 }
-_TAG_SIDES = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
-_OPENERS = (
+TAG_SIDES = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
+OPENERS = (
     *("",) * 6,
     "a picture of ",
     "a photo of ",
@@ -33,7 +36,7 @@ _OPENERS = (
     "a clean graphic with ",
     "a minimal design showing ",
 )
-_ODD_OPENERS = (
+ODD_OPENERS = (
     *("",) * 3,
     "an unusual picture of ",
     "a rare sight, ",
@@ -44,7 +47,7 @@ _ODD_OPENERS = (
     "something never seen before, ",
     "a surreal image of ",
 )
-_BACKGROUNDS = (
+GROUNDS = (
     " on a {} background",
     " on a {} background",
     " against a {} backdrop",
@@ -52,7 +55,17 @@ _BACKGROUNDS = (
     " with a {} background",
     ", all on {}",
 )
-_PARAGRAPH_STARTS = (
+SINGLES = ("{a}", "{a}", "{a}", "{a} by itself", "{a} alone")
+LOOSE_PAIRS = ("{a} and {b}", "{a} with {b}", "{a} next to {b}")  # which say no relation
+PAIRS = (  # a stands `rel` of b, and b `inverse` of a; on a canvas `side` is where a is and `other` where b is
+    "{a} {rel} {b}",
+    "{a} {rel} {b}",
+    "{b} {inverse} {a}",
+    "{a} {side} and {b} {other}",
+    "{a} placed {rel} {b}",
+    "{b}, and {a} {rel} it",
+)
+PARAGRAPH_STARTS = (
     "in this image there is {}.",
     "in this picture we can see {}.",
     "here we can see {}.",
@@ -61,28 +74,29 @@ _PARAGRAPH_STARTS = (
     "in the foreground there is {}.",
     "we can observe {} in this illustration.",
 )
-_PARAGRAPH_SECONDS = (
+PARAGRAPH_LOOSE = (" there is also {b}.", " we can see {b} too.")
+PARAGRAPH_SECONDS = (  # b stands `rel` of what the first sentence names
     " {side} of the picture there is {b}.",
     " {side} there is also {b}.",
     " we can also notice {b} {side}.",
     " {rel} it we can see {b}.",
     " {rel} it there is {b}.",
 )
-_PARAGRAPH_GROUNDS = (
+PARAGRAPH_GROUNDS = (
     " the background is {}.",
     " the background of the image is {}.",
     " behind, everything is {}.",
     " in the background we can see plain {}.",
     " the whole scene is set on {}.",
 )
-_PARAGRAPH_ENDS = (
+PARAGRAPH_ENDS = (
     *("",) * 5,
     " the drawing is flat and simple.",
     " the edges are sharp.",
     " nothing else is visible.",
     " the style is plain.",
 )
-_TAG_FILLERS = (
+TAG_FILLERS = (
     "flat design",
     "minimalist",
     "vector art",
@@ -100,7 +114,7 @@ _TAG_FILLERS = (
     "solid colors",
     "highly detailed",
 )
-_COUNT_FORMS = (
+COUNT_FORMS = (
     "{n} {x}",
     "{n} {x}",
     "exactly {n} {x}",
@@ -148,13 +162,13 @@ def describe(
     else:
         text = _sentence(rng, style, [p for p, _ in phrases], relation)
     if ground and style == "paragraph":
-        text += rng.choice(_PARAGRAPH_GROUNDS).format(ground)
+        text += rng.choice(PARAGRAPH_GROUNDS).format(ground)
     elif ground and style != "tags":
-        text += rng.choice(_BACKGROUNDS).format(ground)
+        text += rng.choice(GROUNDS).format(ground)
     elif ground and scene.kind == "count":
         text += f", {ground} background"
     if style == "paragraph":
-        text += rng.choice(_PARAGRAPH_ENDS)
+        text += rng.choice(PARAGRAPH_ENDS)
     number = scene.number if scene.kind == "count" else None
     return text, Facts(tuple(facts for _, facts in phrases), relation, number, ground)
 
@@ -176,48 +190,42 @@ def _article(phrase: str) -> str:
 
 
 def _sentence(rng: Random, style: str, phrases: list[str], relation: str | None) -> str:
-    opener = rng.choice(_ODD_OPENERS if style == "counterfactual" else _OPENERS)
+    opener = rng.choice(ODD_OPENERS if style == "counterfactual" else OPENERS)
     if len(phrases) == 1:
-        body = _article(phrases[0]) + rng.choice(("", "", "", " by itself", " alone"))
-        return opener + body
+        return opener + rng.choice(SINGLES).format(a=_article(phrases[0]))
     a, b = _article(phrases[0]), _article(phrases[1])
     if relation is None:
-        return opener + rng.choice((f"{a} and {b}", f"{a} with {b}", f"{a} next to {b}"))
-    words = rng.choice(_RELATION_WORDS[relation])
-    forms = (
-        f"{a} {words} {b}",
-        f"{a} {words} {b}",
-        f"{b} {rng.choice(_RELATION_WORDS[INVERSE[relation]])} {a}",
-        f"{a} {rng.choice(_SIDE_WORDS[relation])} and {b} {rng.choice(_SIDE_WORDS[INVERSE[relation]])}",
-        f"{a} placed {words} {b}",
-        f"{b}, and {a} {words} it",
-    )
-    return opener + rng.choice(forms)
+        return opener + rng.choice(LOOSE_PAIRS).format(a=a, b=b)
+    opposite = INVERSE[relation]
+    words = {"rel": RELATION_WORDS[relation], "inverse": RELATION_WORDS[opposite]}
+    words |= {"side": SIDE_WORDS[relation], "other": SIDE_WORDS[opposite]}
+    said = {slot: rng.choice(choices) for slot, choices in words.items()}
+    return opener + rng.choice(PAIRS).format(a=a, b=b, **said)
 
 
 def _paragraph(rng: Random, phrases: list[str], relation: str | None) -> str:
-    text = rng.choice(_PARAGRAPH_STARTS).format(_article(phrases[0]))
+    text = rng.choice(PARAGRAPH_STARTS).format(_article(phrases[0]))
     if len(phrases) == 1:
         return text
     second = _article(phrases[1])
     if relation is None:
-        return text + rng.choice((f" there is also {second}.", f" we can see {second} too."))
+        return text + rng.choice(PARAGRAPH_LOOSE).format(b=second)
     inverse = INVERSE[relation]
-    return text + rng.choice(_PARAGRAPH_SECONDS).format(
-        b=second, rel=rng.choice(_RELATION_WORDS[inverse]), side=rng.choice(_SIDE_WORDS[inverse])
+    return text + rng.choice(PARAGRAPH_SECONDS).format(
+        b=second, rel=rng.choice(RELATION_WORDS[inverse]), side=rng.choice(SIDE_WORDS[inverse])
     )
 
 
 def _tags(rng: Random, phrases: list[str], relation: str | None, ground: str | None) -> str:
     tags = list(phrases)
     if relation is not None:
-        tags[0] = f"{tags[0]} {rng.choice(('', 'on the '))}{_TAG_SIDES[relation]}"
-        tags[1] = f"{tags[1]} {rng.choice(('', 'on the '))}{_TAG_SIDES[INVERSE[relation]]}"
+        tags[0] = f"{tags[0]} {rng.choice(('', 'on the '))}{TAG_SIDES[relation]}"
+        tags[1] = f"{tags[1]} {rng.choice(('', 'on the '))}{TAG_SIDES[INVERSE[relation]]}"
         if rng.random() < 0.3:
             tags.reverse()
     if ground:
         tags.insert(rng.choice((0, len(tags), len(tags))), f"{ground} background")
-    return ", ".join(tags + rng.sample(_TAG_FILLERS, rng.choice((1, 2, 2, 3, 4))))
+    return ", ".join(tags + rng.sample(TAG_FILLERS, rng.choice((1, 2, 2, 3, 4))))
 
 
 def _counted(rng: Random, style: str, scene: Scene, phrase: str) -> str:
@@ -225,8 +233,8 @@ def _counted(rng: Random, style: str, scene: Scene, phrase: str) -> str:
     things = phrase if scene.number == 1 else phrase.removesuffix(shape) + plural(shape)
     number = NUMBERS[scene.number]
     if style == "tags":
-        return f"{number} {things}, " + ", ".join(rng.sample(_TAG_FILLERS, rng.choice((1, 2))))
+        return f"{number} {things}, " + ", ".join(rng.sample(TAG_FILLERS, rng.choice((1, 2))))
     if style == "paragraph":
-        return rng.choice(_PARAGRAPH_STARTS).replace("there is", "there are").format(f"{number} {things}")
+        return rng.choice(PARAGRAPH_STARTS).replace("there is", "there are").format(f"{number} {things}")
     are = "is" if scene.number == 1 else "are"
-    return rng.choice(_COUNT_FORMS).format(n=number, x=things, are=are)
+    return rng.choice(COUNT_FORMS).format(n=number, x=things, are=are)

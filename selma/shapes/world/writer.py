@@ -1,16 +1,20 @@
 """The embedded stand-in for an LLM: it reads the same request and answers as one does, seeded and offline.
 
-It takes the style from the request's rules and examples, writes prompts of the shapes world in it, and has the
-habits of real models: it repeats itself now and then, chats before the list, skips a number, is cut off.
+Asked for prompts, it takes the style from the request's rules and examples, writes prompts of the shapes world in it,
+and has the habits of real models: it repeats itself now and then, chats before the list, skips a number, is cut off.
+Asked for a prompt's questions, it reads the prompt (reader.py) and writes what the exam would ask.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from random import Random
 
 from selma.shapes.world.language import describe
+from selma.shapes.world.questions import make_questions
+from selma.shapes.world.reader import read_caption
 from selma.shapes.world.scene import NUMBERS, Scene, sample_scene
 
 _REPEAT = 0.04  # chance that an item repeats an earlier one or an example
@@ -35,12 +39,17 @@ _STYLE_WORDS = {  # what gives a style away in a request
 }
 
 
+_ASKED = re.compile(r"^Prompt: (.*\S)", re.MULTILINE)  # the last one is to be asked about
+
+
 class Writer:
-    """Answers a request for prompts."""
+    """Answers a request for prompts, or for the questions about one."""
 
     def reply(self, request_text: str, seed: int) -> tuple[str, str]:
         """The reply's text and its finish reason, "stop" or "length"; the same for the same request and seed."""
         rng = Random(f"writer:{seed}")
+        if prompts := _ASKED.findall(request_text):
+            return _questions(rng, prompts[-1]), "stop"
         examples = [text for _, text in _ITEM.findall(request_text)]
         style = read_style(request_text, examples)
         wanted = _wanted(request_text)
@@ -49,6 +58,20 @@ class Writer:
             known = examples + items
             items.append(rng.choice(known) if known and rng.random() < _REPEAT else _write(rng, style))
         return _format(rng, items, first=len(examples) + 1)
+
+
+def _questions(rng: Random, prompt: str) -> str:
+    """JSON with the prompt's questions, fenced now and then; about a prompt of another world it knows nothing."""
+    try:
+        asked = make_questions(read_caption(prompt))
+    except ValueError:
+        return "I'm sorry, I can't tell what this prompt shows."
+    rows = [
+        {"id": one.id, "question": one.text, "category": one.category, "parents": list(one.parents)}
+        for one in asked
+    ]
+    said = json.dumps({"questions": rows})
+    return rng.choice((said, said, f"Here are the questions:\n\n```json\n{said}\n```"))
 
 
 def read_style(request_text: str, examples: list[str]) -> str:

@@ -11,12 +11,6 @@ from selma.prompts.answers import read_answer
 from selma.prompts.provider import Provider, Reply, Request, ThreadedProvider
 from selma.runtime.params import Llm
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"prompts": {"type": "array", "items": {"type": "string"}}},
-    "required": ["prompts"],
-    "additionalProperties": False,
-}
 # Fields that some servers refuse, the most dispensable first.
 OPTIONAL = ("response_format", "seed", "top_p", "max_tokens", "temperature")
 SAMPLING = {"temperature", "top_p"}  # those of them that determine the answers
@@ -84,7 +78,7 @@ class Client:
         body["max_tokens"] = settings.max_tokens
         if settings.api == "completions":
             return body | {"prompt": request.text}
-        schema = {"name": "prompts", "strict": True, "schema": SCHEMA}
+        schema = {"name": request.form.name, "strict": True, "schema": request.form.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body | {
             "messages": [{"role": "user", "content": request.as_json if as_json else request.text}]
