@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 # The stamp carries a hash of requirements.txt: a change of its content installs, a touch does not.
 STAMP := .venv/.installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
-BACKBONE := models/backbones/shapes
+PRETRAINED := models/backbones/shapes/model_index.json models/clip/shapes/tokenizer.json
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -28,7 +28,7 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 repro: setup ## run the pipeline, and print the table
-	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
 	dvc repro
 	@python -m selma.table
 	@echo "report: data/report/index.html"
@@ -36,7 +36,7 @@ repro: setup ## run the pipeline, and print the table
 	@python -m selma.runtime.recorder
 
 profile-run: setup ## run every stage again, and print where its seconds went: start-up, loading, work, writing, tracking
-	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
 	@rm -rf .work/times
 	@SECONDS=0; dvc repro --force --single-item $$(dvc stage list --name-only | grep -v '^pretrain@'); \
 	    python -m selma.times --wall $$SECONDS  # `--force` alone would sign the frozen stage's lock for today's code
@@ -47,13 +47,13 @@ test: setup ## lint and all tests, the end-to-end one included
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 study: setup ## six training seeds and the guidance curve, for the README's claim (resumable)
-	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
+	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
 	python -m selma.experiments seeds
 	python -m selma.curve
 
 ablations: setup ## the comparison table, docs/ablations.md (hours from nothing, minutes for one more row; resumable)
-	@grep -q '^worlds: \[\]' params.yaml || [ -f $(BACKBONE)/model_index.json ] || dvc pull -r starter pretrain
-	@dvc repro --quiet judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
+	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,

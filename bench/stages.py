@@ -27,7 +27,7 @@ from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml, overridden, parse_yaml
 from selma.times import measured, totals
 
-CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/backbones")
+CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/backbones", "models/clip")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def _main(folder: Path, jobs: int, settings: list[str]) -> None:
 
 
 def copy(folder: Path, settings: list[str]) -> None:
-    """This checkout's code, skills and pretrained backbone in a new folder, with KEY=VALUE settings in its params.yaml.
+    """This checkout's code, skills, pretrained backbone and CLIP in a new folder, KEY=VALUE settings in params.yaml.
 
     Raises UserError, before anything is copied, for a folder that exists and for settings that params.yaml refuses.
     """

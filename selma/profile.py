@@ -5,10 +5,10 @@
     python -m selma.profile sd2 --dry-run    only says what would change
 
 A profile names only what it changes, in params.yaml's own structure. Sections (`images`, `expert`, ...) and rows
-(`experts`, `merges`, `models`) are overlaid key by key; of `backbones`, `benchmarks` and `judges` the rows that some
-profile names are replaced. So a row that you add stays in every profile. A value that you changed and that the profile
-names is set to the profile's, and a line says so. The default profile is applied first, so that switching from one
-profile to another leaves nothing of the first.
+(`experts`, `merges`, `models`) are overlaid key by key; of `backbones`, `benchmarks`, `judges` and `own.judges` the
+rows that some profile names are replaced. So a row that you add stays in every profile. A value that you changed and
+that the profile names is set to the profile's, and a line says so. The default profile is applied first, so that
+switching from one profile to another leaves nothing of the first.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _named(files: Mapping[str, Path], section: str) -> Iterator[str]:
     """The rows of a section that some profile names."""
     for path in files.values():
         contents = load_yaml(path)
-        rows = contents.get(section) if isinstance(contents, Mapping) else None
+        rows: Any = contents
+        for part in section.split("."):
+            rows = rows.get(part) if isinstance(rows, Mapping) else None
         yield from rows if isinstance(rows, Mapping) else ()
 
 

@@ -16,11 +16,10 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.net.pinned import fetch
-from selma.runtime import stage, work
+from selma.published.folder import PARTS, check_tokenizer
+from selma.runtime import stage, variants, work
 from selma.runtime.params import load_params
 from selma.runtime.places import JUDGE_CARD, JUDGES
-
-PARTS = {"weights": ".", "tokenizer": "tokenizer", "matcher": "matcher"}  # and where each lies in the folder
 
 
 def main(name: str) -> None:
@@ -45,6 +44,8 @@ def main(name: str) -> None:
 
             with work.called({out: f"judges.{name}"}):
                 convert(out, source.kind)
+                if "tokenizer" in variants.constants("judges", source.kind)["TAKES"]:
+                    check_tokenizer(out)
         write_json(out / JUDGE_CARD, card)
         work.publish(out, JUDGES / name)
 

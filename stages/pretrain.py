@@ -4,7 +4,8 @@
 
 reads   params `pretrain`
 writes  models/backbones/shapes/       a StableDiffusionPipeline folder, float16
-        models/clip/shapes/            the whole CLIP, whose text encoder the pipeline uses, float16
+        models/clip/shapes/            the whole CLIP, whose text encoder the pipeline uses, float16, with its tokenizer
+                                       and preprocessor_config.json: a judge of kind clip (own.judges)
         metrics/pretrain.csv           part, step, loss
 
 Takes hours on two cores; a killed run resumes when started again.
@@ -20,6 +21,7 @@ import torch
 from selma.ground.files import read_jsonl, write_csv, write_jsonl
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
+from selma.shapes.pretraining.clip import write_inputs
 from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
 FIELDS = ["part", "step", "loss"]
@@ -48,6 +50,7 @@ def main() -> None:
         pipeline, clip = pretrain(recipe, folder, log)
         pipeline.to(torch.float16).save_pretrained(folder / "backbone", safe_serialization=True)
         clip.half().save_pretrained(folder / "clip_model")
+        write_inputs(folder / "clip_model", folder / "backbone/tokenizer")
         write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
         work.publish_all(
             {

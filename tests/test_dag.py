@@ -30,6 +30,7 @@ def _stages() -> dict[str, Stage]:
         text = (root / "params.yaml").read_text(encoding="utf-8")
         text = text.replace("  backbones: {} ", "  backbones: {mine: {path: /mine}} ")
         text = text.replace("  benchmarks: {} ", "  benchmarks: {ours: {source: hps, path: /ours}} ")
+        text = text.replace("\n  judges: {}\n", "\n  judges: {theirs: {kind: pickscore, path: /theirs}}\n")
         (root / "params.yaml").write_text(text, encoding="utf-8")
         build_params(load_yaml(root / "params.yaml"), "params.yaml")
         return {**load_stages(root), **load_stages(ROOT)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_json
-from selma.judging.judge import load_scorer
+from selma.ground.items import Question
+from selma.judging.judge import load_judge, load_scorer
 from selma.published.convert import read_pickle
 from selma.runtime.params import load_params
 from selma.runtime.places import JUDGE_CARD, JUDGES
-from stages import judge
+from stages import judge, own_judge
 from tests.hub_server import Hub, Repo, serve
-from tests.judge_models import clip_config, clip_tokenizer
+from tests.judge_models import clip_config, clip_tokenizer, make_blip_vqa
 
 ROOT = Path(__file__).parents[1]
 COMMIT, WORDS_COMMIT = "c3" * 20, "d4" * 20
@@ -199,6 +200,131 @@ def test_a_pickle_with_code_from_the_hub_leaves_no_judge(server, project):
     assert not OUT.exists() and not Path("it-ran").exists()
 
 
+# A folder of one's own --------------------------------------------------------------------------
+
+
+def own(monkeypatch, path: Path, kind: str = "clip") -> Path:
+    """Run the stage for a row of `own.judges`, in the current project."""
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+    params["own"]["judges"]["mine"] = {"kind": kind, "path": str(path)}
+    yaml.dump(params, Path("params.yaml"))
+    monkeypatch.setenv("DVC_STAGE", "own_judge@mine")
+    own_judge.main("mine")
+    return OUT
+
+
+@pytest.fixture
+def files(clip, tmp_path) -> Path:
+    """A CLIP's folder as a user may have it: both kinds of weights, and what is not loaded."""
+    path = tmp_path / "disk/my-clip"
+    (path / "logs").mkdir(parents=True)
+    extra = {
+        "README.md": b"-",
+        "modeling.py": b"raise SystemExit",
+        "model.fp16.safetensors": b"-",
+        "logs/a.json": b"-",
+    }
+    for name, content in (clip | extra).items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def test_what_is_loaded_of_an_own_folder_is_copied_and_nothing_else(project, clip, files, monkeypatch):
+    out = own(monkeypatch, files)
+    loaded = {name: content for name, content in clip.items() if name != "pytorch_model.bin"}
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.name != JUDGE_CARD} == loaded
+    hashes = {name: sha256(content).hexdigest() for name, content in loaded.items()}
+    assert read_json(out / JUDGE_CARD) == {"kind": "clip", "files": hashes}, "nothing of this machine"
+    assert not any(os.path.samefile(out / name, files / name) for name in loaded), (
+        "a user's file is never linked"
+    )
+    assert not list(project.glob(".work/*/*"))
+    score = load_scorer("mine", "cpu").score(Image.new("RGB", (9, 9), "red"), "a red square")
+    assert -1 <= score <= 1
+    files.rename(files.with_name("elsewhere"))
+    before = (out / JUDGE_CARD).read_bytes()
+    assert (own(monkeypatch, files.with_name("elsewhere")) / JUDGE_CARD).read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["clipscore", "pickscore"])
+def test_an_own_judges_tokenizer_may_lie_in_a_folder_of_its_own(project, files, monkeypatch, kind):
+    (files / "tokenizer").mkdir()
+    for file in files.glob("*token*.json"):
+        file.rename(files / "tokenizer" / file.name)
+    out = own(monkeypatch, files, kind)
+    assert (out / "tokenizer/tokenizer.json").is_file() and not (out / "matcher").exists()
+
+
+def test_a_vqa_judge_of_ones_own_answers(project, tmp_path, monkeypatch):
+    folder = make_blip_vqa(tmp_path / "disk/blip")
+    own(monkeypatch, folder, "blip_vqa")
+    question = Question("1", "Is it red ?", ("yes", "no"), "yes", (), "color")
+    assert load_judge("mine", "cpu").answer(Image.new("RGB", (9, 9)), [question])[0].answer in ("yes", "no")
+
+
+def _file_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("-")
+
+
+def _without(pattern: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        (shutil.rmtree, "clip", "my-clip: file or folder not found"),
+        (_file_instead, "clip", "my-clip: is not a folder; the folder of a judge's files is needed"),
+        (_without("*token*"), "clip", "my-clip: holds no tokenizer; one of tokenizer.json, vocab.json"),
+        (_without("*token*"), "hpsv2", "my-clip: holds no tokenizer"),
+        (
+            _without("*.safetensors"),
+            "clip",
+            "my-clip: holds only pickled weights, which are never loaded; model.s",
+        ),
+        (_without("*model*"), "clip", "my-clip: holds no weights; model.safetensors is needed"),
+        (_without("config.json"), "clip", "my-clip: this judge cannot be opened"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"-"),
+            "clip",
+            "my-clip: this judge cannot",
+        ),
+        (lambda folder: None, "image_reward", "my-clip/tokenizer: this judge cannot be opened"),
+        (lambda folder: None, "blip_vqa", "my-clip: "),
+    ],
+)
+def test_a_folder_that_is_no_judge_is_one_line_and_leaves_nothing(
+    project, files, monkeypatch, change, kind, says
+):
+    change(files)
+    with pytest.raises(UserError) as caught:
+        own(monkeypatch, files, kind)
+    said = str(caught.value)
+    assert says in said and ".work" not in said and "\n" not in said
+    assert not OUT.exists()
+
+
+def test_an_own_judge_that_params_do_not_name_is_one_line(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "own_judge@owl")
+    with pytest.raises(UserError, match=r"own\.judges: no judge 'owl' in params\.yaml; allowed: clip"):
+        own_judge.main("owl")
+
+
+def test_pinned_files_without_a_tokenizer_are_one_line(server, project):
+    """transformers makes an empty tokenizer then, without a word."""
+    source = entry(server, "config.json", "model.safetensors")
+    del source["tokenizer"]
+    with pytest.raises(UserError, match=r"^judges\.mine: holds no tokenizer"):
+        bring(source)
+    assert not OUT.exists()
+
+
 # Params -----------------------------------------------------------------------------------------
 
 PINNED = {"repo": "a/b", "revision": "a" * 40, "files": {"config.json": None}}
@@ -237,17 +363,75 @@ def test_what_a_judge_cannot_be_is_named(project, source, says):
 
 
 @pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (
+            {"kind": "endpoint", "path": "/x"},
+            "own.judges.mine.kind is endpoint, which no folder holds; it belongs in",
+        ),
+        (
+            {"kind": "oracle", "path": "/x"},
+            "own.judges.mine.kind is oracle, which no folder holds; it belongs in",
+        ),
+        ({"kind": "owl", "path": "/x"}, "own.judges.mine.kind is 'owl'; it must be one of: blip2, blip_vqa"),
+        (
+            {"kind": "clip", "path": "/x/a.safetensors"},
+            "own.judges.mine.path is a single file; the folder of",
+        ),
+        ({"kind": "clip", "path": "~/x"}, "own.judges.mine.path is '~/x'; it must be a path on this disk"),
+        ({"kind": "clip"}, "missing key own.judges.mine.path"),
+        ({"kind": "clip", "path": "/x", "weights": PINNED}, "unknown key own.judges.mine.weights"),
+    ],
+)
+def test_what_an_own_judge_cannot_be_is_named(project, row, says):
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+    params["own"]["judges"]["mine"] = row
+    yaml.dump(params, Path("params.yaml"))
+    with pytest.raises(UserError) as caught:
+        load_params()
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_own_judge_is_used_as_any_other(project):
+    """As `judge`, where its kind answers, and in `preferences`, by its kind's name; one name is one judge."""
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+
+    def said(**values: object) -> str:
+        params.update(values)
+        yaml.dump(params, Path("params.yaml"))
+        try:
+            load_params()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    params["own"]["judges"]["blip_vqa"] = {"kind": "blip_vqa", "path": "/blip"}
+    assert not said(judge={"name": "blip_vqa", "kind": "blip_vqa"}, preferences=["clip", "blip_vqa"])
+    assert "judge.kind is oracle, but own.judges.blip_vqa.kind is blip_vqa" in said(
+        judge={"name": "blip_vqa", "kind": "oracle"}
+    )
+    assert "judge.name is clip, which answers no questions" in said(judge={"name": "clip", "kind": "clip"})
+    params["judge"] = {"name": "oracle", "kind": "oracle"}
+    params["own"]["judges"]["mine"] = {"kind": "clip", "path": "/clip"}
+    assert "preferences holds mine, which is of kind clip" in said(preferences=["mine"])
+    params["own"]["judges"]["oracle"] = params["own"]["judges"].pop("mine")
+    assert "own.judges.oracle: `judges` has a row of that name; choose another" in said(preferences=[])
+
+
+@pytest.mark.parametrize(
     ("values", "says"),
     [
         (
             {"judge": {"name": "owl", "kind": "oracle"}},
-            r"judge\.name is owl; it must be one in `judges`",
+            r"judge\.name is owl; it must be one in `judges` or `own.judges`: clip, mine",
         ),
         (
             {"judge": {"name": "mine", "kind": "hpsv21"}},
             r"judge\.name is mine, which answers no questions",
         ),
-        ({"preferences": ["owl"]}, "preferences holds owl; it must be one in `judges`"),
+        ({"preferences": ["owl"]}, "preferences holds owl; it must be one in `judges` or `own.judges`"),
         ({"preferences": ["oracle"]}, "preferences holds oracle, which does not score images"),
         ({"preferences": ["mine"]}, "preferences holds mine, which is of kind hpsv21; .* so call it hpsv21"),
     ],

@@ -105,6 +105,9 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
     """Written in braces or over lines, first or last, applied once or twice, and back."""
     path = copy / "params.yaml"
     benchmark = "  mine: {source: dsg, url: https://a.b/mine.csv}    # my own\n"
+    clip = "clip: {kind: clip, path: models/clip/shapes}"
+    judge = "mine: {kind: pickscore, path: /judges/mine}"
+    judges = f"  judges:\n    {judge}\n    {clip}\n" if block else f"  judges: {{{clip}, {judge}}}\n"
     commit = "a" * 40
     backbone = (
         f"\nbackbones:\n  mine:\n    source: hub\n    id: a/b\n    revision: {commit}  # here\n"
@@ -116,6 +119,7 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
         .replace("\nbackbones: {}\n", backbone)
         .replace("\nbenchmarks:\n", f"\nbenchmarks:\n{benchmark}" if block else "\nbenchmarks:\n")
         .replace("  backbones: {} ", "  backbones: {ours: {path: /models/ours}} ")
+        .replace(f"  judges: {{{clip}}}\n", judges)
         .replace("test_per_skill: 30}\n", "test_per_skill: 30}\n" + ("" if block else benchmark))
     )
     before = load_params(path)
@@ -124,7 +128,9 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
         params = load_params(path)
         assert params.backbones["mine"] == before.backbones["mine"] and name in params.backbones
         assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
-        assert params.own == before.own and params.own.backbones["ours"].path == "/models/ours"
+        assert params.own.backbones == before.own.backbones
+        assert params.own.backbones["ours"].path == "/models/ours"
+        assert params.own.judges == {"mine": before.own.judges["mine"]}, "the embedded CLIP is no judge here"
         assert "# my own\n" in text(copy)
     once = path.read_bytes()
     profile.apply(name, copy)

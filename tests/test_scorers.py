@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,109 @@ def test_scores_of_clips_are_the_published_formulas(kind, prompt, image):
     }
     assert load_scorer("mine", "cpu").score(image, prompt) == pytest.approx(
         wanted.get(kind, 100 * cosine), abs=1e-4
+    )
+
+
+@pytest.fixture
+def clip() -> Path:
+    """A tiny CLIP as a judge of kind clip, its tokenizer beside the weights."""
+    from transformers import CLIPModel
+
+    path = folder("mine", "clip")
+    CLIPModel(clip_config()).save_pretrained(path)
+    clip_tokenizer().save_pretrained(path)
+    return path
+
+
+def processor(side: int = SIZE, mean: float = 0.5, std: float = 0.25):
+    from transformers import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=[mean] * 3,
+        image_std=[std] * 3,
+    )
+
+
+def cosine(path: Path, seen: torch.Tensor, prompt: str) -> float:
+    """By CLIPModel's own forward, from pixels [3, height, width]."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(path, dtype=torch.float32)
+    most = model.config.text_config.max_position_embeddings
+    tokens = CLIPTokenizer.from_pretrained(path)(
+        prompt, truncation=True, max_length=most, return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = model(input_ids=tokens["input_ids"], pixel_values=seen[None])
+    return F.cosine_similarity(output.image_embeds, output.text_embeds).item()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_clip_gives_the_cosine_of_the_prompt_as_it_is(clip, prompt, image):
+    wanted = cosine(clip, pixels.cut_square(image, SIZE), prompt)
+    assert load_scorer("mine", "cpu", "bfloat16").score(image, prompt) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_clip_reads_an_image_as_the_folders_processor_says(clip, image, whole):
+    """preprocessor_config.json, or processor_config.json, which transformers 5 writes for a whole CLIPProcessor."""
+    from transformers import CLIPProcessor
+
+    if whole:
+        CLIPProcessor(processor(), clip_tokenizer()).save_pretrained(clip)
+    else:
+        processor().save_pretrained(clip)
+    square = image.crop((0, 0, SIZE, SIZE))  # no resize: the mean and deviation alone
+    seen = (pixels._to_tensor(square) - 0.5) / 0.25
+    wanted = cosine(clip, seen, "a red circle")
+    assert load_scorer("mine", "cpu").score(square, "a red circle") == pytest.approx(wanted, abs=1e-5)
+    assert wanted != pytest.approx(cosine(clip, pixels.cut_square(square, SIZE), "a red circle"), abs=1e-4)
+    wide, grey = image, image.convert("L")
+    assert all(-1 <= load_scorer("mine", "cpu").score(other, "a red circle") <= 1 for other in (wide, grey))
+
+
+def test_a_processor_that_does_not_fit_its_clip_is_one_line_before_any_image(clip):
+    processor(side=2 * SIZE).save_pretrained(clip)
+    with pytest.raises(UserError, match=r"makes images of 16x16 pixels; this CLIP reads 8x8$"):
+        load_scorer("mine", "cpu")
+    (clip / "preprocessor_config.json").write_text("[1")
+    with pytest.raises(UserError, match="judges/mine: this judge cannot be opened") as caught:
+        load_scorer("mine", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+EMBEDDED = Path("models/clip/shapes").absolute()
+
+
+@pytest.mark.skipif(not (EMBEDDED / "tokenizer.json").is_file(), reason="`dvc pull` fetches it")
+def test_the_embedded_clip_orders_images_of_its_world():
+    """A rendered scene's own caption before another's, and mostly before its neighbour's, which is one fact off."""
+    from selma.shapes.pretraining.autoencoder import to_pixels
+    from selma.shapes.pretraining.corpus import make_corpus
+
+    corpus = make_corpus(
+        7, images=64, captions=1, rare=0.03, wrong=0.0, drop=0.0, pairs=0.5, spread=0.05, jitter=0.25
+    )
+    shutil.copytree(EMBEDDED, folder("clip", "clip"), dirs_exist_ok=True)
+    scorer, images = load_scorer("clip", "cpu"), [Image.fromarray(image) for image in corpus.images]
+    texts = [text for (text,) in corpus.captions]
+
+    def scores(captions: list[str]) -> list[float]:
+        given = list(zip(images, captions, strict=True))
+        return [
+            score for _, score in sorted((n, s) for came in scorer.scores(given) for n, s in came.items())
+        ]
+
+    own = scores(texts)
+    far = scores(texts[2:] + texts[:2])
+    near = scores([texts[i ^ 1] for i in range(len(texts))])
+    assert sum(a > b for a, b in zip(own, far, strict=True)) >= 58
+    assert sum(a > b for a, b in zip(own, near, strict=True)) >= 44
+    trained = to_pixels(torch.from_numpy(corpus.images[:1]))[0]
+    assert own[0] == pytest.approx(cosine(EMBEDDED, trained, texts[0]), abs=1e-5), (
+        "not as it was trained to see"
     )
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from selma.runtime import variants
+from selma.shapes.pretraining.autoencoder import to_pixels
+from selma.shapes.pretraining.clip import write_inputs
 from selma.shapes.pretraining.optimise import optimise
 from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
 
@@ -60,7 +64,7 @@ def test_the_loss_falls(tmp_path):
     assert (end - target).norm() < (start - target).norm()
 
 
-def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
+def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens_and_a_clip_that_judges(tmp_path):
     from diffusers import DiffusionPipeline
 
     corpus = CorpusSpec(images=64, captions=1, wrong=0.1, drop=0.1, pairs=0.46, spread=1.0, jitter=1.0)
@@ -88,3 +92,15 @@ def test_a_tiny_recipe_makes_a_pipeline_that_diffusers_opens(tmp_path):
     assert torch.allclose(opened.text_encoder(ids).last_hidden_state, states, atol=1e-5)
     # The UNet's last run trains the text encoder on; the CLIP stays what it was.
     assert not torch.allclose(clip.text_model(ids).last_hidden_state, states, atol=1e-5)
+
+    folder = tmp_path / "clip"
+    clip.half().save_pretrained(folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    write_inputs(folder, tmp_path / "backbone/tokenizer")
+    assert (folder / "model.safetensors").read_bytes() == weights
+    scorer = variants.load("judges", "clip", "kind").load(folder, {}, "cpu", "float32")
+    pixels = to_pixels(torch.from_numpy(np.array(image))[None])
+    with torch.no_grad():
+        output = clip.float()(input_ids=ids, pixel_values=pixels)
+    cosine = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds).item()
+    assert scorer.score(image, "a red circle") == pytest.approx(cosine, abs=1e-4)

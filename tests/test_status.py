@@ -164,17 +164,20 @@ def test_a_guidance_method_runs_what_names_it(clone: Clone) -> None:
 
 
 def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> None:
-    """A backbone's folder, a benchmark's file and images to train on, outside of the repository or inside."""
+    """A backbone's and a judge's folder, a benchmark's file and images to train on, in the repository or outside."""
+    weights = tmp_path / "judge/model.safetensors"
     model, table = tmp_path / "mine/unet/config.json", tmp_path / "ours.csv"
     pictures = clone.folder / "data/own/cats/metadata.csv"
-    for path in (model, table, pictures):
+    for path in (model, table, pictures, weights):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1\n")
     params = clone.params()
     params["own"] = {
         "backbones": {"mine": {"path": str(tmp_path / "mine")}},
         "benchmarks": {"ours": {"source": "dsg", "path": str(table)}},
+        "judges": {"pickscore": {"kind": "pickscore", "path": str(weights.parent)}},
     }
+    params["preferences"] = ["pickscore"]
     params["experts"]["cats"] = {"data": "data/own/cats", "objective": "denoising"}
     params["models"]["cats"] = {"weights": "models/experts/cats", "guidance": "cfg"}
     params["evaluate"]["benchmarks"].append("ours")
@@ -185,14 +188,19 @@ def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> N
 
     edit(table)
     guard = {f"filter@{name}" for name in SKILLS}
-    asked = drawn(*MODELS, "cats", benchmark="ours")
+    models = [*MODELS, "cats"]
+    rated = {name: {f"prefer@pickscore-{model}-{name}" for model in models} for name in ("shapes", "ours")}
+    asked = drawn(*models, benchmark="ours") | rated["ours"]
     assert stale(clone, same=["filter"]) == {"own_benchmark@ours"} | guard | asked | LAST
     finish(clone)
 
+    edit(weights)
+    assert stale(clone) == {"own_judge@pickscore"} | rated["shapes"] | rated["ours"] | LAST
+    finish(clone)
+
     edit(pictures)
-    assert stale(clone, same=["merge"]) - drawn("cats", benchmark="ours") == trained("cats") | LAST | {
-        "merge@merged"
-    }
+    redrawn = drawn("cats", benchmark="ours") | {f"prefer@pickscore-cats-{name}" for name in rated}
+    assert stale(clone, same=["merge"]) - redrawn == trained("cats") | LAST | {"merge@merged"}
     finish(clone)
 
     edit(model)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic
+from selma.published.folder import PICKLED
 
-PICKLED = (".pt", ".pth", ".bin")
 WEIGHTS = "model.safetensors"
 
 

@@ -19,6 +19,7 @@ from selma.runtime.origins import (
     check_judge,
     check_own_backbone,
     check_own_benchmark,
+    check_own_judge,
 )
 from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
 from selma.runtime.policies import check_policies
@@ -205,24 +206,29 @@ def _check_new(section: str, name: str, others: Mapping[str, object]) -> None:
 def _check_judges(params: Params) -> None:
     for name, source in params.judges.items():
         check_judge(f"judges.{name}", source)
+    for name, own in params.own.judges.items():
+        _check_new("judges", name, params.judges)
+        check_own_judge(f"own.judges.{name}", own)
+    rows = {**params.judges, **params.own.judges}
     asked = params.judge
-    allow("judge.name", asked.name, params.judges, "in `judges`")
-    if asked.kind != params.judges[asked.name].kind:
+    allow("judge.name", asked.name, rows, "in `judges` or `own.judges`")
+    if asked.kind != rows[asked.name].kind:
+        section = "judges" if asked.name in params.judges else "own.judges"
         raise UserError(
-            f"judge.kind is {asked.kind}, but judges.{asked.name}.kind is {params.judges[asked.name].kind}; "
+            f"judge.kind is {asked.kind}, but {section}.{asked.name}.kind is {rows[asked.name].kind}; "
             "they must be the same"
         )
     if not variants.constants("judges", asked.kind)["ANSWERS"]:
         raise UserError(f"judge.name is {asked.name}, which answers no questions; see `preferences`")
-    allow_all("preferences", params.preferences, params.judges, "in `judges`")
+    allow_all("preferences", params.preferences, rows, "in `judges` or `own.judges`")
     for name in params.preferences:
-        kind = params.judges[name].kind
+        kind = rows[name].kind
         if not variants.constants("judges", kind)["SCORES"]:
             raise UserError(f"preferences holds {name}, which does not score images for their prompts")
         if kind != name:
             raise UserError(
                 f"preferences holds {name}, which is of kind {kind}; dvc.yaml finds its file by this name, "
-                f"so call it {kind} in `judges` too"
+                f"so call it {kind} where it is listed, too"
             )
 
 

@@ -112,11 +112,20 @@ class OwnBenchmark:
 
 
 @section
+class OwnJudge:
+    """A folder of one's own with a judge's files, as stages/judge.py lays them: weights, settings, tokenizer."""
+
+    kind: Annotated[str, one_of(variants.names("judges"))]
+    path: OnDisk
+
+
+@section
 class Own:
     """Section `own`: what is read from paths on this disk, which DVC watches."""
 
     backbones: dict[RowName, OwnBackbone]
     benchmarks: dict[RowName, OwnBenchmark]
+    judges: dict[RowName, OwnJudge]
 
 
 @section
@@ -203,6 +212,14 @@ def check_own_benchmark(key: str, benchmark: OwnBenchmark) -> None:
         raise UserError(
             f"{key}.source is {benchmark.source}, which is made from a seed; it belongs in `benchmarks`"
         )
+
+
+def check_own_judge(key: str, judge: OwnJudge) -> None:
+    """Raise UserError, naming `key`, for a kind that no folder holds, and for a path that is a file of weights."""
+    if "weights" not in variants.constants("judges", judge.kind)["NEEDS"]:
+        raise UserError(f"{key}.kind is {judge.kind}, which no folder holds; it belongs in `judges`")
+    if Path(judge.path).suffix in WEIGHTS:
+        raise UserError(f"{key}.path is a single file; the folder of a judge's files is needed")
 
 
 def allow(key: str, value: str, allowed: Iterable[str], kind: str) -> None:

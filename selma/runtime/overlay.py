@@ -18,7 +18,7 @@ from selma.runtime.params import Params
 from selma.runtime.schema import load_yaml
 
 ROWS = ("experts", "merges", "models")  # overlaid key by key
-ORIGINS = ("backbones", "benchmarks", "judges")  # a profile's rows are replaced, others stay
+ORIGINS = ("backbones", "benchmarks", "judges", "own.judges")  # a profile's rows are replaced, others stay
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ def overlay(text: str, profile: Path, theirs: Mapping[str, set[str]]) -> str:
             raise UserError(
                 f"{profile}: key {key} is not in params.yaml; a profile can only change existing keys"
             )
-    sections = {key.value: value for key, value in YAML().compose(text).value}
     kept = [
         (section, row)
         for section in ORIGINS
-        if section in new and isinstance(sections[section], MappingNode)
-        for row in sections[section].value
+        if section in new and isinstance(rows_node := _node(text, section), MappingNode)
+        for row in rows_node.value
         if row[0].value not in theirs[section]
     ]
     rows = [(section, *_row_text(text, row)) for section, row in kept]
@@ -64,6 +63,14 @@ def overlay(text: str, profile: Path, theirs: Mapping[str, set[str]]) -> str:
     for section, written, in_braces in rows:
         text = _with_row(text, section, written, in_braces)
     return text
+
+
+def _node(text: str, key: str) -> Node:
+    """The value at a dotted key of a YAML text that has it."""
+    node = YAML().compose(text)
+    for part in key.split("."):
+        node = next(value for own, value in node.value if own.value == part)
+    return node
 
 
 def _row_text(text: str, row: tuple[Node, Node]) -> tuple[str, str]:
@@ -84,7 +91,7 @@ def _row_text(text: str, row: tuple[Node, Node]) -> tuple[str, str]:
 
 def _with_row(text: str, section: str, written: str, in_braces: str) -> str:
     """`text` with one more row at the end of a section."""
-    node = next(value for key, value in YAML().compose(text).value if key.value == section)
+    node = _node(text, section)
     if yamltext.is_block(node):
         place = yamltext.line_end(text, yamltext.end(node))
         return f"{text[:place]}\n{' ' * node.value[0][0].start_mark.column}{written}{text[place:]}"

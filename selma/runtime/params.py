@@ -234,7 +234,7 @@ class Evaluate:
 
 @section
 class Judge:
-    """Which of `judges` answers the benchmarks' questions, and its kind again: dvc.yaml finds its file by it.
+    """Which judge, of `judges` or `own.judges`, answers questions, and its kind again: dvc.yaml finds its file by it.
 
     `batch` is how many questions, or images, any judge is asked at once: in one pass of a local model, or in flight to
     a server.

@@ -6,13 +6,14 @@ Its text encoder conditions the UNet, as in Stable Diffusion; the whole CLIP is 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from selma.shapes.pretraining.autoencoder import to_pixels
 from selma.shapes.pretraining.optimise import optimise
@@ -106,6 +107,22 @@ def pretrain_clip(
 
     optimise({"clip": clip}, loss, steps=steps, learning_rate=1e-3, seed=seed, folder=folder, log=log)
     return clip.eval()
+
+
+def write_inputs(folder: Path, tokenizer: Path) -> None:
+    """Put beside a CLIP's weights what reads texts and images for it: with these the folder is a judge of kind clip.
+
+    The tokenizer's files are those of the pipeline's folder `tokenizer`, because they are one; images are scaled as
+    `to_pixels` does. Writes no weights.
+    """
+    for file in sorted(tokenizer.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": CANVAS},
+        crop_size={"height": CANVAS, "width": CANVAS},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    ).save_pretrained(folder)
 
 
 def clip_loss(logits: torch.Tensor) -> torch.Tensor:
