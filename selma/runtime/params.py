@@ -17,11 +17,11 @@ from selma.ground.errors import UserError
 from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
 from selma.runtime import timing, variants
 from selma.runtime.checks import cross_check
+from selma.runtime.drawing import Drawing, NonNegative, Pixels
+from selma.runtime.learning import Few, Policy, PolicyRow
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
-
-SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
 
 # What changes speed, memory or cost, never results beyond the rounding of kernels. dvc.yaml declares none
 # of it, so that another value runs no stage again, and an unfinished stage resumes with it.
@@ -39,10 +39,6 @@ SPEED = frozenset(
         "runtime.device",
     }
 )
-
-NonNegative = Annotated[float, Field(ge=0)]
-Pixels = Annotated[int, Field(ge=8, le=16383)]  # of each side of an image; WebP's largest
-Few = Annotated[int, Field(ge=1, le=1000)]
 
 
 @section
@@ -77,24 +73,6 @@ class Model:
 
     weights: str
     guidance: Annotated[str, one_of(variants.names("guidance"))]
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-@section
-class PolicyRow:
-    """A model that learns from a judge: where it starts, on which prompts, rewarded by whom, for how many pictures.
-
-    `start` is the backbone's folder or an expert's. `prompts` is data/questions or a skill's folder in it, or a
-    benchmark's, of which the dev split is taken. `rewards` are judges' names, or `solace`, with their weights;
-    `held_out` are judges that score the dev prompts' pictures and reward nothing. `options` are the algorithm's own.
-    """
-
-    algorithm: Annotated[str, one_of(variants.names("algorithms"))]
-    start: str
-    prompts: str
-    rewards: Annotated[dict[Name, float], Field(min_length=1)]
-    images: Count
-    held_out: AnyNames = ()
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -142,17 +120,6 @@ class Questions:
 
 
 @section
-class Drawing:
-    """How images are drawn; `guidance` is the scale, `batch` the most at once, `resolution` null the backbone's own."""
-
-    scheduler: Annotated[str, one_of(SCHEDULERS)]
-    steps: Count
-    guidance: NonNegative
-    batch: Count
-    resolution: Pixels | None = None
-
-
-@section
 class Images:
     backbone: Name
     drawing: Drawing
@@ -185,35 +152,6 @@ class Training:
     flip: bool = False
     init: Annotated[str, one_of(("shared", "own"))] = "shared"
     resolution: Pixels | None = None
-
-
-@section
-class Policy:
-    """How every policy is drawn from and trained.
-
-    A round draws `prompts` prompts, `group` pictures each, by `drawing`. `batch` is how many examples go through the
-    UNet at once. `average` is the decay, by round, of the moving average that is examined and kept; 0 keeps the adapter
-    itself. Every `examine_every` rounds it draws `images_per_prompt` of each dev prompt. It stops where pictures of a
-    prompt differ by less than `least_diversity` of what they did at first, or predictions by more than `most_distance`
-    from the start's (null: any).
-    """
-
-    rank: Count
-    alpha: Positive
-    targets: Names
-    weight_decay: NonNegative
-    max_grad_norm: Positive
-    prompts: Count
-    group: Annotated[int, Field(ge=2)]  # one picture is neither better nor worse than the others
-    drawing: Drawing
-    examine_every: Count
-    images_per_prompt: Few
-    average: Annotated[float, Field(ge=0, lt=1)]
-    least_diversity: Fraction
-    most_distance: Positive | None = None
-    batch: Count = 64
-    gradient_checkpointing: bool = False
-    save_dtype: Annotated[str, one_of(("float32", "float16", "bfloat16"))] = "float32"
 
 
 @section

@@ -18,8 +18,11 @@ SOLACE = "solace"  # the reward that needs no judge
 
 def check_policies(params: Params) -> None:
     """Raise UserError, naming the key, for a policy that could not learn what it should."""
-    if SOLACE in params.judges:
-        raise UserError(f"judges.{SOLACE}: a reward without a judge has this name; choose another")
+    for section in (params.judges, params.own.judges):
+        if SOLACE not in section:
+            continue
+        key = "judges" if section is params.judges else "own.judges"
+        raise UserError(f"{key}.{SOLACE}: a reward without a judge has this name; choose another")
     if params.policy.drawing.scheduler != "ddim":
         raise UserError(
             f"policy.drawing.scheduler is {params.policy.drawing.scheduler}; policies draw by ddim, "
@@ -71,9 +74,10 @@ def _check_prompts(key: str, row: PolicyRow, params: Params) -> None:
 
 
 def _check_rewards(key: str, row: PolicyRow, params: Params) -> None:
-    judges = {name: variants.constants("judges", judge.kind) for name, judge in params.judges.items()}
-    allow_all(f"{key}.rewards", row.rewards, [*judges, SOLACE], f"in `judges`, or {SOLACE}")
-    allow_all(f"{key}.held_out", row.held_out, judges, "in `judges`")
+    rows = {**params.judges, **params.own.judges}
+    judges = {name: variants.constants("judges", judge.kind) for name, judge in rows.items()}
+    allow_all(f"{key}.rewards", row.rewards, [*judges, SOLACE], f"in `judges` or `own.judges`, or {SOLACE}")
+    allow_all(f"{key}.held_out", row.held_out, judges, "in `judges` or `own.judges`")
     for name, weight in row.rewards.items():
         if weight == 0:
             raise UserError(f"{key}.rewards.{name} is 0; name a judge that only looks on in held_out")
