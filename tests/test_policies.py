@@ -48,14 +48,7 @@ POLICY = Policy(
     average=0.5,
     least_diversity=0.0,
 )
-LEARNING = {  # enough for a random model, whose predictions hardly depend on its attention
-    "nft": {"learning_rate": 2e-2, "old_rate": 0.0},
-    "reinforce_best": {"learning_rate": 2e-2},
-    "awm": {"learning_rate": 2e-2, "hold": 0.1},
-    "ddpo": {"learning_rate": 2e-2, "clip_range": 1.0},
-    "dpok": {"learning_rate": 2e-2, "clip_range": 1.0, "kl": 0.0},
-    "grpo": {"learning_rate": 2e-2, "clip_range": 1.0, "end": 1.0},
-}
+NEEDLESS = {"nft": {"kl": 0.0}, "awm": {"kl": 0.0, "hold": 0.0}, "dpok": {"kl": 0.0}}  # no start, no average
 
 
 def learner(backbone: Path, name: str = "nft", policy: Policy = POLICY, **options: object) -> Learner:
@@ -160,15 +153,20 @@ def test_the_adapter_is_fused_for_drawing_and_apart_again_behind_it(tiny_backbon
 
 @pytest.mark.parametrize("backbone", TINY)
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_raises_its_reward(
+def test_every_algorithm_goes_through_every_kind_of_backbone(
     name: str, backbone: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    one = learner(request.getfixturevalue(backbone), name, **LEARNING[name])
-    found = run(one, tmp_path, rounds=14)
-    rewards = [row["reward"] for row in found.rows[1:]]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:2]) + 0.02, rewards
-    card = load_lora(tmp_path / "out/step-000014").provenance
-    assert card["rounds"] == 14 and card["images"] == 14 * 24
+    """That each learns is tested where there is something to learn: tests/test_self_improvement.py."""
+    guided = replace(POLICY, drawing=replace(POLICY.drawing, guidance=2.0))
+    one = learner(request.getfixturevalue(backbone), name, guided, **NEEDLESS.get(name, {}))
+    before = {key: value.detach().clone() for key, value in one.parameters.items()}
+    found = run(one, tmp_path, rounds=2)
+    assert [row["round"] for row in found.rows] == [0, 1, 2] and found.rows[2]["distance"] > 0
+    assert not any(
+        torch.equal(value, before[key]) for key, value in one.parameters.items() if "lora_B" in key
+    )
+    card = load_lora(tmp_path / "out/step-000002").provenance
+    assert card["rounds"] == 2 and card["images"] == 2 * 24
 
 
 @pytest.mark.parametrize(
@@ -339,14 +337,14 @@ def test_a_killed_run_ends_in_the_same_bytes(tiny_backbone: Path, tmp_path: Path
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from tests.test_policies import LEARNING, learner, redness, run
+from tests.test_policies import learner, redness, run
 calls = 0
 def dying(number, asked, clean):
     if number == 4 and not os.environ.get("LIVE"):
         next(asked)
         os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a round
     return redness(number, asked, clean)
-run(learner(Path(sys.argv[1]), {name!r}, **LEARNING[{name!r}]), Path(sys.argv[2]), rounds=6, reward=dying)
+run(learner(Path(sys.argv[1]), {name!r}), Path(sys.argv[2]), rounds=6, reward=dying)
 """
 
     def call(folder: str, **environment: str) -> int:

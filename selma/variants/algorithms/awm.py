@@ -38,9 +38,8 @@ def loss(prediction: torch.Tensor, batch: Batch, settings: Mapping[str, Any]) ->
     error = mse(prediction, batch.target)
     weight = share / power * ((error + _TINY) ** power - _TINY**power)
     advantage = batch.advantage.clamp(-clip, clip) / clip
-    others = batch.others
-    return (
-        advantage * weight
-        + settings["kl"] * mse(prediction, others["start"])
-        + settings["hold"] * mse(prediction, others["average"])
-    )
+    found = advantage * weight
+    for setting, other in (("kl", "start"), ("hold", "average")):
+        if settings[setting]:
+            found = found + settings[setting] * mse(prediction, batch.others[other])
+    return found

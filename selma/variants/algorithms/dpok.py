@@ -41,6 +41,8 @@ def loss(prediction: torch.Tensor, batch: Batch, settings: Mapping[str, Any]) ->
     new, old = log_densities(prediction, batch)
     band = settings["clip_range"]
     gain = advantage * (new - old).exp().clamp(1 - band, 1 + band)
+    if not settings["kl"]:
+        return -gain
     start = batch.others["start"]
     gap = mse(prediction, start) if settings["penalty"] == "epsilon" else divergence(prediction, start, batch)
     return -gain + settings["kl"] * gap

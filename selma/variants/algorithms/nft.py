@@ -39,7 +39,8 @@ def loss(prediction: torch.Tensor, batch: Batch, settings: Mapping[str, Any]) ->
     good = (batch.advantage / settings["clip"]).clamp(-1, 1) / 2 + 0.5
     towards = _distance((1 - b) * old + b * prediction, batch)
     away = _distance((1 + b) * old - b * prediction, batch)
-    return (good * towards + (1 - good) * away) / b + settings["kl"] * mse(prediction, batch.others["start"])
+    found = (good * towards + (1 - good) * away) / b
+    return found + settings["kl"] * mse(prediction, batch.others["start"]) if settings["kl"] else found
 
 
 def _distance(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
