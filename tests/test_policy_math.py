@@ -323,6 +323,6 @@ def test_an_algorithm_states_what_the_learner_reads(name: str) -> None:
     assert {"learning_rate", "passes", "updates"} <= set(settings)
     assert set(module.NEEDS) <= {"old", "start", "average"} and module.DRAWN_BY in ("new", "old")
     assert all(setting is None or setting in settings for setting in module.NEEDS.values())
-    assert not module.STEPS or {"form", "eta"} <= set(settings)
+    assert not module.STEPS or {"form", "eta", "fraction"} <= set(settings)
     assert module.DRAWN_BY == "new" or {"old_rate", "old_most"} <= set(settings)
     assert "arXiv" in Path(module.__file__).read_text(encoding="utf-8")

@@ -103,8 +103,7 @@ class Learner:
         useful = informative(drawn.rewards).flatten().nonzero().flatten()
         losses: list[float] = []
         if len(useful):
-            kept = 1 if drawn.path is None else drawn.path.shape[1] - 1
-            size = math.ceil(len(useful) * kept / self.settings["updates"])
+            size = math.ceil(self._examples(len(useful), drawn) / self.settings["updates"])
             with gradients(
                 self._loss,
                 list(self.parameters.values()),
@@ -145,8 +144,15 @@ class Learner:
             return
         steps = drawn.path.shape[1] - 1
         order = torch.randperm(len(useful) * steps, generator=random)
+        order = order[: self._examples(len(useful), drawn)]
         for part in order.split(size):
             yield self._steps(drawn, advantage, useful[part // steps], part % steps)
+
+    def _examples(self, pictures: int, drawn: Round) -> int:
+        """How many examples a pass has: every picture, or a share of their noisy steps, drawn by chance."""
+        if drawn.path is None:
+            return pictures
+        return max(1, round(pictures * (drawn.path.shape[1] - 1) * self.settings["fraction"]))
 
     def _noisy(
         self, drawn: Round, advantage: torch.Tensor, rows: torch.Tensor, random: torch.Generator

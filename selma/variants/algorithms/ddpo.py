@@ -27,6 +27,7 @@ OPTIONS = {
     "form": {"default": "ddim", "one_of": ["ddim", "cps"]},
     "eta": {"default": 1.0, "gt": 0, "le": 1},
     "gradient": {"default": "is", "one_of": ["is", "sf"]},
+    "fraction": {"default": 1.0, "gt": 0, "le": 1},  # of the noisy steps, by chance, in each pass
     "clip_range": {"default": 1e-4, "gt": 0},
     "clip": {"default": 5.0, "gt": 0},
 }

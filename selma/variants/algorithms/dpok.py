@@ -28,6 +28,7 @@ OPTIONS = {
     "updates": {"default": 2, "ge": 1},
     "form": {"default": "ddim", "one_of": ["ddim", "cps"]},
     "eta": {"default": 1.0, "gt": 0, "le": 1},
+    "fraction": {"default": 1.0, "gt": 0, "le": 1},  # of the noisy steps, by chance, in each pass
     "clip_range": {"default": 1e-4, "gt": 0},
     "clip": {"default": 5.0, "gt": 0},
     "penalty": {"default": "gaussian", "one_of": ["gaussian", "epsilon"]},

@@ -29,6 +29,7 @@ OPTIONS = {
     "eta": {"default": 0.8, "gt": 0, "le": 1},
     "start": {"default": 0.0, "ge": 0, "lt": 1},
     "end": {"default": 0.25, "gt": 0, "le": 1},
+    "fraction": {"default": 1.0, "gt": 0, "le": 1},  # of the noisy steps, by chance, in each pass
     "clip_range": {"default": 1e-5, "gt": 0},
     "clip": {"default": 5.0, "gt": 0},
     "kl": {"default": 0.0, "ge": 0},
