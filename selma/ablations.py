@@ -1,6 +1,7 @@
 """The comparison table: every row of ablations.yaml, over training seeds, at two operating points.
 
     python -m selma.ablations                        all of it; `make ablations`
+    python -m selma.ablations --page selfimprove     the rows of one page, which is written; `make selfimprove`
     python -m selma.ablations --rows ties svd        these rows (and the two that gains are over), printed, not written
     python -m selma.ablations --seeds 42             some of its seeds, printed, not written
 
@@ -8,9 +9,10 @@ Weights come from runs by `dvc exp run` (experiments.yaml); merges are made, and
 All of it is resumable: what was trained, merged or scored before is found again by a hash of what it depends on.
 
 reads   ablations.yaml, experiments.yaml, params.yaml, models/backbones, models/judges
-writes  metrics/ablations.csv       every row at both points: score, gains with intervals over seeds and prompts, cost
+writes  metrics/ablations.csv       every row at both points: score, gains with intervals over seeds and prompts, cost;
+                                    with --page its rows, beside those of other pages as they were
         metrics/ablations_dev.csv   every row's dev score by guidance
-        docs/ablations.md, docs/ablations/*.svg, docs/ablations/pictures.png    for people
+        docs/<page>.md, docs/<page>/*.svg, docs/<page>/pictures.png    for people, of each page
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from selma.ground.files import write_csv
 from selma.ground.items import load_split, splits
 from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
-from selma.reporting import sheets
+from selma.reporting import learned, sheets
 from selma.runtime import command, variants
 from selma.runtime.devices import device_name, pick_device
 from selma.runtime.dvcfile import load_stages
@@ -40,10 +42,11 @@ from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, JUDGES
 from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import load_sets
+from selma.studies.learning import Curves, beside, policy_curve
 from selma.studies.plan import Run, of_row, plan
 from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import COLUMNS, CURVE_COLUMNS, Cost, Found, Measured, curve_rows, table_rows
-from selma.studies.rows import BEST, EXAMINED, Row, Table, chosen, load_table
+from selma.studies.rows import BEST, EXAMINED, PAGES, Row, Table, chosen, load_table, on_page
 from selma.studies.sources import Source, keep_times, say
 from selma.studies.weights import Weights
 
@@ -57,16 +60,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m selma.ablations", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows to compute (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="some of the table's seeds")
+    parser.add_argument("--page", choices=PAGES, help="the rows of one page, which is written")
     given = parser.parse_args(arguments)
+    if given.page and (given.rows or given.seeds):
+        parser.error("--page computes all rows of a page with all seeds; leave out --rows and --seeds")
     return command.run(
-        lambda: _main(given.rows, given.seeds),
+        lambda: _main(given.rows, given.seeds, given.page),
         interrupted="interrupted: run the same command again to resume",
     )
 
 
-def _main(names: list[str] | None, seeds: list[int] | None) -> None:
+def _main(names: list[str] | None, seeds: list[int] | None, page: str | None = None) -> None:
     table = load_table()
     wanted = _seeds(table, seeds)
+    names = on_page(table, page) if page else names
     rows = {name: row for name, row in chosen(table, names).items() if names or of_row(row, wanted)}
     runs = plan(table, load_sets(), rows, wanted)
     params = load_params()
@@ -77,6 +84,7 @@ def _main(names: list[str] | None, seeds: list[int] | None) -> None:
             )
     found: dict[str, dict[int, Measured]] = {name: {} for name in rows}
     models: dict[str, Drawn] = {}  # of the first seed
+    curves: Curves = {name: {} for name in rows}  # of policies
     examiner: Examiner | None = None
     for (set_name, seed), run in runs.items():
         source = _source(run)
@@ -91,12 +99,15 @@ def _main(names: list[str] | None, seeds: list[int] | None) -> None:
                 model, cost = _model(name, row, weights)
                 models.setdefault(name, model)
                 found[name][seed] = _measured(table, name, model, cost, seed, examiner, counted)
+                if row.expert in run.params.policies:
+                    curves[name][seed] = policy_curve(source, row.expert, cost.seconds)
     lines = table_rows(table, found)
     print(tabulate([[row[key] for key in SHOWN] for row in lines], SHOWN, disable_numparse=True))
-    if names is None and seeds is None and examiner is not None:
-        write_csv(OUT, lines, COLUMNS)
-        write_csv(CURVE, curve_rows(table, found), CURVE_COLUMNS)
-        _write_page(table, found, lines, {name: models[name] for name in rows}, counted, examiner)
+    if (page or (names is None and seeds is None)) and examiner is not None:
+        write_csv(OUT, beside(table, OUT, lines), COLUMNS)
+        write_csv(CURVE, beside(table, CURVE, curve_rows(table, found)), CURVE_COLUMNS)
+        for each in [page] if page else PAGES:
+            _write_page(each, table, found, lines, models, counted, examiner, curves)
 
 
 def _seeds(table: Table, seeds: list[int] | None) -> list[int]:
@@ -157,16 +168,20 @@ def _measured(
 
 
 def _write_page(
+    name: str,
     table: Table,
     found: Found,
     lines: Sequence[Mapping[str, Any]],
     models: Mapping[str, Drawn],
     counted: Sequence[str],
     examiner: Examiner,
+    curves: Curves,
 ) -> None:
-    """docs/ablations.md and its figures; the pictures are of the first seed."""
+    """docs/<name>.md and its figures; the pictures are of the first seed."""
+    shown = [row for row in on_page(table, name) if row in found]
     drawing = examiner.params.evaluate.drawing
     facts = {
+        "page": name,
         "prompts": len(counted),
         "left_out": len(examiner.items["test"]) - len(counted),
         "dev_prompts": len(examiner.items["dev"]),
@@ -175,17 +190,21 @@ def _write_page(
         "examined": f"{drawing.guidance:g}",
         "machine": device_name(pick_device(examiner.params.runtime.device)),
     }
-    page.write_page(DOCS, table, found, lines, facts)
+    own = {row: found[row] for row in shown}
+    extra = (
+        learned.extra(table, own, curves, examiner.items["test"], DOCS / name) if any(curves.values()) else {}
+    )
+    page.write_page(DOCS, table, own, [line for line in lines if line["row"] in own], facts, extra)
     test = examiner.items["test"]
     per_skill = ceil(table.pictures / len({item.skill for item in test}))
     items = sheets.choose(test, per_skill, examiner.params.seed)[: table.pictures]
-    drawn = {name: examiner.images(model, items, table.seeds[0]) for name, model in models.items()}
+    drawn = {row: examiner.images(models[row], items, table.seeds[0]) for row in shown if row in models}
     cells = [
-        sheets.Cell(item.prompt, item.skill, {name: images[i] for name, images in drawn.items()})
+        sheets.Cell(item.prompt, item.skill, {row: images[i] for row, images in drawn.items()})
         for i, item in enumerate(items)
     ]
-    write_image(DOCS / "ablations/pictures.png", sheets.compose(cells))
-    say(f"wrote {OUT}, {CURVE}, {DOCS / 'ablations.md'}")
+    write_image(DOCS / name / "pictures.png", sheets.compose(cells))
+    say(f"wrote {OUT}, {CURVE}, {DOCS / name}.md")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def main(name: str) -> None:
             "algorithm": row.algorithm,
             "prompts": len(items),
             "images": found.rows[-1]["images"],
+            "questions": found.questions,
+            "updates": learner.updates,
             "chosen": best,
             "scores": {
                 str(number): round(fmean(scores.values()), PLACES) for number, scores in found.dev.items()

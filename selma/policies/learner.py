@@ -63,6 +63,7 @@ class Learner:
             weight_decay=policy.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
+        self.updates = 0
         own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.copies = {
             kind: {name: value.clone() for name, value in own.items()} for kind in ("start", "old", "average")
@@ -203,6 +204,7 @@ class Learner:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.updates += 1
         return value.item()
 
     def _loss(self, batch: Batch) -> torch.Tensor:

@@ -43,6 +43,9 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     dev: dict[int, dict[str, float]] = field(default_factory=dict)
     equal: int = 0
+    questions: int = (
+        0  # asked about the rounds' pictures, of each judge; one that scores for the prompt is asked once
+    )
     stopped: str | None = None
 
     def record(self) -> dict[str, Any]:
@@ -117,6 +120,9 @@ def improve(
             "distance": round(learner.distance(number, drawn), 6),
         }
         found.rows.append(row)
+        found.questions += policy.group * sum(
+            len(item.questions) or 1 for item in _chosen(items, policy, seed, number)
+        )
         found.stopped = _collapsed(found.rows, policy)
         if number % policy.examine_every == 0 or number == rounds or found.stopped:
             keep(number)
@@ -130,7 +136,7 @@ def _draw(
     learner: Learner, items: Sequence[Item], reward: Reward, policy: Policy, seed: int, number: int
 ) -> tuple[Round, dict[str, Any]]:
     """Round `number`, and its row of the curve so far."""
-    chosen = [items[i] for i in batch_indices(len(items), policy.prompts, seed, number - 1).tolist()]
+    chosen = _chosen(items, policy, seed, number)
     shots = [(item, k) for item in chosen for k in range(policy.group)]
     # The place in the round, too: where a round is larger than the set, a prompt is there twice.
     seeds = [image_seed(seed, number, place, item.id) for place, (item, _) in enumerate(shots)]
@@ -158,6 +164,11 @@ def _draw(
         **means,
     }
     return drawn, row
+
+
+def _chosen(items: Sequence[Item], policy: Policy, seed: int, number: int) -> list[Item]:
+    """The items of round `number`: every item equally often, in an order of the seed."""
+    return [items[i] for i in batch_indices(len(items), policy.prompts, seed, number - 1).tolist()]
 
 
 def image_seed(seed: int, number: int, place: int, item: str) -> int:

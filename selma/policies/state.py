@@ -25,7 +25,9 @@ def save_state(file: Path, learner: Learner, record: dict[str, Any]) -> None:
         tensors |= {f"adam.{key}/{name}": value for key, value in learner.optimizer.state[parameter].items()}
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     with atomic(file) as temporary:
-        save_file(tensors, temporary, metadata={"record": json.dumps(record)})
+        save_file(
+            tensors, temporary, metadata={"record": json.dumps(record), "updates": str(learner.updates)}
+        )
 
 
 def load_state(file: Path, learner: Learner) -> dict[str, Any] | None:
@@ -47,4 +49,5 @@ def load_state(file: Path, learner: Learner) -> dict[str, Any] | None:
                     key.partition("/")[0].removeprefix("adam."): opened.get_tensor(key).to(parameter.device)
                     for key in own
                 }
+        learner.updates = int(opened.metadata()["updates"])
         return json.loads(opened.metadata()["record"])

@@ -1,15 +1,15 @@
-"""The comparison table as a page: docs/ablations.md, its two figures and its page of pictures."""
+"""The comparison table as pages: docs/ablations.md, docs/selfimprove.md, and their figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from selma.ground.files import atomic, write_text
+from selma.ground.files import write_text
+from selma.reporting.svg import FAINT, INK, save
 from selma.reporting.table import gain_text
 from selma.studies.results import Found, against, curve_rows, gain, sentence
 from selma.studies.rows import BEST, EXAMINED, POINTS, Table
@@ -18,17 +18,26 @@ TITLES = {
     EXAMINED: "At the examined guidance",
     BEST: "Each model at its own best guidance",
 }
+HEADINGS = {"ablations": "The comparison table", "selfimprove": "Models that learn from a judge: the results"}
+COMMANDS = {"ablations": "make ablations", "selfimprove": "make selfimprove"}
 _COLUMNS = 5  # of panels
-INK, FAINT, COLOURS = "#1f2933", "#9aa5b1", ("#c05621", "#2b6cb0")
+COLOURS = ("#c05621", "#2b6cb0")
 
 
 def write_page(
-    docs: Path, table: Table, found: Found, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    docs: Path,
+    table: Table,
+    found: Found,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    extra: Mapping[str, Any],
 ) -> None:
-    """Write docs/ablations.md and its figures; `rows` are those of metrics/ablations.csv.
+    """Write docs/<page>.md and its figures; `rows` are those of metrics/ablations.csv.
 
-    `facts` say what the scores were measured by: prompts, left_out, dev_prompts, judge, drawing, examined, machine.
+    `facts` say which page, and what the scores were measured by: prompts, left_out, dev_prompts, judge, drawing,
+    examined, machine. `extra` is what the page of policies shows besides (learned.py), empty for others.
     """
+    name = facts["page"]
     names = list(found)
     by_point = {point: [row for row in rows if row["point"] == point] for point in POINTS}
     environment = Environment(loader=PackageLoader("selma", "reporting"), undefined=StrictUndefined)
@@ -39,7 +48,10 @@ def write_page(
         images="one image" if table.images == 1 else f"{table.images} images",
         total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
         scales=", ".join(f"{scale:g}" for scale in table.scales),
-        reading=table.reading,
+        reading=table.reading.get(name, ""),
+        title=HEADINGS[name],
+        command=COMMANDS[name],
+        learned=extra,
         benchmark=table.benchmark,
         free=gain_text(gain(found, table.base, table.base, BEST, EXAMINED), places=1),
         lone=", ".join(name for name in names if len(found[name]) == 1),
@@ -60,10 +72,10 @@ def write_page(
         ],
         costs=[_costs(*pair) for pair in zip(by_point[EXAMINED], by_point[BEST], strict=True)],
     )
-    write_text(docs / "ablations.md", text)
-    figures = docs / "ablations"
-    _save(figures / "gains.svg", _gains(by_point))
-    _save(figures / "guidance.svg", _curves(table, found))
+    write_text(docs / f"{name}.md", text)
+    figures = docs / name
+    save(figures / "gains.svg", _gains(by_point))
+    save(figures / "guidance.svg", _curves(table, found))
 
 
 def _row(table: Table, row: Mapping[str, Any]) -> dict[str, str]:
@@ -142,14 +154,3 @@ def _curves(table: Table, found: Found) -> Any:
     figure.supxlabel("guidance", fontsize=9)
     figure.supylabel("dev score minus the base's, points", fontsize=9)
     return figure
-
-
-def _save(path: Path, figure: Any) -> None:
-    """Write an SVG: without a date and with fixed ids, so that equal numbers give equal bytes."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "selma", "svg.fonttype": "path"}):
-        buffer = BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())

@@ -27,6 +27,8 @@ class Run:
     params: Params
 
 
+LATER = ("merge", "model", "sample", "answer", "prefer", "evaluate", "report")  # stages that need all experts
+
 Runs = Mapping[tuple[str, int], Run]  # by set and training seed
 
 
@@ -60,6 +62,7 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
                     f"{FILE}: benchmark is {table.benchmark}, which has no dev split to choose guidance on"
                 )
             made = [expert for expert in run.params.experts if _is_chosen(expert, run.targets)]
+            made += [policy for policy in run.params.policies if _is_learned(policy, run.targets)]
             allow_all(
                 where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
             )
@@ -97,10 +100,17 @@ def _run(where: str, name: str, found: Set, seed: int) -> Run:
     return fits[0]
 
 
+def _is_learned(policy: str, targets: Sequence[str]) -> bool:
+    """Whether the stages that a run reaches let a policy learn."""
+    groups = {
+        target.partition("@")[0] for target in targets if "@" not in target or target.startswith("merge@")
+    }
+    return not targets or f"policy@{policy}" in targets or bool(groups & {"policy", *LATER})
+
+
 def _is_chosen(expert: str, targets: Sequence[str]) -> bool:
     """Whether the stages that a run reaches make models/experts/<expert>."""
-    later = ("merge", "model", "sample", "answer", "prefer", "evaluate", "report")  # each needs all experts
     reached = {
         target.partition("@")[0] for target in targets if "@" not in target or target.startswith("merge@")
     }
-    return not targets or f"select@{expert}" in targets or bool(reached & {"select", *later})
+    return not targets or f"select@{expert}" in targets or bool(reached & {"select", *LATER})

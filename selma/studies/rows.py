@@ -17,6 +17,7 @@ from selma.runtime.schema import ROW, ROW_WORDS, Name, RowName, load_yaml
 FILE = Path("ablations.yaml")
 EXAMINED, BEST = "examined", "best"  # the guidance of params.yaml, and each model's own best on dev
 POINTS = (EXAMINED, BEST)
+PAGES = ("ablations", "selfimprove")  # docs/<page>.md
 CARRYING = 3  # training seeds that a claim needs
 
 
@@ -53,7 +54,8 @@ class Row:
     """One row: an expert, or a merge, or neither (the base); from which runs; drawn by which guidance.
 
     `set` is a set of experiments.yaml whose runs, one for each seed, make the weights; `seeds`, some of the table's,
-    are for a row that only looks around. `paper` is what the papers measured, `claim` what they conclude.
+    are for a row that only looks around. `expert` may be a policy, too. `paper` is what the papers measured,
+    `claim` what they conclude. `page` is the one that shows it, beside the rows that gains are over.
     """
 
     desc: Cell
@@ -65,6 +67,7 @@ class Row:
     options: dict[str, Any] = Field(default_factory=dict)
     paper: Cell = ""
     claim: Claim | None = None
+    page: Annotated[str, one_of(PAGES)] = PAGES[0]
 
 
 @section
@@ -73,7 +76,7 @@ class Table:
 
     Models are examined on the test split of `benchmark`, `images` of each prompt and seed; each model's own guidance is
     the one of `scales` that scores best on its dev split. `base` and `selma` are the rows that gains are over;
-    `reading` is what people made of the numbers.
+    `reading` is what people made of the numbers, by page.
     """
 
     benchmark: Name
@@ -84,7 +87,7 @@ class Table:
     selma: RowName
     pictures: Count
     rows: Annotated[dict[RowName, Row], Field(min_length=1)]
-    reading: str = ""
+    reading: dict[Annotated[str, one_of(PAGES)], str] = Field(default_factory=dict)
 
 
 def load_table(path: Path = FILE) -> Table:
@@ -121,6 +124,11 @@ def _check_row(where: str, name: str, row: Row, table: Table) -> None:
             raise UserError(
                 f"{where}: has a claim, which {CARRYING} seeds or more must carry, all of the table's"
             )
+
+
+def on_page(table: Table, page: str) -> list[str]:
+    """The rows of a page: its own, and those that gains are over."""
+    return [name for name, row in table.rows.items() if row.page == page or name in (table.base, table.selma)]
 
 
 def chosen(table: Table, names: list[str] | None) -> dict[str, Row]:

@@ -44,9 +44,13 @@ class Source:
             incoming.rename(place)
         return place
 
+    def text(self, path: str) -> str:
+        """A file of the run that git keeps; raises UserError where the run has none."""
+        return output(["git", "show", f"{self.ref}:{path}"])
+
     def metrics(self, path: str) -> Any:
         """The contents of a JSON file of the run's metrics; raises UserError where the run has none."""
-        return json.loads(output(["git", "show", f"{self.ref}:{path}"]))
+        return json.loads(self.text(path))
 
 
 def code_of(kinds: Sequence[str]) -> list[str]:

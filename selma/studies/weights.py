@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from selma.ground.adapters import CARD
 from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, read_json, read_record, sha256_file, write_json
+from selma.ground.items import load_split
 from selma.ground.schema import record
 from selma.lora.files import load_lora, save_lora
 from selma.merging.merge import merge
@@ -69,7 +70,7 @@ class Weights:
             scored = merged.provenance.get("found", {}).get("evaluations", 0)
             write_json(folder / MADE, {"seconds": round(time.monotonic() - started, 3), "scored": scored})
         made = read_record(folder / MADE, _Made)
-        images, questions = self._dev(experts[0])
+        images, questions = self._dev(experts[0]) if made["scored"] else (0, 0)
         cost = Cost(0, made["scored"] * images, made["scored"] * questions, made["seconds"])
         return folder / LORA, cost
 
@@ -116,6 +117,9 @@ class Weights:
         """What training these experts took: their images once each, and the choice of their checkpoints."""
         cost, skills = Cost(), dict[str, int]()
         for name in experts:
+            if name in self.params.policies:
+                cost += self._learned(name)
+                continue
             card = self._card(name)
             scored = self.source.metrics(f"metrics/select/{name}.json")["scores"]
             steps = max(map(int, scored), default=card["steps"])
@@ -128,6 +132,15 @@ class Weights:
                 *(f"{s}@{skill}" for s in ("prompts", "filter", "images"))
             )
         return cost
+
+    def _learned(self, name: str) -> Cost:
+        """What a policy took: its rounds' pictures and questions, and those that examined its checkpoints."""
+        found = self.source.metrics(f"metrics/policy/{name}.json")
+        dev = load_split(self._lead, "dev")
+        times = len(found["scores"]) * self.params.policy.images_per_prompt
+        images, asked = times * len(dev), times * sum(len(item.questions) for item in dev)
+        cost = Cost(found["updates"], found["images"] + images, found["questions"] + asked)
+        return cost + self._seconds(f"policy@{name}")
 
     def _images(self, name: str, card: Mapping[str, object]) -> dict[str, int]:
         """How many images of each skill an expert was trained on."""

@@ -1,0 +1,43 @@
+"""What policies leave besides weights: their curves; and rows of the table that a page's run did not compute."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selma.ground.files import read_text
+from selma.studies.rows import Table
+from selma.studies.sources import Source, say
+
+Curve = list[dict[str, float]]  # by round: images, seconds and what metrics/policy/<name>.csv holds
+Curves = Mapping[str, dict[int, Curve]]  # by row and seed
+SAME = 0.002  # of a score: what another processor's rounding may change
+
+
+def policy_curve(source: Source, name: str, seconds: float) -> Curve:
+    """The curve of a policy in a run. `seconds` are the stage's, shared out by images: rounds take equally long."""
+    rows = list(csv.DictReader(io.StringIO(source.text(f"metrics/policy/{name}.csv"))))
+    found = [{key: float(value) for key, value in row.items() if value} for row in rows]
+    whole = max(row["images"] for row in found) or 1
+    return [row | {"seconds": seconds * row["images"] / whole} for row in found]
+
+
+def beside(table: Table, file: Path, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """New lines of a table's file, with those of the rows that they do not hold as the file has them, in the table's
+    order. Says so where the base has another score than in the file: gains there are over another one."""
+    new = [dict(line) for line in lines]
+    computed = {line["row"] for line in new}
+    old = list(csv.DictReader(io.StringIO(read_text(file)))) if file.is_file() else []
+    kept = [row for row in old if row["row"] in table.rows and row["row"] not in computed]
+    if kept:
+        before, now = (
+            next((float(row["score"]) for row in rows if row["row"] == table.base), None)
+            for rows in (old, new)
+        )
+        if before is not None and abs(before - now) > SAME:
+            say(f"warning: {file}: rows of other pages are gains over a base of {before}, here it is {now}")
+    order = list(table.rows)
+    return sorted([*new, *kept], key=lambda row: order.index(row["row"]))
