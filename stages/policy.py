@@ -18,23 +18,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from statistics import fmean
 
 from selma.backbones.loading import load_pipeline
 from selma.experts.checkpoints import checkpoints
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
-from selma.policies.examining import Examiner, Rewarder
 from selma.policies.prompts import apart, exam_prompts, training_items, unlike
-from selma.policies.rewards import open_judges
 from selma.policies.rounds import columns, improve
 from selma.policies.starting import start
+from selma.rewards.examined import Examiner
+from selma.rewards.judged import open_judges
+from selma.rewards.weighted import Rewarder
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, EXPERTS
 from selma.scoring.dev import choose
-
-PLACES = 4  # of scores in the metrics
 
 
 def main(name: str) -> None:
@@ -75,19 +73,8 @@ def main(name: str) -> None:
         shutil.rmtree(chosen, ignore_errors=True)
         shutil.copytree(checkpoints(out)[best], chosen)
         write_csv(folder / "curve.csv", found.rows, columns(found.rows))
-        metrics = {
-            "algorithm": row.algorithm,
-            "prompts": len(items),
-            "images": found.rows[-1]["images"],
-            "questions": found.questions,
-            "updates": learner.updates,
-            "chosen": best,
-            "scores": {
-                str(number): round(fmean(scores.values()), PLACES) for number, scores in found.dev.items()
-            },
-            "noise": {str(number): round(noise, PLACES) for number, noise in noises.items()},
-            "stopped": found.stopped,
-        }
+        metrics = {"algorithm": row.algorithm, "prompts": len(items), "updates": learner.updates}
+        metrics |= found.metrics(best, noises)
         write_json(folder / "metrics.json", metrics)
         work.publish_all(
             {

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from selma.backbones import schedulers
 from selma.ground.errors import UserError
-from selma.runtime import params as schema
+from selma.runtime import drawing
 from selma.runtime.checks import warn
 from selma.runtime.params import Params, load_params
 from selma.runtime.schema import load_yaml
@@ -60,7 +60,7 @@ def test_the_committed_params_load() -> None:
 def test_a_float_may_be_written_as_dvc_and_people_write_it(text: str, tmp_path: Path) -> None:
     """PyYAML takes 1e-4, as `dvc exp run -S` writes it, for a string."""
     source = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
-    lines = [f"  learning_rate: {text}" if "learning_rate:" in line else line for line in source]
+    lines = [f"  learning_rate: {text}" if line.startswith("  learning_rate:") else line for line in source]
     path = tmp_path / "params.yaml"
     path.write_text("\n".join(lines))
     assert load_params(path).expert.learning_rate == 1e-4
@@ -326,4 +326,4 @@ def test_settings_of_training_that_a_file_does_without_are_the_papers(tmp_path: 
 
 
 def test_the_schedulers_are_those_the_library_knows() -> None:
-    assert set(schema.SCHEDULERS) == set(schedulers.SCHEDULERS)
+    assert set(drawing.SCHEDULERS) == set(schedulers.SCHEDULERS)

@@ -12,9 +12,9 @@ import torch
 from selma.backbones.loading import load_pipeline
 from selma.ground.items import Item
 from selma.policies.learner import Learner
-from selma.policies.rewards import JudgeReward
 from selma.policies.rounds import improve
 from selma.policies.starting import start
+from selma.rewards.judged import JudgeReward
 from selma.runtime import variants
 from selma.runtime.params import Drawing, Policy, PolicyRow
 from selma.shapes.reading.oracle import Oracle

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,7 @@ Reward = Callable[
 ]
 # From nothing to what the adapter, as it is, scores on dev prompts: the weighted reward by item, and means by judge.
 Examine = Callable[[], tuple[dict[str, float], dict[str, float]]]
+PLACES = 4  # of scores in the metrics
 EQUAL = 3  # rounds in a row whose rewards are all one number: the judge says nothing
 
 
@@ -47,6 +49,20 @@ class Progress:
         0  # asked about the rounds' pictures, of each judge; one that scores for the prompt is asked once
     )
     stopped: str | None = None
+
+    def metrics(self, chosen: int, noise: Mapping[int, float]) -> dict[str, Any]:
+        """What metrics/policy/<name>.json says of the rounds: the pictures and questions that they took, every examined
+        round's dev score and its noise against the best, the one that is kept, and why they stopped early."""
+        return {
+            "images": self.rows[-1]["images"],
+            "questions": self.questions,
+            "chosen": chosen,
+            "scores": {
+                str(number): round(fmean(scores.values()), PLACES) for number, scores in self.dev.items()
+            },
+            "noise": {str(number): round(value, PLACES) for number, value in noise.items()},
+            "stopped": self.stopped,
+        }
 
     def record(self) -> dict[str, Any]:
         """As plain data."""

@@ -1,9 +1,8 @@
-"""What a round's pictures are worth to a policy, and what the policy scores on dev prompts."""
+"""What a round's pictures are worth to a policy: judges' scores and the model's own confidence, weighted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +10,11 @@ import torch
 from selma.experts.draws import generator
 from selma.ground.errors import UserError
 from selma.policies.learner import Learner
-from selma.policies.rewards import SOLACE, Asked, JudgeReward
 from selma.policies.solace import solace
-from selma.scoring import exam
+from selma.rewards.judged import SOLACE, Asked, JudgeReward
 
 if TYPE_CHECKING:
-    from selma.backbones.loading import Pipeline
     from selma.ground.items import Item
-    from selma.runtime.params import Drawing
 
 PLACES = 6  # of rewards in the metrics
 
@@ -68,43 +64,3 @@ class Rewarder:
             diffusion = sampler.transitions.diffusion
             found.append(solace(sampler.denoiser, diffusion, clean[part].to(device), condition, random).cpu())
         return torch.cat(found)
-
-
-class Examiner:
-    """What the pipeline's UNet, as it is, scores on dev prompts."""
-
-    def __init__(
-        self,
-        pipe: Pipeline,
-        items: Sequence[Item],
-        judges: Sequence[JudgeReward],
-        weights: Mapping[str, float],
-        drawing: Drawing,
-        images: int,
-        seed: int,
-    ) -> None:
-        """`judges` are those that reward and those that only look on; `weights` are of the former alone."""
-        self._pipe, self._items, self._judges, self._weights = pipe, items, judges, weights
-        self._drawing, self._images, self._seed = drawing, images, seed
-
-    def __call__(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The weighted reward of each item, none where judges do not reward; and the means by judge."""
-        if not self._judges:
-            return {}, {}
-        drawn = list(exam.draw(self._pipe, self._items, self._drawing, images=self._images, seed=self._seed))
-        scores, means = {}, {}
-        for judge in self._judges:
-            given = judge.scores(iter(drawn))
-            scores[judge.name] = {
-                item.id: fmean(given[item.id, k] for k in range(self._images)) for item in self._items
-            }
-            means[f"dev_{judge.name}"] = round(fmean(scores[judge.name].values()), PLACES)
-        if not set(self._weights) <= set(
-            scores
-        ):  # solace: what it says of pictures drawn with guidance is not known
-            return {}, means
-        whole = {
-            item.id: sum(weight * scores[name][item.id] for name, weight in self._weights.items())
-            for item in self._items
-        }
-        return whole, {"dev": round(fmean(whole.values()), PLACES), **means}
