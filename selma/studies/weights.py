@@ -44,7 +44,6 @@ class Weights:
         self.params, self.source, self._kept = params, source, kept
         self._times = read_times(times)
         self._lead = source.out("data/benchmarks") / params.evaluate.benchmarks[0]
-        source.out(IMAGES)
 
     def of(self, name: str, row: Row) -> tuple[Path | None, Cost]:
         """The folder of a row's LoRA, None for the backbone itself, and what making it cost."""
@@ -64,6 +63,8 @@ class Weights:
         if not (folder / MADE).is_file():
             started = time.monotonic()
             loras = {expert: load_lora(self._expert(expert)) for expert in experts}
+            if variants.constants("operators", row.operator).get("NEEDS"):
+                self.source.out(IMAGES)
             given = self._given(folder / "scores.json").to(row.operator, loras)
             merged = merge(name, row.operator, loras, row.options, **given)
             save_lora(folder / LORA, merged.state(), merged.provenance)
@@ -107,6 +108,7 @@ class Weights:
 
     def _dev(self, expert: str) -> tuple[int, int]:
         """Images that scoring one LoRA of this expert draws where checkpoints are chosen, and questions it asks."""
+        self.source.out(IMAGES)  # where prompts are held out, they lie beside them
         data, skills = self._given(Path()).data(expert)
         items, held_out = dev_prompts(data, self._lead, skills)
         images = self.params.select.images_per_prompt
