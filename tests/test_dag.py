@@ -95,7 +95,9 @@ def test_what_a_stage_chooses_is_the_one_dep_of_its_door(stage: Stage) -> None:
         hashed = [dep for one in makers if door in doors([script(one)], "path") for dep in one.deps]
         chosen = [dep for dep in (*stage.deps, *hashed) if covers(f"selma/variants/{door}", dep)]
         whole = f"selma/variants/{door}"  # of a stage that chooses several
-        assert len(chosen) == 1 and chosen[0] in (*choices(door), whole), f"one file of {door} is a dep, or all are"
+        assert len(chosen) == 1 and chosen[0] in (*choices(door), whole), (
+            f"one file of {door} is a dep, or all are"
+        )
         for choice in choices(door) if door in doors(files) else ():
             missing = {
                 file for file in closure(choice) if not any(covers(dep, file) for dep in stage.deps)

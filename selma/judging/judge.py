@@ -52,7 +52,8 @@ class Answer:
 class Judge(Protocol):
     """Anything that answers questions about an image, one Answer per question and in their order.
 
-    One that does better with many images at once has `answers`, too (vqa.py); many.py is the door to both.
+    One that does better with many images at once has `answers`, too (vqa.py); many.py is the door to both. One that
+    cannot read every question has `check(questions)`, which raises UserError for such a one.
     """
 
     def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from PIL import Image
 
 from selma.ground.errors import UserError
@@ -24,15 +26,22 @@ class Oracle:
         picture = read_picture(image)
         answers = []
         for question in questions:
-            try:
-                kind, arguments = parse_question(question.text)
-            except ValueError as error:
-                raise UserError(
-                    f"judge oracle: {error}; it answers only the shapes world's questions"
-                ) from None
+            kind, arguments = _read(question)
             yes = _CHECKS[kind](picture, *arguments)
             answers.append(Answer("yes" if yes else "no", float(yes)))
         return answers
+
+    def check(self, questions: Iterable[Question]) -> None:
+        """Raise UserError for a question it cannot read, before there is an image to look at."""
+        for question in questions:
+            _read(question)
+
+
+def _read(question: Question) -> tuple[str, tuple]:
+    try:
+        return parse_question(question.text)
+    except ValueError as error:
+        raise UserError(f"judge oracle: {error}; it answers only the shapes world's questions") from None
 
 
 def _of(picture: Picture, shape: str) -> list[Blob]:
