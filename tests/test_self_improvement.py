@@ -38,7 +38,15 @@ POLICY = Policy(
     least_diversity=0.0,
     batch=10_000,
 )
-FAST = {"learning_rate": 2e-3, "updates": 2}
+STEPS = {"learning_rate": 2e-3, "updates": 2, "passes": 2, "clip_range": 1e-2}
+FAST = {
+    "nft": {"learning_rate": 2e-3, "updates": 2},
+    "awm": {"learning_rate": 1e-3, "updates": 2, "hold": 0.1},
+    "reinforce_best": {"learning_rate": 1e-3, "updates": 2},
+    "ddpo": {**STEPS, "fraction": 0.25},
+    "dpok": {**STEPS, "fraction": 0.25},
+    "grpo": STEPS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def scores(one: Learner, judge: JudgeReward, items: list[Item]) -> list[float]:
 @pytest.mark.parametrize("name", variants.names("algorithms"))
 def test_it_gets_better_at_what_the_judge_rewards(name: str, backbone: Path, tmp_path: Path) -> None:
     items = make_exam(3, 2, 1)["dev"][:6]  # two prompts each of objects, paragraph and tags
-    row = PolicyRow(name, str(backbone), "data/questions", {"oracle": 1.0}, 1, options=FAST)
+    row = PolicyRow(name, str(backbone), "data/questions", {"oracle": 1.0}, 1, options=FAST[name])
     one, card = start(load_pipeline(backbone), row, "policies.it", items, backbone, POLICY, seed=0)
     judge = JudgeReward("oracle", Oracle(), answers=True, batch=8)
     before = scores(one, judge, items)
