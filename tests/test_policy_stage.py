@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from selma.ground.errors import UserError
-from selma.ground.files import read_json
+from selma.ground.files import read_json, write_json
 from selma.ground.items import Item, Question, write_items, write_split
 from selma.lora.files import load_lora
 from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml
 from stages import merge, policy
+from tests.judge_models import make_blip_vqa
+from tests.test_judge_endpoint import Server, completion
 
 ROOT = Path(__file__).parents[1]
 ROW = {
@@ -153,6 +160,59 @@ def test_a_judge_rewards_and_chooses_the_checkpoint(project: Callable[..., Path]
     assert float(rows[1]["reward"]) == pytest.approx(
         0.5 * float(rows[1]["reward_oracle"]) + float(rows[1]["reward_solace"]), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("asked", (True, False))
+def test_a_local_vqa_judge_rewards_by_questions_or_by_vqascore(
+    project: Callable[..., Path], asked: bool
+) -> None:
+    row = {**ROW, "rewards": {"vlm": 1.0}, "held_out": [], "images": 12}
+    root = project(
+        overrides={"policies": {"it": row}, "own.judges": {"vlm": {"kind": "blip_vqa", "path": "/mine"}}}
+    )
+    make_blip_vqa(root / "models/judges/vlm")
+    write_json(root / "models/judges/vlm/judge.json", {"kind": "blip_vqa"})
+    if not asked:
+        plain = [
+            Item(f"count-{i}", text, "count", "filter", ())
+            for i, text in enumerate(("a cat", "two dogs", "snow"))
+        ]
+        write_items(root / "data/questions/count/prompts.jsonl", plain)
+    policy.main("it")
+    rewards = [float(row["reward"]) for row in curve(root)[1:]]
+    assert all(0 < reward < 1 for reward in rewards) and read_json(root / "metrics/policy/it.json")["scores"]
+
+
+def test_a_judge_behind_a_server_rewards_by_its_probability_of_yes(project: Callable[..., Path]) -> None:
+    server = Server()
+    server.reply = lambda request: completion("yes", {"yes": redness(request), "no": 1 - redness(request)})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    judges = {
+        "oracle": {"kind": "oracle"},
+        "vlm": {"kind": "endpoint", "endpoint": {"model": "tiny", "base_url": address}},
+    }
+    row = {**ROW, "rewards": {"vlm": 1.0}, "held_out": [], "images": 12}
+    root = project(overrides={"policies": {"it": row}, "judges": judges})
+    card = {"kind": "endpoint", "endpoint": {"model": "tiny", "base_url": address, "key_env": None}}
+    write_json(root / "models/judges/vlm/judge.json", card)
+    policy.main("it")
+    server.shutdown()
+    rows = curve(root)
+    assert all(0 < float(row["reward"]) < 1 for row in rows[1:])
+    assert len(server.requests) == 12 + 2 * 2, (
+        "every training picture once, and two dev pictures at two examinations"
+    )
+
+
+def redness(request: dict) -> float:
+    """How red the picture in a chat request is, 0.05 to 0.95."""
+    parts = request["messages"][-1]["content"]
+    url = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+    pixels = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"), np.float32
+    )
+    return float(np.clip(pixels[..., 0].mean() / 255, 0.05, 0.95))
 
 
 def test_without_a_dev_split_some_prompts_are_held_out(project: Callable[..., Path]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from selma.backbones.loading import load_pipeline
-from selma.ground.items import Item
+from selma.ground.items import Item, Question
 from selma.policies.learner import Learner
 from selma.policies.rounds import improve
 from selma.policies.starting import start
@@ -18,7 +18,6 @@ from selma.rewards.judged import JudgeReward
 from selma.runtime import variants
 from selma.runtime.params import Drawing, Policy, PolicyRow
 from selma.shapes.reading.oracle import Oracle
-from selma.shapes.world.exam import make_exam
 from tests.clones import Clone, copy_tree
 
 pytestmark = pytest.mark.e2e
@@ -29,8 +28,8 @@ POLICY = Policy(
     targets=("to_q", "to_k", "to_v", "to_out.0"),
     weight_decay=1e-2,
     max_grad_norm=1.0,
-    prompts=6,
-    group=8,
+    prompts=4,
+    group=12,
     drawing=Drawing("ddim", 8, 1.0, 100, 64),
     examine_every=100,
     images_per_prompt=1,
@@ -39,6 +38,17 @@ POLICY = Policy(
     batch=10_000,
 )
 STEPS = {"learning_rate": 2e-3, "updates": 2, "passes": 2, "clip_range": 1e-2}
+# Prompts that leave the colour open; what is rewarded is red, of which the base draws its share.
+ITEMS = [
+    Item(
+        f"red-{shape}",
+        f"a {shape}",
+        "objects",
+        "filter",
+        (Question("1", f"Is the {shape} red?", ("yes", "no"), "yes", (), "color"),),
+    )
+    for shape in ("circle", "square", "triangle", "cross")
+]
 FAST = {
     "nft": {"learning_rate": 2e-3, "updates": 2},
     "awm": {"learning_rate": 1e-3, "updates": 2, "hold": 0.1},
@@ -60,9 +70,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models/backbones/shapes"
 
 
-def scores(one: Learner, judge: JudgeReward, items: list[Item]) -> list[float]:
+def scores(one: Learner, judge: JudgeReward) -> list[float]:
     """What the policy's pictures are worth now, from the same noise whenever it is asked."""
-    shots = [(item, k) for item in items for k in range(EACH)]
+    shots = [(item, k) for item in ITEMS for k in range(EACH)]
     drawn = one.sampler.draw([item.prompt for item, _ in shots], list(range(len(shots))))
     images = (image for part in drawn for image in part.images)
     return list(
@@ -72,18 +82,17 @@ def scores(one: Learner, judge: JudgeReward, items: list[Item]) -> list[float]:
 
 @pytest.mark.parametrize("name", variants.names("algorithms"))
 def test_it_gets_better_at_what_the_judge_rewards(name: str, backbone: Path, tmp_path: Path) -> None:
-    items = make_exam(3, 2, 1)["dev"][:6]  # two prompts each of objects, paragraph and tags
     row = PolicyRow(name, str(backbone), "data/questions", {"oracle": 1.0}, 1, options=FAST[name])
-    one, card = start(load_pipeline(backbone), row, "policies.it", items, backbone, POLICY, seed=0)
+    one, card = start(load_pipeline(backbone), row, "policies.it", ITEMS, backbone, POLICY, seed=0)
     judge = JudgeReward("oracle", Oracle(), answers=True, batch=8)
-    before = scores(one, judge, items)
+    before = scores(one, judge)
 
     def reward(number: int, asked: Iterator, clean: Callable) -> tuple[torch.Tensor, dict[str, float]]:
         return torch.tensor(list(judge.scores(asked).values())), {}
 
     improve(
         one,
-        items,
+        ITEMS,
         reward,
         lambda: ({}, {}),
         POLICY,
@@ -93,6 +102,6 @@ def test_it_gets_better_at_what_the_judge_rewards(name: str, backbone: Path, tmp
         state=tmp_path / "state.safetensors",
         provenance=card | {"name": name},
     )
-    gain = fmean(scores(one, judge, items)) - fmean(before)
+    gain = fmean(scores(one, judge)) - fmean(before)
     print(f"{name}: {fmean(before):.3f} {gain:+.3f}")
     assert gain > 0.05
