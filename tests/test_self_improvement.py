@@ -57,6 +57,8 @@ FAST = {
     "dpok": {**STEPS, "fraction": 0.25},
     "grpo": STEPS,
 }
+# A third of what each gained when this was written, from a share of red of 0.14 (drawn with noise) or 0.22.
+LEAST = {"nft": 0.19, "grpo": 0.23, "awm": 0.15, "reinforce_best": 0.12, "ddpo": 0.1, "dpok": 0.06}
 
 
 @pytest.fixture(scope="module")
@@ -104,4 +106,4 @@ def test_it_gets_better_at_what_the_judge_rewards(name: str, backbone: Path, tmp
     )
     gain = fmean(scores(one, judge)) - fmean(before)
     print(f"{name}: {fmean(before):.3f} {gain:+.3f}")
-    assert gain > 0.05
+    assert gain > LEAST[name]
