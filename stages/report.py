@@ -3,7 +3,7 @@
     python -m stages.report
 
 reads   metrics/     eval.json, benchmarks.json, preferences.json, by_skill.csv, by_category.csv, merge/, filter/,
-                     loss/, select/
+                     loss/, select/, policy/
         data/grid/   examples.json and the images that it names
 writes  data/report/index.html
 """
@@ -24,6 +24,7 @@ OUT = Path("data/report")
 
 def main() -> None:
     params = load_params()
+    learned = {name: asdict(policy) for name, policy in params.policies.items()}
     page = report.render(
         Path("metrics"),
         Path("data/grid"),
@@ -31,10 +32,12 @@ def main() -> None:
         skills=params.skills,
         experts=list(params.experts),
         merges=list(params.merges),
+        learned=learned,
         settings={
             "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
             "experts": {name: asdict(expert) for name, expert in params.experts.items()},
             "merges": {name: asdict(merge) for name, merge in params.merges.items()},
+            **({"policies": learned, "policy": results(params.policy, "policy")} if learned else {}),
             "prompts": asdict(params.prompts),
             "filter": asdict(params.filter),
             "images": results(params.images, "images"),

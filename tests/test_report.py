@@ -92,6 +92,7 @@ def page(run, **changes):
         "skills": ["count"],
         "experts": ["count"],
         "merges": ["merged"],
+        "learned": {},
         "settings": {"merge": {"operator": HOSTILE, "experts": ("a", "b")}},
     }
     return report.render(*run, **(options | changes))
@@ -181,6 +182,91 @@ def test_further_benchmarks_and_preferences_have_a_section_only_if_there_are_any
         "hps, pickscore, by style or skill model anime",
     ):
         assert shown in text
+
+
+LEARNED = {
+    "learner": {
+        "algorithm": "nft",
+        "start": "models/experts/count",
+        "prompts": "data/questions",
+        "rewards": {"oracle": 1.0, "solace": 0.5},
+        "held_out": ["clip"],
+    },
+    "lone": {
+        "algorithm": "awm",
+        "start": "models/backbones/shapes",
+        "prompts": "data/questions/count",
+        "rewards": {"solace": 1.0},
+    },
+}
+
+
+@pytest.fixture
+def learned_run(run):
+    """The same run with two policies: one that judges reward and that stopped early, one without a judge."""
+    folder = run[0] / "policy"
+    columns = ["round", "images", "reward", "diversity", "loss", "distance", "dev", "dev_oracle", "dev_clip"]
+    curve = [{"round": 0, "images": 0, "dev": 0.25, "dev_oracle": 0.4321, "dev_clip": 0.31}]
+    curve += [{"round": n, "images": 1152 * n, "reward": n / 10, "diversity": 1} for n in (1, 2, 3)]
+    curve[2] |= {"dev": 0.5, "dev_oracle": 0.6789, "dev_clip": 0.22}
+    write_csv(folder / "learner.csv", curve, columns)
+    told = {"algorithm": "nft", "images": 3456, "chosen": 2, "scores": {"0": 0.25, "2": 0.5}}
+    why = f"round 3: alike {HOSTILE}"
+    write_json(folder / "learner.json", {**told, "noise": {"0": 0.02, "2": 0.0125}, "stopped": why})
+    write_csv(
+        folder / "lone.csv",
+        [{k: v for k, v in row.items() if k in columns[:6]} for row in curve],
+        columns[:6],
+    )
+    told = {"algorithm": "awm", "images": 3456, "chosen": 3, "scores": {}, "noise": {}, "stopped": None}
+    write_json(folder / "lone.json", told)
+    return run
+
+
+def test_policies_have_a_section_only_if_there_are_any(learned_run):
+    assert "learned from a judge" not in page(learned_run)
+    html = page(learned_run, learned=LEARNED)
+    text = " ".join(Tags(html.replace("</td>", " </td>").replace("</th>", " </th>")).text.split())
+    for shown in (
+        "learner nft models/experts/count data/questions oracle, 0.5 \u00d7 solace 3,456 2 0.5000 0.2500 0.0125",
+        "lone awm models/backbones/shapes data/questions/count solace 3,456 3 not scored",
+        "learner oracle rewards 0.4321 0.6789 learner clip looks on 0.3100 0.2200",
+        "learner stopped early: round 3: alike </td><script>",
+    ):
+        assert shown in text, shown
+    assert "lone stopped early" not in text
+
+
+def test_a_policys_curves_are_drawn_by_pictures(learned_run):
+    """Round 0 draws nothing to reward, and is no point of that curve; of dev scores it is the first."""
+    html = page(learned_run, learned=LEARNED)
+    for title, points in (("Reward of a round's pictures", [3, 3]), ("Dev score", [2, 0])):
+        title = title.replace("'", "&#39;")
+        svg = html.split(f"<h3>{title}, by pictures drawn and judged</h3>")[1].split("</svg>")[0] + "</svg>"
+        lines = ElementTree.fromstring(svg).findall("polyline")
+        assert [len(line.get("points").split()) for line in lines] == points
+    assert "<h3>Dev score" not in page(learned_run, learned={"lone": LEARNED["lone"]})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("learner.json", "{}", "needs"),
+        (
+            "learner.json",
+            '{"algorithm": "nft", "images": 1, "chosen": -1, "scores": {}, "stopped": null}',
+            "chosen",
+        ),
+        ("learner.csv", "round,images\n0,0\n", "has no column reward"),
+        ("learner.csv", "round,images,reward\n1,,0.5\n", "line 2: images"),
+        ("learner.csv", "round,images,reward,dev_clip\n1,8,0.5,nan\n", "line 2: dev_clip"),
+    ],
+)
+def test_a_malformed_file_of_a_policy_is_one_line(learned_run, file, content, says):
+    (learned_run[0] / "policy" / file).write_text(content)
+    with pytest.raises(UserError, match=says) as error:
+        page(learned_run, learned=LEARNED)
+    assert "\n" not in str(error.value) and f"policy/{file}" in str(error.value)
 
 
 @pytest.mark.parametrize("pair", [("count", "base"), ("base", "merged")])

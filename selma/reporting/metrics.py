@@ -104,6 +104,18 @@ class Merge(TypedDict):
 
 
 @record
+class Policy(TypedDict):
+    """metrics/policy/<policy>.json; dev `scores` and their `noise` by round, and why it stopped early, if it did."""
+
+    algorithm: Text
+    images: Count
+    chosen: Index
+    scores: ByStep
+    noise: NotRequired[ByStep]
+    stopped: Text | None
+
+
+@record
 class Filter(TypedDict):
     """metrics/filter/<skill>.json; `dropped` by reason."""
 

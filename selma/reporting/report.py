@@ -15,7 +15,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.pairs import read_image
-from selma.reporting import charts, lineage, other_tables
+from selma.reporting import charts, lineage, other_tables, policies
 from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
 from selma.reporting.table import gain_cells, percent, span, verdict
 
@@ -36,12 +36,14 @@ def render(
     skills: Sequence[str],
     experts: Sequence[str],
     merges: Sequence[str],
+    learned: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """The page's HTML from a metrics folder and a grid folder.
 
     `experts` names those whose loss and selection are shown, `merges` those whose cosines, `skills` those whose filter
-    statistics; `settings` is shown section by section. Models and compared pairs are those of eval.json.
+    statistics; `learned` holds the rows of `policies`; `settings` is shown section by section. Models and compared
+    pairs are those of eval.json.
     Raises UserError for a file that is missing or malformed.
     """
     import jinja2
@@ -74,6 +76,7 @@ def render(
                 _example(example, grid) for example in read_record(grid / "examples.json", Examples)
             ],
             **lineage.read(metrics, skills, experts, merges),
+            "learned": policies.read(metrics, learned),
         }
     except (
         ArithmeticError,
@@ -84,7 +87,7 @@ def render(
         raise UserError(
             f"{metrics}, {grid}: not the files from a finished run ({error!r}); run `dvc repro`"
         ) from error
-    for chart in content["pair_charts"] + content["line_charts"]:
+    for chart in content["pair_charts"] + content["line_charts"] + content["learned"].get("charts", []):
         chart["svg"] = Markup(chart["svg"])  # charts.py escapes its input
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         profile=profile,
