@@ -1,7 +1,7 @@
 """Write a LoRA for use elsewhere: a folder with one safetensors file and a model card.
 
     python -m selma.export --format kohya                 the first merge, for ComfyUI, A1111 and diffusers
-    python -m selma.export count --format diffusers       an expert, in diffusers' format, as the run stores it
+    python -m selma.export count --format diffusers       an expert or policy, in diffusers' format, as it is stored
 
 reads   models/merges/<name>/ or models/experts/<name>/, models/backbones/<expert.backbone>/, metrics/eval.json
 writes  exports/<profile>-<name>-<format>/   the weights, README.md and export.json with their hashes
@@ -18,19 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.ground.adapters import CARD, WEIGHTS, Card
+from selma.ground.adapters import WEIGHTS
 from selma.ground.errors import UserError
 from selma.ground.files import atomic, read_json, read_record, sha256_file, write_json, write_text
 from selma.net.pipelines import SOURCE
 from selma.reporting.metrics import EVAL, read_summary
 from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
-from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
+from selma.runtime.places import BACKBONES, EXPERTS, MERGES
 
 if TYPE_CHECKING:
     import torch
 
-    from selma.lora.files import LoraWeights
     from selma.reporting import model_card
 
 MARK, README = "export.json", "README.md"
@@ -40,7 +39,7 @@ FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.export", description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", help="a merge or an expert (default: the first merge)")
+    parser.add_argument("name", nargs="?", help="a merge, an expert or a policy (default: the first merge)")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of a kohya file (default: float16); diffusers keeps the run's"
@@ -58,19 +57,20 @@ def main() -> None:
 def export(name: str | None, format: str, dtype: str | None = None, out: Path | None = None) -> Path:
     """Write the export's folder and return its path; an existing export is replaced as a whole.
 
-    Raises UserError for a name that is neither a merge nor an expert, a LoRA that is missing, damaged or of
-    a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
+    Raises UserError for a name that is neither a merge nor an expert nor a policy, a LoRA that is missing, damaged or
+    of a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
     """
     # Here and not above, so that Ctrl-C is one line while torch and scipy are imported, too.
     from selma.backbones.loading import fingerprint
     from selma.lora import kohya
     from selma.lora.files import load_lora
-    from selma.reporting import model_card
+    from selma.reporting import model_card, trained
 
     params = load_params()
     name = next(iter(params.merges), None) if name is None else name
-    if name not in params.merges and name not in params.experts:
-        raise UserError(f"{name}: unknown LoRA; allowed: {', '.join([*params.merges, *params.experts])}")
+    known = [*params.merges, *params.experts, *params.policies]
+    if name not in known:
+        raise UserError(f"{name}: unknown LoRA; allowed: {', '.join(known)}")
     out = Path("exports") / f"{params.profile}-{name}-{format}" if out is None else out
     _check_target(out)
 
@@ -89,8 +89,11 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     unet = read_record(folder / "unet/config.json", dict)
     scheduler = read_record(folder / "scheduler/scheduler_config.json", dict)
     prediction = scheduler.get("prediction_type", "epsilon")  # diffusers' default
-    data = _data(name, weights, params)
-    title = f"SELMA {'merged LoRA' if name in params.merges else 'expert'}: {name} ({params.profile})"
+    made_of = trained.origins(weights.provenance.get("experts", [name]), params)
+    data = trained.data([one for one in made_of if one not in params.policies], params)
+    learned = trained.learned([one for one in made_of if one in params.policies], params)
+    kind = "merged LoRA" if name in params.merges else "expert" if name in params.experts else "policy"
+    title = f"SELMA {kind}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else own)
     file = f"{stem}.safetensors" if format == "kohya" else WEIGHTS
@@ -124,6 +127,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
                 base_model=_row(params, folder),
             ),
             data=data,
+            learned=learned,
             dtype=params.runtime.dtype,
             summary=read_summary(EVAL) if EVAL.is_file() else None,
         )
@@ -176,35 +180,6 @@ def _base(folder: Path) -> model_card.Base:
             licence = schema.load_yaml(CITATION)["license"].lower()
             return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
     return model_card.Base(folder.name, kind)
-
-
-def _data(name: str, weights: LoraWeights, params: Params) -> model_card.Data:
-    """What the LoRA, or the experts merged into it, were trained on."""
-    from selma.reporting import model_card
-
-    experts = weights.provenance.get("experts", [name])
-    cards = [Path(EXPERTS) / expert / CARD for expert in experts]
-    counts = [read_record(card, Card).get("images") if card.is_file() else None for card in cards]
-    skills: dict[str, None] = {}
-    own: dict[str, None] = {}
-    for expert in experts:
-        data = Path(params.experts[expert].data if expert in params.experts else f"{IMAGES}/{expert}")
-        if Path(IMAGES) in (data, *data.parents):
-            skills.update(dict.fromkeys(params.skills if data == Path(IMAGES) else [data.name]))
-        else:
-            own[data.name] = None
-    written_by = f"llm.provider `{params.llm.provider}`"
-    if params.llm.model:
-        written_by = f"`{params.llm.model}` ({written_by})"
-    return model_card.Data(
-        skills=list(skills),
-        own=list(own),
-        images=None if None in counts else sum(counts),
-        drawn_by=params.images.backbone,
-        steps=params.images.drawing.steps,
-        guidance=params.images.drawing.guidance,
-        prompts=f"written by {written_by}",
-    )
 
 
 def _check_target(out: Path) -> None:

@@ -220,6 +220,107 @@ def test_the_card_does_not_say_that_a_model_drew_a_persons_own_images(run) -> No
         assert all(fact in card for fact in facts) and ("| prompts |" in card) == (name == "merged")
 
 
+POLICIES = """
+policies:
+  learned: {algorithm: nft, start: models/backbones/shapes, prompts: data/questions,
+    rewards: {oracle: 1.0}, images: 5760}
+  further: {algorithm: awm, start: models/experts/count, prompts: data/questions/count,
+    rewards: {clip: 0.5, solace: 1.0}, images: 576}
+  alone: {algorithm: nft, start: models/experts/learned, prompts: data/benchmarks/other,
+    rewards: {solace: 1.0}, images: 576}
+"""
+
+
+@pytest.fixture
+def learned_run(run: Path, tiny_backbone: Path) -> Path:
+    """The same run with three policies, and two merges of them."""
+    text = (run / "params.yaml").read_text()
+    text = text.replace("policies: {}\n", POLICIES)
+    text = text.replace(
+        "  merged: {operator: factor_mean, experts: null}\n",
+        "  merged: {operator: factor_mean, experts: null}\n  both: {operator: factor_mean, experts: [learned, alone]}\n"
+        "  mixed: {operator: factor_mean, experts: [objects, learned]}\n",
+    )
+    text = text.replace(
+        "benchmarks:\n  shapes",
+        "benchmarks:\n  other: {source: shapes, seed: 1, dev_per_skill: 1, test_per_skill: 1}\n  shapes",
+        1,
+    )
+    (run / "params.yaml").write_text(text)
+    for name, rounds, images in (("learned", 30, 5760), ("further", 3, 576), ("alone", 0, 0)):
+        random_lora(tiny_backbone, run / "models/experts" / name, name=name, rounds=rounds, images=images)
+    for name, experts in (("both", ["learned", "alone"]), ("mixed", ["objects", "learned"])):
+        random_lora(
+            tiny_backbone, run / "models/merges" / name, name=name, operator="factor_mean", experts=experts
+        )
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "never"),
+    [
+        (
+            "learned",
+            (
+                "A LoRA that learned online. The model drew pictures for prompts, judges rewarded them,",
+                "No training images were used",
+                "| learned | by `nft`, from the base model: 5,760 pictures drawn and rewarded in 30 rounds; rewards: "
+                "`oracle`; prompts: the pipeline's filtered prompts of objects, paragraph, tags, count, "
+                "counterfactual, written by llm.provider `shapes` |",
+            ),
+            ("trained on images", "| images |", "| skills |"),
+        ),
+        (
+            "further",
+            (
+                "It also goes back to SELMA experts, trained on images that the base model drew itself",
+                "from the expert or policy `count`: 576 pictures",
+                "rewards: 0.5 times `clip`, `solace`, the model's own confidence; prompts: the pipeline's filtered "
+                "prompts of count, written",
+                "| skills | count |",
+                "| images | 200, drawn by `shapes`",
+            ),
+            ("No training images",),
+        ),
+        (
+            "both",
+            (
+                "2 LoRAs merged into one LoRA, as in [SELMA](https://arxiv.org/abs/2403.06952).\n"
+                "Learned online: learned, alone.",
+                "No training images were used",
+                "| learned | by `nft`, from the base model: 5,760",
+                "| alone | by `nft`, from the expert or policy `learned`: 0 pictures drawn and rewarded in 0 rounds; "
+                "rewards: `solace`, the model's own confidence; prompts: the dev split of the benchmark `other` |",
+            ),
+            ("trained on images", "skill-specific"),
+        ),
+        (
+            "mixed",
+            (
+                "Learned online: learned.",
+                "It also goes back to SELMA experts, trained on images",
+                "| merged | objects, learned, by `factor_mean`",
+                "| skills | objects |",
+            ),
+            ("No training images",),
+        ),
+    ],
+)
+def test_the_card_of_a_policy_says_how_it_learned(learned_run, name, facts, never) -> None:
+    card = (export.export(name, "kohya") / "README.md").read_text()
+    for fact in facts:
+        assert fact in card, card
+    assert not [text for text in never if text in card]
+    front_matter(Path(f"exports/shapes-{name}-kohya"))
+
+
+def test_a_policy_without_a_judge_is_said_to_have_none(learned_run) -> None:
+    text = (learned_run / "params.yaml").read_text()
+    (learned_run / "params.yaml").write_text(text.replace("rewards: {oracle: 1.0}", "rewards: {solace: 1.0}"))
+    card = (export.export("learned", "diffusers") / "README.md").read_text()
+    assert "its own confidence rewarded them" in card and "judges" not in card.split("## Measured")[0]
+
+
 def test_the_cards_own_code_draws(make_run, tiny_backbone, tmp_path) -> None:
     from diffusers import DiffusionPipeline
 
@@ -320,6 +421,10 @@ def test_an_expert_in_half_precision_says_so(run, tiny_backbone) -> None:
     [
         (["colour", "--format", "kohya"], "allowed: merged, objects"),
         (["tags", "--format", "kohya"], "models/experts/tags"),
+        (
+            ["base", "--format", "kohya"],
+            "allowed: merged, objects, paragraph, tags, count, counterfactual, single\n",
+        ),
         (["--format", "diffusers", "--dtype", "float16"], "float32"),
     ],
 )

@@ -74,14 +74,45 @@ class Data:
     prompts: str
 
 
-def render(*, base: Base, lora: Lora, data: Data, dtype: str, summary: Mapping[str, Any] | None) -> str:
-    """The card's Markdown, from the contents of metrics/eval.json (None: nothing was measured) and the run's dtype."""
+@dataclass(frozen=True)
+class Learned:
+    """A policy: who rewarded its pictures, and for which prompts it drew how many, up to the kept checkpoint.
+
+    `start` is the LoRA that it started from; None is the base model. `judged` is False where no judge rewards.
+    `images` and `rounds` are None if its lora.json is missing.
+    """
+
+    name: str
+    algorithm: str
+    start: str | None
+    rewards: str
+    judged: bool
+    prompts: str
+    images: int | None
+    rounds: int | None
+
+
+def render(
+    *,
+    base: Base,
+    lora: Lora,
+    data: Data | None,
+    learned: Sequence[Learned] = (),
+    dtype: str,
+    summary: Mapping[str, Any] | None,
+) -> str:
+    """The card's Markdown, from the contents of metrics/eval.json (None: nothing was measured) and the run's dtype.
+
+    `data` is None where nothing was trained on images; `learned` are the policies that it was made of.
+    """
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     scores = _scores(summary, lora) if summary else None
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(base=base, lora=lora, data=data, dtype=dtype, scores=scores) + "\n"
+    return (
+        template.render(base=base, lora=lora, data=data, learned=learned, dtype=dtype, scores=scores) + "\n"
+    )
 
 
 def _scores(summary: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
