@@ -177,6 +177,29 @@ def test_every_run_sets_params_that_dvc_takes_and_the_loader_allows(dvc, tmp_pat
         assert command[len(command) - len(one.targets) :] == list(one.targets)
 
 
+def test_a_set_may_add_a_policy_its_model_and_a_merge_of_it(dvc, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    Path("experiments.yaml").write_text(
+        "learn:\n  desc: x\n  targets: [policy]\n  runs: {nft: {policies.learned.algorithm: nft},"
+        " awm: {policies.learned.algorithm: awm}}\n  set:\n"
+        "    policies.learned: {start: models/backbones/shapes, prompts: data/questions, images: 576,\n"
+        "      algorithm: nft, rewards: {oracle: 1.0, clip: 0.5}, options: {learning_rate: 0.001}}\n"
+        "    merges.mixed: {operator: factor_mean, experts: [count, learned]}\n"
+        "    models.learned: {weights: models/experts/learned, guidance: cfg}\n"
+    )
+    assert experiments.main(["learn"]) == 0
+    for command, algorithm in zip(dvc.commands, ("nft", "awm"), strict=True):
+        changed = tmp_path / "changed.yaml"
+        shutil.copy(ROOT / "params.yaml", changed)
+        apply_overrides(changed, [word for option, word in pairwise(command) if option == "--set-param"])
+        params = load_params(changed)
+        assert params.policies["learned"].algorithm == algorithm
+        assert params.policies["learned"].rewards == {"oracle": 1.0, "clip": 0.5}
+        assert params.models["learned"].weights == "models/experts/learned"
+        assert command[-1] == "policy"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

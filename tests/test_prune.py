@@ -70,6 +70,19 @@ def test_only_what_has_no_name_is_removed(repository: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith("nothing to remove")
 
 
+def test_what_a_policy_made_stays_until_its_row_is_gone(repository: Path) -> None:
+    row = "{algorithm: nft, start: models/backbones/shapes, prompts: data/questions, rewards: {oracle: 1}, images: 192}"
+    made = {f"models/{folder}/learned/file" for folder in ("experts", "checkpoints")}
+    for file in made:
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).touch()
+    settings = (repository / "params.yaml").read_text()
+    (repository / "params.yaml").write_text(settings.replace("policies: {}", f"policies:\n  learned: {row}"))
+    assert prune.main() == 0 and made <= files(repository)
+    (repository / "params.yaml").write_text(settings)
+    assert prune.main() == 0 and not made & files(repository)
+
+
 def test_your_own_files_among_the_outs_are_not_removed(repository: Path) -> None:
     yours = (
         "models/backbones/mine-v3/unet/config.json",

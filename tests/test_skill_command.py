@@ -133,6 +133,17 @@ def test_what_cannot_be_is_one_line_and_changes_nothing(project, monkeypatch, ca
     assert {path: path.read_bytes() for path in project.rglob("*.yaml")} == before
 
 
+def test_a_policys_name_is_taken_and_its_rows_stay(project, monkeypatch, capsys):
+    """A policy writes models/experts/<name>, as the skill's expert would."""
+    path = project / "params.yaml"
+    row = "{algorithm: nft, start: models/backbones/shapes, prompts: data/questions, rewards: {oracle: 1}, images: 576}"
+    path.write_text(path.read_text().replace("policies: {}", f"policies:\n  learned: {row}"))
+    assert run(monkeypatch, "learned", *OPTIONS) == 2
+    assert "learned is taken: `policies` in params.yaml already has it" in capsys.readouterr().err
+    assert run(monkeypatch, "animals", *OPTIONS) == 0
+    assert "animals" in load_params().experts and list(load_params().policies) == ["learned"]
+
+
 def test_rows_in_braces_are_refused_in_one_line(project, monkeypatch, capsys):
     path = project / "params.yaml"
     section = path.read_text().split("merges:")[0].split("experts:\n")[1].split("#")[0]

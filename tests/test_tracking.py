@@ -146,6 +146,45 @@ def test_executions_are_found_by_their_params_and_sorted_by_their_gain(
     assert len(list((repository / "mlartifacts").rglob("before_after.png"))) == 3
 
 
+POLICY = """
+seed: 7
+compare: [[learned, base]]
+models: {base: {weights: models/backbones/toy}, learned: {weights: models/experts/learned}}
+merges: {}
+merge: {}
+policies: {learned: {algorithm: nft, rewards: {oracle: 1.0}}}
+"""
+
+
+def test_a_policys_curve_is_a_chart_by_round_and_its_algorithm_a_param(repository: Path) -> None:
+    (repository / "params.yaml").write_text(POLICY)
+    with tracking.stage_run("merge"):
+        tracking.log_row({"round": 0, "images": 0, "dev_clip": 0.25})
+        tracking.log_row({"round": 1, "images": 8, "reward": 0.5})
+        tracking.log_row({"round": 2, "images": 16, "reward": 0.75, "dev_clip": 0.375})
+        found = {"scores": {"0": 0.25, "2": 0.375}, "chosen": 2, "stopped": None, "algorithm": "nft"}
+        (repository / "metrics" / "merge.json").write_text(json.dumps(found))
+    store = recorder.record(repository, linger=0)
+    runs = store.client.search_runs([store.experiment])
+    parent = next(run for run in runs if "dvc.exp" in run.data.tags)
+    child = next(run for run in runs if "dvc.stage" in run.data.tags)
+    assert parent.data.params["leading"] == "learned over base"
+    assert parent.data.params["policy.algorithm"] == "nft"
+    assert parent.data.params["policies.learned.rewards.oracle"] == "1.0"
+    assert parent.data.metrics == {"merge/scores.0": 0.25, "merge/scores.2": 0.375, "merge/chosen": 2}
+    curves = {
+        name: [
+            (point.step, point.value) for point in store.client.get_metric_history(child.info.run_id, name)
+        ]
+        for name in ("images", "reward", "dev_clip")
+    }
+    assert curves == {
+        "images": [(0, 0), (1, 8), (2, 16)],
+        "reward": [(1, 0.5), (2, 0.75)],
+        "dev_clip": [(0, 0.25), (2, 0.375)],
+    }
+
+
 def test_what_a_pipeline_writes_as_it_runs_is_no_uncommitted_change(repository: Path) -> None:
     def dirty() -> str:
         run_merge(repository)

@@ -56,12 +56,15 @@ def _pipeline(commit: str) -> dict[str, Any]:
 
 
 def _headline(params: Any) -> dict[str, str]:
-    """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator."""
+    """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator or
+    the policy's algorithm."""
     with suppress(LookupError, TypeError, AttributeError):
         first, second = params["compare"][0]
-        merge = params["merges"].get(Path(params["models"][first]["weights"]).name)
-        operator = {"merge.operator": merge["operator"]} if merge else {}
-        return {"leading": f"{first} over {second}", **operator}
+        name = Path(params["models"][first]["weights"]).name
+        merge, policy = params["merges"].get(name), params.get("policies", {}).get(name)
+        how = {"merge.operator": merge["operator"]} if merge else {}
+        how |= {"policy.algorithm": policy["algorithm"]} if policy else {}
+        return {"leading": f"{first} over {second}", **how}
     return {}
 
 
