@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from selma import profile
 from selma.ground.errors import UserError
 from selma.runtime import overlay
-from selma.runtime.params import load_params
+from selma.runtime.params import build_params, load_params
+from selma.runtime.schema import load_yaml
 from selma.shapes.world.render import CANVAS
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,30 @@ def test_comments_and_order_stay(name: str, copy: Path) -> None:
     before = comments()
     profile.apply(name, copy)
     assert comments() == before and len(before) > 10
+
+
+def _documented() -> dict:
+    """The rows of docs/real-runs.md for a model that learns from a judge."""
+    page = (ROOT / "docs/real-runs.md").read_text(encoding="utf-8")
+    section = page.split("## A model that learns from a judge")[1]
+    return YAML(typ="safe").load(section.split("```yaml\n")[1].split("```")[0])
+
+
+@pytest.mark.parametrize("source", ["llm", "none"])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"shapes"}))
+def test_the_documented_policy_fits_every_real_profile(name: str, source: str, copy: Path) -> None:
+    profile.apply(name, copy)
+    plain, rows = load_yaml(copy / "params.yaml"), _documented()
+    rows["policies"]["nft"]["start"] = rows["policies"]["nft"]["start"].replace("sdxl", name)
+    rows["questions"]["source"] = source
+    for section, values in rows.items():
+        plain[section] = values if section == "compare" else {**plain[section], **values}
+    params = build_params(plain, "params.yaml")
+    one, row = params.policy, params.policies["nft"]
+    assert (one.prompts, one.group, row.images // (one.prompts * one.group)) == (48, 24, 50), (
+        "as the page says"
+    )
+    assert params.llm.max_requests >= params.filter.keep and params.compare[-1] == ("nft", "base")
 
 
 def test_going_from_one_profile_to_another_leaves_nothing_of_the_first(copy: Path) -> None:
