@@ -314,6 +314,12 @@ def test_the_card_of_a_policy_says_how_it_learned(learned_run, name, facts, neve
     front_matter(Path(f"exports/shapes-{name}-kohya"))
 
 
+def test_a_policy_that_never_got_better_is_exported_as_it_is(learned_run) -> None:
+    """Its kept checkpoint is round 0, so no picture taught it."""
+    folder = export.export("alone", "diffusers")
+    assert "0 pictures drawn and rewarded in 0 rounds" in (folder / "README.md").read_text()
+
+
 def test_a_policy_without_a_judge_is_said_to_have_none(learned_run) -> None:
     text = (learned_run / "params.yaml").read_text()
     (learned_run / "params.yaml").write_text(text.replace("rewards: {oracle: 1.0}", "rewards: {solace: 1.0}"))

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own from Pyth
 
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_record
-from selma.ground.schema import Count, Id, Texts, record
+from selma.ground.schema import Count, Id, Index, Texts, record
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class Card(TypedDict):
     name: NotRequired[str]
     operator: NotRequired[str]
     experts: NotRequired[list[Id]]
-    images: NotRequired[Count]
+    images: NotRequired[Index]  # 0: a policy that never got better than what it started from
 
 
 @dataclass(frozen=True)
