@@ -104,8 +104,8 @@ def _main(names: list[str] | None, seeds: list[int] | None, page: str | None = N
     lines = table_rows(table, found)
     print(tabulate([[row[key] for key in SHOWN] for row in lines], SHOWN, disable_numparse=True))
     if (page or (names is None and seeds is None)) and examiner is not None:
-        write_csv(OUT, beside(table, OUT, lines), COLUMNS)
-        write_csv(CURVE, beside(table, CURVE, curve_rows(table, found)), CURVE_COLUMNS)
+        write_csv(OUT, beside(table, OUT, lines, page), COLUMNS)
+        write_csv(CURVE, beside(table, CURVE, curve_rows(table, found), page), CURVE_COLUMNS)
         for each in [page] if page else PAGES:
             _write_page(each, table, found, lines, models, counted, examiner, curves)
 

@@ -16,13 +16,15 @@ from ruamel.yaml import YAML
 from selma import ablations
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
-from selma.ground.items import write_split
+from selma.ground.items import Item, Question, write_split
 from selma.reporting import ablations as page
+from selma.reporting import learned
 from selma.runtime.params import Params, load_params
 from selma.runtime.schema import load_yaml
 from selma.runtime.sets import load_sets
 from selma.scoring import exam
 from selma.scoring.seeds import over_seeds
+from selma.studies.learning import beside
 from selma.studies.plan import plan
 from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import (
@@ -36,7 +38,7 @@ from selma.studies.results import (
     table_rows,
     verdict,
 )
-from selma.studies.rows import BEST, EXAMINED, Claim, chosen, load_table
+from selma.studies.rows import BEST, EXAMINED, PAGES, Claim, chosen, load_table
 from tests.test_curve import item
 from tests.test_sample_stage import SETTINGS, put_lora
 
@@ -421,9 +423,11 @@ def test_the_pictures_are_the_images_that_were_scored(examiner):
 # The page ----------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, tmp_path):
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, name, tmp_path):
     table = load_table(write(tmp_path))
     facts = {
+        "page": name,
         "prompts": 40,
         "left_out": 2,
         "dev_prompts": 10,
@@ -433,16 +437,63 @@ def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, tmp_
         "machine": "a CPU",
     }
     docs = tmp_path / "docs"
-    page.write_page(docs, table, found, table_rows(table, found), facts)
-    text = (docs / "ablations.md").read_text()
+    extra = learned.extra(table, found, {"delta": {1: CURVE}}, EXAM, docs / name) if name != PAGES[0] else {}
+    page.write_page(docs, table, found, table_rows(table, found), facts, extra)
+    text = (docs / f"{name}.md").read_text()
     here = gain(found, "selma", "base", EXAMINED)
     assert f"**{100 * here['mean']:+.1f} [{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]**" in text
     assert "| delta | the mean | 1.35 |" in text and "the embedded world agrees" in text
     files = {file: file.read_bytes() for file in docs.rglob("*") if file.is_file()}
-    for name in ("gains", "guidance"):
-        assert ElementTree.fromstring(files[docs / f"ablations/{name}.svg"]).tag.endswith("svg")
-    page.write_page(docs, table, found, table_rows(table, found), facts)
+    for figure in ("gains", "guidance", *(["curves"] if extra else [])):
+        assert ElementTree.fromstring(files[docs / f"{name}/{figure}.svg"]).tag.endswith("svg")
+    assert (
+        "| delta | 4 | 1.500 → 1.200 | 0.0300 | clip 0.200 → 0.100, oracle 0.500 → 0.700 |" in text
+    ) == bool(extra)
+    page.write_page(docs, table, found, table_rows(table, found), facts, extra)
     assert files == {file: file.read_bytes() for file in docs.rglob("*") if file.is_file()}
+
+
+EXAM = [Item(f"i{n}", f"prompt {n}", ("objects", "count")[n % 2], "shapes", ()) for n in range(40)]
+CURVE = [
+    {"round": 0.0, "images": 0.0, "seconds": 0.0, "dev": 0.5, "dev_oracle": 0.5, "dev_clip": 0.2},
+    {"round": 1.0, "images": 8.0, "seconds": 2.0, "reward": 0.4, "diversity": 1.5, "distance": 0.01},
+    {
+        **{"round": 4.0, "images": 32.0, "seconds": 8.0, "reward": 0.6, "diversity": 1.2, "distance": 0.03},
+        **{"dev": 0.7, "dev_oracle": 0.7, "dev_clip": 0.1},
+    },
+]
+
+
+def test_counts_that_no_training_prompt_asks_for_are_a_group_of_their_own():
+    many = Question("1", "Are there exactly five circles?", ("yes", "no"), "yes", (), "count_many")
+    few = Question("1", "Are there exactly two circles?", ("yes", "no"), "yes", (), "count")
+    items = [
+        Item("a", "five circles", "count", "shapes", (many,)),
+        Item("b", "two circles", "count", "shapes", (few,)),
+        Item("c", "a cross", "objects", "shapes", (few,)),
+    ]
+    assert learned.groups_of(items) == {"counts of four and five": ["a"], "count": ["b"], "objects": ["c"]}
+
+
+def test_a_pages_run_keeps_the_lines_of_other_pages(tmp_path, capsys):
+    """Also the base's: the gains of the rows beside it are over that one."""
+    rows = {
+        "base": {"desc": "b"},
+        "selma": {"desc": "s", "expert": "x"},
+        "nft": {"desc": "n", "expert": "y", "page": "selfimprove"},
+    }
+    file = write(tmp_path, rows=rows)
+    table, out = load_table(file), tmp_path / "metrics.csv"
+    out.write_text("row,score\nbase,0.5\nselma,0.6\nnft,0.1\ngone,0.3\n")
+    lines = [{"row": name, "score": score} for name, score in (("base", 0.7), ("selma", 0.8), ("nft", 0.9))]
+    assert [(row["row"], float(row["score"])) for row in beside(table, out, lines, "selfimprove")] == [
+        ("base", 0.5),
+        ("selma", 0.6),
+        ("nft", 0.9),
+    ]
+    assert "gains over a base of 0.5, here it is 0.7" in capsys.readouterr().err
+    assert beside(table, out, lines, None) == lines
+    assert beside(table, tmp_path / "none.csv", lines, "selfimprove") == lines
 
 
 def test_the_committed_page_and_figures_are_of_the_committed_numbers():
@@ -450,8 +501,9 @@ def test_the_committed_page_and_figures_are_of_the_committed_numbers():
         rows = list(csv.DictReader(file))
     table = load_table(ROOT / "ablations.yaml")
     assert [row["row"] for row in rows[::2]] == list(table.rows)
-    text = (ROOT / "docs/ablations.md").read_text()
+    assert set(table.reading) == set(PAGES), "what was read in each page is said on it"
     for row in rows:
+        text = (ROOT / f"docs/{table.rows[row['row']].page}.md").read_text()
         assert int(row["seeds"]) == len(table.rows[row["row"]].seeds or table.seeds)
         line = next(
             line

@@ -25,19 +25,27 @@ def policy_curve(source: Source, name: str, seconds: float) -> Curve:
     return [row | {"seconds": seconds * row["images"] / whole} for row in found]
 
 
-def beside(table: Table, file: Path, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """New lines of a table's file, with those of the rows that they do not hold as the file has them, in the table's
-    order. Says so where the base has another score than in the file: gains there are over another one."""
-    new = [dict(line) for line in lines]
-    computed = {line["row"] for line in new}
-    old = list(csv.DictReader(io.StringIO(read_text(file)))) if file.is_file() else []
-    kept = [row for row in old if row["row"] in table.rows and row["row"] not in computed]
-    if kept:
+def beside(
+    table: Table, file: Path, lines: Sequence[Mapping[str, Any]], page: str | None
+) -> list[dict[str, Any]]:
+    """What a table's file holds after a run of the rows of `page`: their new lines, and those of other pages' rows as
+    the file has them, in the table's order; None for a run of all rows.
+
+    Says so where the base has another score than in the file: gains of other pages are over that one.
+    """
+    new, kept = [dict(line) for line in lines], []
+    if page is not None and file.is_file():
+        old = [row for row in csv.DictReader(io.StringIO(read_text(file))) if row["row"] in table.rows]
+        kept = [row for row in old if table.rows[row["row"]].page != page]
         before, now = (
             next((float(row["score"]) for row in rows if row["row"] == table.base), None)
-            for rows in (old, new)
+            for rows in (kept, new)
         )
-        if before is not None and abs(before - now) > SAME:
-            say(f"warning: {file}: rows of other pages are gains over a base of {before}, here it is {now}")
+        if before is not None and now is not None and abs(before - now) > SAME:
+            say(
+                f"warning: {file}: rows of other pages are gains over a base of {before:g}, here it is {now:g}"
+            )
+        held = {row["row"] for row in kept}
+        new = [line for line in new if line["row"] not in held]
     order = list(table.rows)
     return sorted([*new, *kept], key=lambda row: order.index(row["row"]))
