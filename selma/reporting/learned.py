@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval
 from selma.studies.learning import Curves
 from selma.studies.results import Found
-from selma.studies.rows import BEST, Table
+from selma.studies.rows import BEST, EXAMINED, Table
 
 COLOURS = (
     "#c05621",
@@ -43,6 +44,34 @@ def extra(table: Table, found: Found, curves: Curves, items: Sequence[Item], fol
         "forgotten": [{"name": name, "cells": _by_group(table, found, name, groups)} for name in rows],
         "policies": [{"name": name, **_summary(own)} for name, own in shown.items()],
     }
+
+
+@dataclass(frozen=True)
+class Differing:
+    """The row that scores best as examined, with the first training seed; the first prompts of each skill on which its
+    picture's score is another than the base's, and how many are better and worse of all."""
+
+    row: str
+    items: Sequence[Item]
+    better: int
+    worse: int
+
+
+def differing(table: Table, found: Found, items: Sequence[Item], per_skill: int) -> Differing:
+    """What to show of the page's best row beside the base."""
+    seed = table.seeds[0]
+    scores = {name: own[seed].scores[EXAMINED] for name, own in found.items() if seed in own}
+    learned = [name for name in scores if name not in (table.base, table.selma)]
+    best = max(learned, key=lambda name: np.mean(list(scores[name].values())))
+    gaps = {item: scores[best][item] - scores[table.base][item] for item in scores[best]}
+    by_skill: dict[str, list[Item]] = {}
+    for item in items:
+        if gaps.get(item.id):
+            by_skill.setdefault(item.skill, []).append(item)
+    shown = [group[i] for i in range(per_skill) for group in by_skill.values() if i < len(group)]
+    return Differing(
+        best, shown, sum(gap > 0 for gap in gaps.values()), sum(gap < 0 for gap in gaps.values())
+    )
 
 
 def groups_of(items: Sequence[Item]) -> dict[str, list[str]]:
