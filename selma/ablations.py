@@ -29,7 +29,7 @@ from tabulate import tabulate
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
-from selma.ground.items import load_split, splits
+from selma.ground.items import Item, load_split, splits
 from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
 from selma.reporting import learned, sheets
@@ -52,6 +52,7 @@ from selma.studies.weights import Weights
 
 WORK, TIMES = Path(".work/ablations"), "times.json"
 OUT, CURVE, DOCS = Path("metrics/ablations.csv"), Path("metrics/ablations_dev.csv"), Path("docs")
+PER_SKILL = 2  # pictures of prompts on which models differ
 SHOWN = ("row", "point", "guidance", "score", "gain", "low", "high", "seeds")  # on the terminal
 
 
@@ -191,20 +192,36 @@ def _write_page(
         "machine": device_name(pick_device(examiner.params.runtime.device)),
     }
     own = {row: found[row] for row in shown}
-    extra = (
-        learned.extra(table, own, curves, examiner.items["test"], DOCS / name) if any(curves.values()) else {}
-    )
+    extra: dict[str, Any] = {}
+    if any(curves.values()):
+        extra = learned.extra(table, own, curves, examiner.items["test"], DOCS / name)
+        extra["differing"] = learned.differing(table, own, examiner.items["test"], PER_SKILL)
+        _write_sheet(
+            DOCS / name / "differing.png",
+            {row: models[row] for row in (table.base, table.selma, extra["differing"].row)},
+            extra["differing"].items,
+            examiner,
+            table.seeds[0],
+        )
     page.write_page(DOCS, table, own, [line for line in lines if line["row"] in own], facts, extra)
     test = examiner.items["test"]
     per_skill = ceil(table.pictures / len({item.skill for item in test}))
     items = sheets.choose(test, per_skill, examiner.params.seed)[: table.pictures]
-    drawn = {row: examiner.images(models[row], items, table.seeds[0]) for row in shown if row in models}
+    sheet = DOCS / name / "pictures.png"
+    _write_sheet(sheet, {row: models[row] for row in shown if row in models}, items, examiner, table.seeds[0])
+    say(f"wrote {OUT}, {CURVE}, {DOCS / name}.md")
+
+
+def _write_sheet(
+    file: Path, models: Mapping[str, Drawn], items: Sequence[Item], examiner: Examiner, seed: int
+) -> None:
+    """What the models draw of the same prompts from the same noise, one above the other."""
+    drawn = {row: examiner.images(model, items, seed) for row, model in models.items()}
     cells = [
         sheets.Cell(item.prompt, item.skill, {row: images[i] for row, images in drawn.items()})
         for i, item in enumerate(items)
     ]
-    write_image(DOCS / name / "pictures.png", sheets.compose(cells))
-    say(f"wrote {OUT}, {CURVE}, {DOCS / name}.md")
+    write_image(file, sheets.compose(cells))
 
 
 if __name__ == "__main__":

@@ -437,7 +437,15 @@ def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, name
         "machine": "a CPU",
     }
     docs = tmp_path / "docs"
-    extra = learned.extra(table, found, {"delta": {1: CURVE}}, EXAM, docs / name) if name != PAGES[0] else {}
+    extra = {}
+    if name != PAGES[0]:
+        extra = learned.extra(table, found, {"delta": {1: CURVE}}, EXAM, docs / name)
+        extra["differing"] = learned.differing(table, found, EXAM, 2)
+        better = extra["differing"]
+        assert better.row == "delta" and better.better + better.worse == 40
+        assert [item.id for item in better.items] == ["i0", "i1", "i2", "i3"], (
+            "two of each skill, in the exam's order"
+        )
     page.write_page(docs, table, found, table_rows(table, found), facts, extra)
     text = (docs / f"{name}.md").read_text()
     here = gain(found, "selma", "base", EXAMINED)
