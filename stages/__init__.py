@@ -8,7 +8,13 @@ import os
 import signal
 import sys
 
-HEAVY = ("stages.images", "stages.expert", "stages.select", "stages.sample")  # these start such a process
+HEAVY = (
+    "stages.images",
+    "stages.expert",
+    "stages.select",
+    "stages.policy",
+    "stages.sample",
+)  # these start such a process
 
 
 def _interrupted(signum: int, frame: object) -> None:
