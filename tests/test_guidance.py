@@ -243,7 +243,7 @@ def check_a_step_brings_them_nearer(pipe, texts, step):
 
 
 def test_a_step_brings_a_noun_and_its_modifier_nearer(pipe):
-    check_a_step_brings_them_nearer(pipe, TEXTS, 0.01)
+    check_a_step_brings_them_nearer(pipe, TEXTS, 0.1)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

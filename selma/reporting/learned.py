@@ -48,8 +48,8 @@ def extra(table: Table, found: Found, curves: Curves, items: Sequence[Item], fol
 
 @dataclass(frozen=True)
 class Differing:
-    """The row that scores best as examined, with the first training seed; the first prompts of each skill on which its
-    picture's score is another than the base's, and how many are better and worse of all."""
+    """The row that scores best as examined with the first training seed, of those that have every seed; the first prompts
+    of each skill on which its picture's score is another than the base's; and how many are better and worse of all."""
 
     row: str
     items: Sequence[Item]
@@ -62,6 +62,9 @@ def differing(table: Table, found: Found, items: Sequence[Item], per_skill: int)
     seed = table.seeds[0]
     scores = {name: own[seed].scores[EXAMINED] for name, own in found.items() if seed in own}
     learned = [name for name in scores if name not in (table.base, table.selma)]
+    learned = [
+        name for name in learned if len(found[name]) == len(table.seeds)
+    ] or learned  # what carries a claim
     best = max(learned, key=lambda name: np.mean(list(scores[name].values())))
     gaps = {item: scores[best][item] - scores[table.base][item] for item in scores[best]}
     by_skill: dict[str, list[Item]] = {}
