@@ -48,8 +48,9 @@ def extra(table: Table, found: Found, curves: Curves, items: Sequence[Item], fol
 
 @dataclass(frozen=True)
 class Differing:
-    """The row that scores best as examined with the first training seed, of those that have every seed; the first prompts
-    of each skill on which its picture's score is another than the base's; and how many are better and worse of all."""
+    """The row that scores best as examined with the first training seed, of those that have every seed; the first
+    prompts of each skill on which its picture's score is another than the base's; how many are better and worse of all.
+    """
 
     row: str
     items: Sequence[Item]
