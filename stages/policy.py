@@ -69,7 +69,9 @@ def main(name: str) -> None:
                 progress=lambda rounds: stage.progress(rounds, len(rounds), f"policy {name}", "rounds"),
                 on_row=tracking.log_row,
             )
-        best, noises = choose(found.dev) if found.dev else (max(checkpoints(out)), {})
+        sound = found.candidates(list(checkpoints(out)))
+        dev = {number: scores for number, scores in found.dev.items() if number in sound}
+        best, noises = choose(dev) if dev else (max(sound), {})
         shutil.rmtree(chosen, ignore_errors=True)
         shutil.copytree(checkpoints(out)[best], chosen)
         write_csv(folder / "curve.csv", found.rows, columns(found.rows))

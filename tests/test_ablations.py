@@ -499,7 +499,7 @@ def test_a_pages_run_keeps_the_lines_of_other_pages(tmp_path, capsys):
         ("selma", 0.6),
         ("nft", 0.9),
     ]
-    assert "gains over a base of 0.5, here it is 0.7" in capsys.readouterr().err
+    assert "gains over a base of 0.5, here 0.7" in capsys.readouterr().err
     assert beside(table, out, lines, None) == lines
     assert beside(table, tmp_path / "none.csv", lines, "selfimprove") == lines
 

@@ -308,7 +308,7 @@ def test_checkpoints_are_numbered_by_rounds_and_examined(tiny_backbone: Path, tm
 
 
 def test_a_judge_that_says_nothing_is_one_line(tiny_backbone: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"3 rounds in a row are all 0\.5"):
+    with pytest.raises(UserError, match=r"3 rounds in a row no picture .* reward is 0\.5"):
         run(
             learner(tiny_backbone),
             tmp_path,
@@ -321,7 +321,10 @@ def test_it_stops_where_a_prompts_pictures_grow_alike(tiny_backbone: Path, tmp_p
     policy = replace(POLICY, least_diversity=1.0, examine_every=100)
     found = run(learner(tiny_backbone, "nft", policy, learning_rate=5e-2), tmp_path, rounds=30)
     assert found.done < 30 and "policy.least_diversity" in found.stopped
-    assert (tmp_path / f"out/step-{found.done:06d}").is_dir()  # where it stopped is kept, and can be chosen
+    assert (
+        tmp_path / f"out/step-{found.done:06d}"
+    ).is_dir()  # where it stopped is there to be seen, never chosen
+    assert found.candidates([0, found.done]) == [0] and Progress().candidates([0, 2]) == [0, 2]
     again = run(learner(tiny_backbone, "nft", policy, learning_rate=5e-2), tmp_path, rounds=30)
     assert again.record() == found.record()  # started again, it is stopped still
 

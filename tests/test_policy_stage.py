@@ -254,6 +254,11 @@ BAD = {
     ),
     "a setting of another algorithm": ({"options": {"eta": 1.0}}, {}, "policies.it.options"),
     "eta 0 where noise is needed": ({"algorithm": "ddpo", "options": {"eta": 0.0}}, {}, "eta"),
+    "a second update by the score function": (
+        {"algorithm": "ddpo", "options": {"gradient": "sf"}},
+        {},
+        "set updates and passes to 1",
+    ),
     "a learning rate of 0": ({"options": {"learning_rate": 0.0}}, {}, "learning_rate"),
     "a group of one picture": ({}, {"policy.group": 1}, "policy.group is 1"),
     "a budget below one round": ({"images": 5}, {}, "policies.it.images is 5; one round draws 6"),

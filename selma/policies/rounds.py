@@ -16,6 +16,7 @@ from selma.ground.errors import UserError
 from selma.ground.items import Item
 from selma.lora.adapter import lora_state
 from selma.lora.files import save_lora
+from selma.policies.advantages import informative
 from selma.policies.learner import Learner, Round
 from selma.policies.state import load_state, save_state
 from selma.runtime.devices import torch_dtype
@@ -34,7 +35,7 @@ Reward = Callable[
 # From nothing to what the adapter, as it is, scores on dev prompts: the weighted reward by item, and means by judge.
 Examine = Callable[[], tuple[dict[str, float], dict[str, float]]]
 PLACES = 4  # of scores in the metrics
-EQUAL = 3  # rounds in a row whose rewards are all one number: the judge says nothing
+EQUAL = 3  # rounds in a row in which each prompt's rewards are all one number: there is nothing to learn from
 
 
 @dataclass
@@ -49,6 +50,10 @@ class Progress:
         0  # asked about the rounds' pictures, of each judge; one that scores for the prompt is asked once
     )
     stopped: str | None = None
+
+    def candidates(self, rounds: Sequence[int]) -> list[int]:
+        """Those of the checkpoints' rounds that may be kept: the one at which it had collapsed is none of them."""
+        return [number for number in rounds if not (self.stopped and number == self.done)] or list(rounds)
 
     def metrics(self, chosen: int, noise: Mapping[int, float]) -> dict[str, Any]:
         """What metrics/policy/<name>.json says of the rounds: the pictures and questions that they took, every examined
@@ -98,7 +103,7 @@ def improve(
     is `provenance`, `rounds` and `images`. A run that finds the file `state` goes on behind the last round that it
     holds, and ends in the same bytes. It stops early where pictures of one prompt grow alike or predictions leave the
     start further than `policy` allows.
-    Raises UserError for rewards that are not finite, and for a judge that gives every picture the same.
+    Raises UserError for rewards that are not finite, and for a judge that gives all pictures of a prompt the same.
     """
     for half_written in folder.rglob(".tmp-*"):
         half_written.unlink()
@@ -125,11 +130,11 @@ def improve(
         if found.stopped:
             break
         drawn, row = _draw(learner, items, reward, policy, seed, number)
-        found.equal = found.equal + 1 if drawn.rewards.max() == drawn.rewards.min() else 0
+        found.equal = 0 if informative(drawn.rewards).any() else found.equal + 1
         if found.equal == EQUAL:
             raise UserError(
-                f"the rewards of {EQUAL} rounds in a row are all {drawn.rewards[0, 0].item():g}: "
-                "they tell no picture from another; take another judge or other prompts"
+                f"in {EQUAL} rounds in a row no picture of a prompt is rewarded more than another (the last reward is "
+                f"{drawn.rewards[-1, -1].item():g}); take another judge or other prompts"
             )
         row |= {
             "loss": round(learner.learn(number, drawn), 6),

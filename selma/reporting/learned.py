@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from selma.ground.files import write_csv
 from selma.ground.items import Item
 from selma.reporting.svg import FAINT, INK, save
 from selma.reporting.table import gain_text
@@ -34,9 +35,16 @@ MANY = "count_many"  # category of questions: more of a thing than any training 
 
 
 def extra(table: Table, found: Found, curves: Curves, items: Sequence[Item], folder: Path) -> dict[str, Any]:
-    """What the page's template is given; writes folder/curves.svg."""
+    """What the page's template is given; writes folder/curves.svg and curves.csv."""
     shown = {name: own for name, own in curves.items() if own and name in found}
     save(folder / "curves.svg", _figure(shown))
+    rounds = [
+        {"row": name, "seed": seed, **{key: f"{value:.6g}" for key, value in row.items()}}
+        for name, own in shown.items()
+        for seed, curve in own.items()
+        for row in curve
+    ]
+    write_csv(folder / "curves.csv", rounds, list(dict.fromkeys(key for row in rounds for key in row)))
     groups = groups_of(items)
     rows = [name for name in found if name != table.base]
     return {

@@ -33,7 +33,12 @@ def check_policies(params: Params) -> None:
         for section in ("experts", "merges"):
             if name in getattr(params, section):
                 raise UserError(f"{key}: `{section}` has a row of that name; choose another")
-        variants.options("algorithms", row.algorithm, row.options, f"{key}.options")
+        settings = variants.options("algorithms", row.algorithm, row.options, f"{key}.options")
+        if settings.get("gradient") == "sf" and (settings["updates"], settings["passes"]) != (1, 1):
+            raise UserError(
+                f"{key}.options.gradient is sf, whose second update would not be on the policy that drew; "
+                "set updates and passes to 1"
+            )
         _check_start(key, name, row, params)
         _check_prompts(key, row, params)
         _check_rewards(key, row, params)

@@ -31,20 +31,21 @@ def beside(
     """What a table's file holds after a run of the rows of `page`: their new lines, and those of other pages' rows as
     the file has them, in the table's order; None for a run of all rows.
 
-    Says so where the base has another score than in the file: gains of other pages are over that one.
+    Says so where the base or SELMA has another score than in the file: gains of other pages are over that one.
     """
     new, kept = [dict(line) for line in lines], []
     if page is not None and file.is_file():
         old = [row for row in csv.DictReader(io.StringIO(read_text(file))) if row["row"] in table.rows]
         kept = [row for row in old if table.rows[row["row"]].page != page]
-        before, now = (
-            next((float(row["score"]) for row in rows if row["row"] == table.base), None)
-            for rows in (kept, new)
-        )
-        if before is not None and now is not None and abs(before - now) > SAME:
-            say(
-                f"warning: {file}: rows of other pages are gains over a base of {before:g}, here it is {now:g}"
+        for over in (table.base, table.selma):
+            before, now = (
+                next((float(row["score"]) for row in rows if row["row"] == over), None)
+                for rows in (kept, new)
             )
+            if before is not None and now is not None and abs(before - now) > SAME:
+                say(
+                    f"warning: {file}: rows of other pages are gains over a {over} of {before:g}, here {now:g}"
+                )
         held = {row["row"] for row in kept}
         new = [line for line in new if line["row"] not in held]
     order = list(table.rows)

@@ -6,6 +6,7 @@
     loss = (r l(v+) + (1 - r) l(v-)) / b + kl mse(v, v_start)
 
 x0(v) = alpha x_t - sigma v is linear in v, so the flow form of the paper's code holds for UNets of either prediction.
+The authors' code clips at 5, weighs the main loss by 5 beside the same kl, and has an old_rate of .001.
 Pictures are drawn by the old adapter, which follows: old <- d old + (1 - d) new, d = min(old_rate * round, old_most).
 """
 
