@@ -5,9 +5,8 @@
 `penalty` is which D, two readings of its KL: `gaussian`, the paper's (equation 9), the divergence of the two steps'
 densities, (mean - mean_start)^2 / (2 std^2) as a mean over dimensions; `epsilon`, its code's, mse(prediction,
 prediction_start). The code clamps the ratio without PPO's maximum, so outside the band nothing is learned, for
-better or worse: kept, because it is what was published. Its
-weights are 10 or more on the reward beside .01 on the KL, at a rate of 1e-5. Its value network is not here: the mean of a prompt's group
-takes that place.
+better or worse: kept, because it is what was published. Its weights are 10 or more on the reward beside .01 on the KL,
+at a rate of 1e-5. Its value network is not here: the mean of a prompt's group takes that place.
 """
 
 from __future__ import annotations
