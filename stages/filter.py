@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_json, write_jsonl
-from selma.ground.items import load_split, splits
+from selma.ground.items import exam_prompts
 from selma.ground.pairs import read_prompts
 from selma.prompts.diversity import DiversityFilter, Reason
 from selma.prompts.skills import load_skill
@@ -34,11 +34,7 @@ def main(name: str) -> None:
     skill = load_skill(params.prompts.skills, name)
     source = Path("data/prompts") / name / "prompts.jsonl"
     candidates = read_prompts(source)
-    exam = [
-        prompt
-        for benchmark in params.evaluate.benchmarks
-        for prompt in read_exam(Path("data/benchmarks") / benchmark)
-    ]
+    exam = exam_prompts(Path("data/benchmarks") / benchmark for benchmark in params.evaluate.benchmarks)
 
     diversity = DiversityFilter(params.filter.rouge_l, skill.max_words, exam, skill.seeds)
     keep, dev = params.filter.keep, params.filter.dev
@@ -87,12 +83,6 @@ def main(name: str) -> None:
                 folder / "out": Path("data/filtered") / name,
             }
         )
-
-
-def read_exam(benchmark: Path) -> list[str]:
-    """The prompts of every split of a benchmark; raises UserError if the test split is missing."""
-    found = dict.fromkeys((*splits(benchmark), "test"))
-    return [item.prompt for split in found for item in load_split(benchmark, split)]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from selma.backbones.loading import load_pipeline
 from selma.experts.checkpoints import checkpoints
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
-from selma.policies.prompts import apart, exam_prompts, training_items, unlike
+from selma.ground.items import exam_prompts
+from selma.policies.prompts import apart, training_items, unlike
 from selma.policies.rounds import columns, improve
 from selma.policies.starting import start
 from selma.rewards.examined import Examiner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selma.ground.files import read_jsonl
+from selma.prompts.collecting import collect
+from selma.prompts.provider import load_provider
+from selma.prompts.skills import load_skill
+from selma.runtime.params import load_params
 from selma.shapes.reading.oracle import Oracle
 from selma.shapes.world.language import Facts, describe, plural
-from selma.shapes.world.questions import make_questions, parse_question
+from selma.shapes.world.questions import make_questions
 from selma.shapes.world.reader import read_caption
 from selma.shapes.world.render import draw_scene
 from selma.shapes.world.scene import INVERSE, NUMBERS, Scene, sample_scene
@@ -65,14 +69,17 @@ def test_an_image_of_the_scene_answers_every_question_with_yes(
     )
 
 
-def test_every_prompt_that_is_trained_on_is_read_and_its_questions_are_the_oracles() -> None:
-    paths = sorted((ROOT / "data/filtered").glob("*/*.jsonl"))
-    if not paths:
-        pytest.skip("`dvc pull -r starter` brings the committed prompts")
-    for path in paths:
-        for row in read_jsonl(path):
-            for question in make_questions(read_caption(row["text"])):
-                parse_question(question.text)
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "data/skills/shapes").glob("*.yaml")))
+def test_every_prompt_that_is_trained_on_is_read_and_its_questions_are_the_oracles(name: str) -> None:
+    """What the prompts stage collects of each skill that ships; nothing is trained on its seeds."""
+    params = load_params(ROOT / "params.yaml")
+    skill = load_skill(ROOT / params.prompts.skills, name)
+    arriving = collect(skill, load_provider(params.llm), seed=params.seed, n=20, examples=3, requests=5)
+    texts = [row["text"] for row in islice(arriving, params.prompts.candidates)]
+    for text in texts:
+        questions = make_questions(read_caption(text))
+        assert questions
+        Oracle().check(questions)
 
 
 SAID = {  # what people say of a picture, and what no caption of this world says

@@ -119,6 +119,16 @@ def splits(folder: Path) -> list[str]:
     return [split for split in SPLITS if _split_file(folder, split).is_file()]
 
 
+def exam_prompts(folders: Iterable[Path]) -> list[str]:
+    """The prompts of every split of these benchmarks' folders; raises UserError where a test split is missing."""
+    return [
+        item.prompt
+        for folder in folders
+        for split in dict.fromkeys((*splits(folder), "test"))
+        for item in load_split(folder, split)
+    ]
+
+
 def _split_file(folder: Path, split: str) -> Path:
     if split not in SPLITS:
         raise UserError(f"benchmark split {split!r} is unknown; allowed: {', '.join(SPLITS)}")

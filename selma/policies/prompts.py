@@ -8,8 +8,8 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.ground.items import Item, load_items, load_split, splits
 from selma.prompts.diversity import DiversityFilter
+from selma.runtime.places import QUESTIONS
 
-QUESTIONS = Path("data/questions")
 FILE = "prompts.jsonl"
 EVERY, MOST_HELD = 10, 2000  # of the training prompts, where the exam has no dev split
 _ANY_LENGTH = 10**9  # words
@@ -19,9 +19,9 @@ def training_items(source: Path, skills: Sequence[str]) -> list[Item]:
     """The items of `source`: data/questions (those of all `skills`), data/questions/<skill>, or a benchmark's folder,
     of which the dev split is taken. Raises UserError where they are missing or broken."""
     source = Path(source)
-    if source == QUESTIONS:
+    if source == Path(QUESTIONS):
         return [item for skill in skills for item in load_items(source / skill / FILE)]
-    if source.parent == QUESTIONS:
+    if source.parent == Path(QUESTIONS):
         return load_items(source / FILE)
     return load_split(source, "dev")
 
@@ -54,10 +54,3 @@ def apart(items: Sequence[Item], lead: Path) -> tuple[list[Item], list[Item]]:
             f"at least {EVERY} are needed"
         )
     return [item for i, item in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
-
-
-def exam_prompts(benchmarks: Iterable[Path]) -> list[str]:
-    """The prompts of every split of the benchmarks' folders."""
-    return [
-        item.prompt for folder in benchmarks for split in splits(folder) for item in load_split(folder, split)
-    ]

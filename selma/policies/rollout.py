@@ -124,15 +124,11 @@ class Sampler:
         rows = self.rows(texts)
 
         def part(start: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-            chosen = [
-                min(i, len(texts) - 1) for i in range(start, start + parts.size)
-            ]  # the last part is padded
-            with (
-                enough_memory(f"lower policy.drawing.batch ({drawing.batch} images at once)"),
-                torch.no_grad(),
-            ):
-                found = self._part([rows[i] for i in chosen], [seeds[i] for i in chosen], memory)
-            return found
+            # The last part is padded: every part has one size.
+            chosen = [min(i, len(texts) - 1) for i in range(start, start + parts.size)]
+            advice = f"lower policy.drawing.batch ({drawing.batch} images at once)"
+            with enough_memory(advice), torch.no_grad():
+                return self._part([rows[i] for i in chosen], [seeds[i] for i in chosen], memory)
 
         starts = range(0, len(texts), parts.size)
         with remembering(pipe.unet) as memory:
@@ -142,9 +138,7 @@ class Sampler:
             try:
                 for start, (clean, path, shown) in zip(starts, drawn, strict=True):
                     n = min(parts.size, len(texts) - start)
-                    finite = shown[:n].isfinite().flatten(1).all(dim=1) & clean[:n].isfinite().flatten(1).all(
-                        dim=1
-                    )
+                    finite = shown[:n].isfinite().flatten(1).all(dim=1)  # decoding keeps what is not
                     if not finite.all():
                         text = texts[start + finite.tolist().index(False)]
                         raise UserError(f"the image of {text!r} is not finite; lower the learning rate")

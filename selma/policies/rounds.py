@@ -46,9 +46,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     dev: dict[int, dict[str, float]] = field(default_factory=dict)
     equal: int = 0
-    questions: int = (
-        0  # asked about the rounds' pictures, of each judge; one that scores for the prompt is asked once
-    )
+    questions: int = 0  # asked of each judge about the rounds' pictures; a score for the prompt counts as one
     stopped: str | None = None
 
     def candidates(self, rounds: Sequence[int]) -> list[int]:
@@ -129,7 +127,8 @@ def improve(
     for number in progress(range(found.done + 1, rounds + 1)):
         if found.stopped:
             break
-        drawn, row = _draw(learner, items, reward, policy, seed, number)
+        chosen = [items[i] for i in batch_indices(len(items), policy.prompts, seed, number - 1).tolist()]
+        drawn, row = _draw(learner, chosen, reward, policy, seed, number)
         found.equal = 0 if informative(drawn.rewards).any() else found.equal + 1
         if found.equal == EQUAL:
             raise UserError(
@@ -141,9 +140,7 @@ def improve(
             "distance": round(learner.distance(number, drawn), 6),
         }
         found.rows.append(row)
-        found.questions += policy.group * sum(
-            len(item.questions) or 1 for item in _chosen(items, policy, seed, number)
-        )
+        found.questions += policy.group * sum(len(item.questions) or 1 for item in chosen)
         found.stopped = _collapsed(found.rows, policy)
         if number % policy.examine_every == 0 or number == rounds or found.stopped:
             keep(number)
@@ -154,10 +151,9 @@ def improve(
 
 
 def _draw(
-    learner: Learner, items: Sequence[Item], reward: Reward, policy: Policy, seed: int, number: int
+    learner: Learner, chosen: Sequence[Item], reward: Reward, policy: Policy, seed: int, number: int
 ) -> tuple[Round, dict[str, Any]]:
-    """Round `number`, and its row of the curve so far."""
-    chosen = _chosen(items, policy, seed, number)
+    """Round `number`, of the items `chosen` for it, and its row of the curve so far."""
     shots = [(item, k) for item in chosen for k in range(policy.group)]
     # The place in the round, too: where a round is larger than the set, a prompt is there twice.
     seeds = [image_seed(seed, number, place, item.id) for place, (item, _) in enumerate(shots)]
@@ -185,11 +181,6 @@ def _draw(
         **means,
     }
     return drawn, row
-
-
-def _chosen(items: Sequence[Item], policy: Policy, seed: int, number: int) -> list[Item]:
-    """The items of round `number`: every item equally often, in an order of the seed."""
-    return [items[i] for i in batch_indices(len(items), policy.prompts, seed, number - 1).tolist()]
 
 
 def image_seed(seed: int, number: int, place: int, item: str) -> int:

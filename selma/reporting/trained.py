@@ -12,12 +12,11 @@ from selma.ground.adapters import CARD, Card
 from selma.ground.files import read_record
 from selma.ground.schema import Index, record
 from selma.reporting.model_card import Data, Learned
+from selma.runtime.learning import SOLACE
 from selma.runtime.places import EXPERTS, IMAGES, QUESTIONS
 
 if TYPE_CHECKING:
     from selma.runtime.params import Params
-
-SOLACE = "solace"  # the reward without a judge
 
 
 @record

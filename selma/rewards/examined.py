@@ -49,9 +49,8 @@ class Examiner:
                 item.id: fmean(given[item.id, k] for k in range(self._images)) for item in self._items
             }
             means[f"dev_{judge.name}"] = round(fmean(scores[judge.name].values()), PLACES)
-        if not set(self._weights) <= set(
-            scores
-        ):  # solace: what it says of pictures drawn with guidance is not known
+        # solace: what it says of pictures drawn with guidance is not known
+        if not set(self._weights) <= set(scores):
             return {}, means
         whole = {
             item.id: sum(weight * scores[name][item.id] for name, weight in self._weights.items())

@@ -16,11 +16,11 @@ from selma.ground.items import Item
 from selma.judging.judge import load_judge, load_scorer, read_card
 from selma.judging.many import ask_all, rate_all
 from selma.runtime import variants
+from selma.runtime.learning import SOLACE
+from selma.scoring.scores import gated
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SOLACE = "solace"  # the reward that needs no judge (solace.py)
 
 Asked = Iterable[tuple[Item, int, "Image"]]
 
@@ -73,7 +73,10 @@ class JudgeReward:
         for rows in ask_all(self._judge, taken(), self._batch):
             for row in rows:
                 given.setdefault((row["item"], row["k"]), {})[row["question"]] = _credit(row)
-        return {(item, k): fmean(_gated(items[item], raw)) for (item, k), raw in given.items()}
+        return {
+            (item, k): fmean(gated(question, raw) for question in items[item].questions)
+            for (item, k), raw in given.items()
+        }
 
     def _rated(self, asked: Asked) -> dict[tuple[str, int], float]:
         shown: list[tuple[str, int]] = []
@@ -92,11 +95,3 @@ def _credit(row: Mapping[str, Any]) -> float:
     if row["p_yes"] is None:
         return float(row["answer"] == row["expected"])
     return row["p_yes"] if row["expected"] == "yes" else 1 - row["p_yes"]
-
-
-def _gated(item: Item, raw: Mapping[str, float]) -> list[float]:
-    """Each question's credit, at most that of the questions it depends on directly."""
-    return [
-        min([raw[question.id], *(raw.get(parent, 0.0) for parent in question.parents)])
-        for question in item.questions
-    ]

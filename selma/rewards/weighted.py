@@ -11,7 +11,8 @@ from selma.experts.draws import generator
 from selma.ground.errors import UserError
 from selma.policies.learner import Learner
 from selma.policies.solace import solace
-from selma.rewards.judged import SOLACE, Asked, JudgeReward
+from selma.rewards.judged import Asked, JudgeReward
+from selma.runtime.learning import SOLACE
 
 if TYPE_CHECKING:
     from selma.ground.items import Item

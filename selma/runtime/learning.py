@@ -11,6 +11,7 @@ from selma.runtime import variants
 from selma.runtime.drawing import Drawing, NonNegative
 from selma.runtime.schema import AnyNames, Name, Names
 
+SOLACE = "solace"  # the reward that needs no judge (selma/policies/solace.py)
 Few = Annotated[int, Field(ge=1, le=1000)]
 
 

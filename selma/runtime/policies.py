@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.learning import SOLACE
 from selma.runtime.origins import allow, allow_all
 from selma.runtime.places import BACKBONES, BENCHMARKS, EXPERTS, MERGES, QUESTIONS
 
 if TYPE_CHECKING:
     from selma.runtime.params import Params, PolicyRow
-
-SOLACE = "solace"  # the reward that needs no judge
 
 
 def check_policies(params: Params) -> None:

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from selma.ground.errors import UserError
 from selma.ground.files import read_rows
-from selma.ground.items import Item, ancestors
+from selma.ground.items import Item, Question, ancestors
 from selma.ground.schema import Fraction, Index, Text, record
 
 
@@ -102,7 +102,7 @@ def score_answers(
             given = {q.id: answers.get((item.id, k, q.id)) for q in item.questions}
             raw = {q.id: float(given[q.id] == q.answer) for q in item.questions}
             for q in item.questions:
-                score = min([raw[q.id], *(raw.get(parent, 0.0) for parent in q.parents)])
+                score = gated(q, raw)
                 below = min([raw[q.id], *(raw[parent] for parent in above[q.id])])
                 scores.append(
                     QuestionScore(
@@ -112,6 +112,11 @@ def score_answers(
     if not quiet:
         _warn_of_gaps(scores, where)
     return scores
+
+
+def gated(question: Question, raw: Mapping[str, float]) -> float:
+    """A question's raw score, at most that of any question it directly depends on; one that is absent counts as 0."""
+    return min([raw[question.id], *(raw.get(parent, 0.0) for parent in question.parents)])
 
 
 def _index(
