@@ -89,7 +89,9 @@ def read_card(name: str) -> dict[str, Any]:
     """judge.json of the judge of that name: its kind and where it came from; raises UserError if it is missing."""
     file = JUDGES / name / JUDGE_CARD
     if not file.is_file():
-        raise UserError(f"judge {name!r}: {file} is missing; stage judge@{name} writes it")
+        raise UserError(
+            f"judge {name!r}: {file} is missing; stage judge@{name} writes it, or own_judge@{name} if it is your own"
+        )
     return read_record(file, Card)
 
 
