@@ -28,7 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("selma", "stages", "data/skills"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".tmp-*"))
-    (folder / "data/preferences").mkdir()  # by git
+    for name in ("data/preferences", "metrics/policy"):  # by git
+        (folder / name).mkdir(parents=True)
     clone = Clone(folder)
     clone.run("dvc", "init", "--no-scm", "--quiet")
     finish(clone)
@@ -95,6 +96,9 @@ def test_what_changes_speed_runs_nothing(clone: Clone) -> None:
         "evaluate.drawing.batch": 7,
         "expert.accumulate": 2,
         "expert.gradient_checkpointing": True,
+        "policy.batch": 7,
+        "policy.drawing.batch": 7,
+        "policy.gradient_checkpointing": True,
         "judge.batch": 7,
         "runtime.device": "cpu",
         "llm.key_env": "KEY",
