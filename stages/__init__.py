@@ -10,6 +10,7 @@ import sys
 
 HEAVY = (
     "stages.images",
+    "stages.draw",
     "stages.expert",
     "stages.select",
     "stages.policy",

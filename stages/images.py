@@ -1,11 +1,12 @@
-"""Let the text-to-image model draw its own training images, one per kept prompt (SELMA, section 3.2).
+"""Let the text-to-image model draw its own training images of every kept prompt (SELMA, section 3.2).
 
     python -m stages.images count
     python -m stages.images count --shard 2/8    the second of eight parts, for `dvc repro` to find done
 
 reads   data/filtered/<skill>/prompts.jsonl and, where filter.dev holds prompts out, dev.jsonl
         models/backbones/<images.backbone>/
-writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card;
+writes  data/images/<skill>/   <id>.webp and metadata.jsonl: an HF imagefolder, and README.md, its dataset card; with
+                               images.candidates above 1 <id>-<k>.webp, k from 0, for a row of `picks` to choose from;
                                held_out.jsonl {id, text}: dev.jsonl, to choose the checkpoints of its expert by
 """
 
@@ -16,8 +17,9 @@ from pathlib import Path
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl, write_text
-from selma.ground.pairs import HELD_OUT, image_seed, read_image, read_prompts, write_image
+from selma.ground.pairs import HELD_OUT, read_image, read_prompts, write_image
 from selma.images import sampler
+from selma.images.candidates import candidate_rows
 from selma.images.card import card
 from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
@@ -35,15 +37,8 @@ def main(skill: str, shard: str = "1/1") -> None:
     held_out = read_prompts(dev) if (dev := filtered / "dev.jsonl").exists() else []
     if not prompts:
         raise UserError(f"{filtered}/prompts.jsonl: no prompts; raise prompts.candidates")
-    rows = [
-        {
-            "file_name": f"{prompt['id']}.webp",
-            "text": prompt["text"],
-            "id": prompt["id"],
-            "seed": image_seed(params.seed, prompt["id"], 0),
-        }
-        for prompt in prompts
-    ]
+    texts = [(prompt["id"], prompt["text"]) for prompt in prompts]
+    rows = candidate_rows(texts, params.images.candidates, params.seed)
     backbone, drawing = Path(BACKBONES) / params.images.backbone, params.images.drawing
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
 
@@ -55,12 +50,17 @@ def main(skill: str, shard: str = "1/1") -> None:
         )
         if part != (1, 1):
             return
-        about = f"Training images for the skill `{skill}`, one for each prompt that an LLM wrote and the filter kept."
+        each = params.images.candidates
+        about = (
+            f"Training images for the skill `{skill}`, {'one' if each == 1 else each} for each prompt that an LLM "
+            "wrote and the filter kept."
+        )
         told = {
             "title": f"Training images, {skill}",
             "split": "train",
             "images": len(rows),
             "seed": params.seed,
+            **({"columns": ", `k`"} if each > 1 else {}),
         }
         if held_out:
             write_jsonl(out / HELD_OUT, held_out)

@@ -24,9 +24,10 @@ from selma.experts.checkpoints import checkpoints
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
 from selma.ground.items import exam_prompts
-from selma.policies.prompts import apart, training_items, unlike
+from selma.policies.prompts import apart, unlike
 from selma.policies.rounds import columns, improve
 from selma.policies.starting import start
+from selma.prompts.training import training_items
 from selma.rewards.examined import Examiner
 from selma.rewards.judged import open_judges
 from selma.rewards.weighted import Rewarder

@@ -17,6 +17,12 @@ from selma.runtime.params import SPEED, Params, build_params
 from selma.runtime.schema import load_yaml
 from tests.dag import ROOT, choices, closure, covers, doors, imports, is_declared, params_read, script
 
+CHOSEN = (  # rows that the embedded world has none of by default
+    "renders: {real: {skill: objects, images: 10, seed: 1}}",
+    "draws: {again: {weights: models/experts/single, prompts: data/questions, images: 2}}",
+    "picks: {one: {source: drawn/again, picker: first}}",
+)
+
 
 def _stages() -> dict[str, Stage]:
     """The stages of params.yaml, and those that only a real profile has (a hub's backbone, published benchmarks), or
@@ -38,7 +44,14 @@ def _stages() -> dict[str, Stage]:
         )
         (root / "params.yaml").write_text(text, encoding="utf-8")
         build_params(load_yaml(root / "params.yaml"), "params.yaml")
-        return {**load_stages(root), **load_stages(ROOT)}
+        found = load_stages(root)
+        text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+        for rows in CHOSEN:
+            assert f"\n{rows.split(':')[0]}: {{}}\n" in text
+            text = text.replace(f"\n{rows.split(':')[0]}: {{}}\n", f"\n{rows}\n")
+        (root / "params.yaml").write_text(text, encoding="utf-8")
+        build_params(load_yaml(root / "params.yaml"), "params.yaml")
+        return {**found, **load_stages(root), **load_stages(ROOT)}
 
 
 STAGES = _stages()
@@ -200,7 +213,7 @@ FLOORS = (
     ("net",),
     ("backbones",),
     ("lora",),
-    ("prompts", "experts", "images", "published"),
+    ("prompts", "experts", "images", "published", "picking"),
     ("merging", "policies"),
     ("shapes/world",),
     ("judging",),

@@ -16,7 +16,7 @@ from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.shapes.reading.oracle import Oracle
 from selma.shapes.reading.vision import _distance, _squares, read_picture
-from selma.shapes.world.exam import _scene
+from selma.shapes.world.exam import exam_scene
 from selma.shapes.world.language import STYLES, describe
 from selma.shapes.world.questions import make_questions, parse_question
 from selma.shapes.world.render import draw_scene
@@ -28,7 +28,7 @@ def _ask(number_of_images: int, seed: int, blur: float = 0.0):
     rng, oracle = Random(seed), Oracle()
     for index in range(number_of_images):
         skill = STYLES[index % len(STYLES)]
-        scene = _scene(rng, skill)
+        scene = exam_scene(rng, skill, many=0.2)
         _, facts = describe(rng, scene, skill)
         image = draw_scene(rng, scene).filter(ImageFilter.GaussianBlur(blur))
         questions = make_questions(facts)
@@ -125,7 +125,7 @@ def test_every_question_made_is_read_back():
     rng = Random(3)
     for index in range(300):
         skill = STYLES[index % len(STYLES)]
-        for question in make_questions(describe(rng, _scene(rng, skill), skill)[1]):
+        for question in make_questions(describe(rng, exam_scene(rng, skill, many=0.2), skill)[1]):
             kind, _ = parse_question(question.text)
             assert kind == {"object": "exists", "count_many": "count"}.get(
                 question.category, question.category

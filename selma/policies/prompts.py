@@ -1,4 +1,4 @@
-"""The prompts that a policy learns on: the filtered ones with their questions, or another benchmark's dev split."""
+"""The prompts that a policy learns on: unlike the exam's, and apart from those that choose its checkpoint."""
 
 from __future__ import annotations
 
@@ -6,24 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from selma.ground.errors import UserError
-from selma.ground.items import Item, load_items, load_split, splits
+from selma.ground.items import Item, load_split, splits
 from selma.prompts.diversity import DiversityFilter
-from selma.runtime.places import QUESTIONS
 
-FILE = "prompts.jsonl"
 EVERY, MOST_HELD = 10, 2000  # of the training prompts, where the exam has no dev split
 _ANY_LENGTH = 10**9  # words
-
-
-def training_items(source: Path, skills: Sequence[str]) -> list[Item]:
-    """The items of `source`: data/questions (those of all `skills`), data/questions/<skill>, or a benchmark's folder,
-    of which the dev split is taken. Raises UserError where they are missing or broken."""
-    source = Path(source)
-    if source == Path(QUESTIONS):
-        return [item for skill in skills for item in load_items(source / skill / FILE)]
-    if source.parent == Path(QUESTIONS):
-        return load_items(source / FILE)
-    return load_split(source, "dev")
 
 
 def unlike(items: Sequence[Item], exam: Iterable[str]) -> list[Item]:

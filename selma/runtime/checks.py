@@ -21,7 +21,8 @@ from selma.runtime.origins import (
     check_own_benchmark,
     check_own_judge,
 )
-from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
+from selma.runtime.picks import check_picks, folders, origin
+from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, PICKED, RENDERED
 from selma.runtime.policies import check_policies
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def cross_check(params: Params) -> None:
     _check_prompts(params)
     _check_pretraining(params)
     _check_experts(params)
+    check_picks(params)
     check_policies(params)
     _check_merges(params)
     _check_models(params)
@@ -50,8 +52,10 @@ def warn(params: Params, about: str | None = None) -> None:
     """
     data = {
         folder
-        for expert in params.experts.values()
-        for folder in ([f"{IMAGES}/{skill}" for skill in expert.skills] if expert.skills else [expert.data])
+        for row in params.experts.values()
+        for folder in (
+            [f"{IMAGES}/{skill}" for skill in row.skills] if row.skills else [origin(row.data, params)]
+        )
     }
     said = {
         skill: f"skills holds {skill}, but no expert trains on its images; `experts` needs a row for it: "
@@ -91,10 +95,9 @@ def _check_pretraining(params: Params) -> None:
 
 
 def _check_experts(params: Params) -> None:
-    folders = {IMAGES, *(f"{IMAGES}/{skill}" for skill in params.skills)}
     for name, expert in params.experts.items():
-        if Path(IMAGES) in (Path(expert.data), *Path(expert.data).parents):
-            allow(f"experts.{name}.data", expert.data, folders, "filled by a skill in `skills`")
+        if any(Path(root) in _above(expert.data) for root in (IMAGES, DRAWN, RENDERED, PICKED)):
+            allow(f"experts.{name}.data", expert.data, folders(params), "filled by a stage")
         if expert.skills is not None:
             if expert.data != IMAGES:
                 raise UserError(
@@ -122,10 +125,15 @@ def _check_merges(params: Params) -> None:
             raise UserError(f"merges.{name}: an expert has that name; choose another")
         merged = params.skills if merge.experts is None else merge.experts
         variants.options("operators", merge.operator, merge.options, f"merges.{name}.options", names=merged)
+        needs = variants.constants("operators", merge.operator).get("NEEDS", ())
+        if needs and (other := [each for each in merged if _is_elsewhere(each, params)]):
+            raise UserError(
+                f"merges.{name}.operator is {merge.operator}, which looks at the experts' images in {IMAGES}; "
+                f"{other[0]} is trained on {params.experts[other[0]].data}"
+            )
         if merge.experts is not None:
             made = {**params.experts, **params.policies}
             allow_all(f"merges.{name}.experts", merge.experts, made, "in `experts` or `policies`")
-            needs = variants.constants("operators", merge.operator).get("NEEDS", ())
             if needs and (drawn := [each for each in merge.experts if each in params.policies]):
                 raise UserError(
                     f"merges.{name}.operator is {merge.operator}, which needs the experts' own pictures or "
@@ -177,10 +185,19 @@ def _check_dev(params: Params) -> None:
     """What is chosen by a score needs prompts that no test sees: a leading benchmark's dev split, or held out ones."""
     lead = params.evaluate.benchmarks[0]
     row = params.benchmarks.get(lead) or params.own.benchmarks[lead]
-    if params.filter.dev or getattr(row, "dev_per_skill", None):
+    if getattr(row, "dev_per_skill", None):
         return
-    made = {name for name, expert in params.experts.items() if Path(IMAGES) in _above(expert.data)}
-    if made and params.select.policy == "best":
+    best = params.select.policy == "best"
+    for name, expert in params.experts.items():
+        if best and any(Path(root) in _above(origin(expert.data, params)) for root in (DRAWN, RENDERED)):
+            raise UserError(
+                f"select.policy is best, but {lead} has no dev split, and of experts.{name}.data ({expert.data}) no "
+                "prompts are held out; set select.policy to last"
+            )
+    if params.filter.dev:
+        return
+    made = {name for name, row in params.experts.items() if Path(IMAGES) in _above(origin(row.data, params))}
+    if made and best:
         raise UserError(
             f"select.policy is best, but {lead} has no dev split to choose checkpoints by, and filter.dev is 0; "
             "raise filter.dev, or set select.policy to last"
@@ -192,6 +209,12 @@ def _check_dev(params: Params) -> None:
                 f"merges.{name}.operator is {merge.operator}, but {lead} has no dev split to score by, and filter.dev "
                 "is 0; raise filter.dev"
             )
+
+
+def _is_elsewhere(expert: str, params: Params) -> bool:
+    """Whether an expert's images are a stage's, and not under data/images: stage merge does not watch them."""
+    data = params.experts[expert].data if expert in params.experts else ""
+    return any(Path(root) in _above(data) for root in (DRAWN, RENDERED, PICKED))
 
 
 def _above(path: str) -> set[Path]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from selma.ground.errors import UserError
 from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, one_of, section
 from selma.runtime import timing, variants
+from selma.runtime.candidates import DrawRow, Many, PickRow, Rate, RenderRow
 from selma.runtime.checks import cross_check
 from selma.runtime.drawing import Drawing, NonNegative, Pixels
 from selma.runtime.learning import Few, Policy, PolicyRow
@@ -121,8 +122,11 @@ class Questions:
 
 @section
 class Images:
+    """`candidates` is how many images are drawn of every prompt."""
+
     backbone: Name
     drawing: Drawing
+    candidates: Many = 1
 
 
 @section
@@ -197,6 +201,9 @@ class Params:
     seed: Seed
     skills: Annotated[tuple[RowName, ...], Field(min_length=1), once]
     experts: Annotated[dict[RowName, Expert], Field(min_length=1)]
+    renders: dict[RowName, RenderRow]
+    draws: dict[RowName, DrawRow]
+    picks: dict[RowName, PickRow]
     policies: dict[RowName, PolicyRow]
     merges: dict[RowName, Merge]
     models: Annotated[dict[RowName, Model], Field(min_length=1)]
@@ -211,6 +218,7 @@ class Params:
     filter: Filter
     questions: Questions
     images: Images
+    rate: Rate
     expert: Training
     policy: Policy
     select: Select

@@ -9,6 +9,7 @@ MERGES = "models/merges"
 ROWS = "models/rows"  # of `models`, each with what it is drawn from
 IMAGES = "data/images"
 QUESTIONS = "data/questions"
+DRAWN, RENDERED, PICKED = "data/drawn", "data/rendered", "data/picked"  # rows of `draws`, `renders`, `picks`
 BENCHMARKS = "data/benchmarks"
 JUDGES = Path("models/judges")
 JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from

@@ -17,11 +17,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.ground.errors import UserError, first_line
 from selma.runtime import timing, tracking
+from selma.runtime.dvcfile import load_stages
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -54,13 +56,19 @@ def run(main: Callable[..., None]) -> None:
 
 
 def name() -> str:
-    """The stage as dvc.yaml names it, e.g. `images@count`: from DVC, else from module and arguments.
+    """The stage as dvc.yaml names it, e.g. `images@count`: from DVC, else the one that runs this command.
 
     DVC, called in a subfolder, says `../dvc.yaml:images@count`.
     """
-    arguments = ["-".join(_given()[0])] if _given()[0] else []
-    given = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
-    return given or "@".join([_module().rpartition(".")[2], *arguments])
+    if given := os.environ.get("DVC_STAGE", "").rpartition(":")[2]:
+        return given
+    arguments = _given()[0]
+    words = ["python", "-m", _module(), *arguments]
+    if Path("dvc.yaml").is_file():
+        for stage, spec in load_stages(Path.cwd()).items():
+            if spec.cmd.split() == words:
+                return stage
+    return "@".join([_module().rpartition(".")[2], *(["-".join(arguments)] if arguments else [])])
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "", unit: str = "") -> Iterator[T]:

@@ -7,7 +7,7 @@ from random import Random
 
 from selma.ground.items import Item
 from selma.prompts.rouge import rouge_l
-from selma.shapes.world.language import STYLES, describe
+from selma.shapes.world.language import STYLES, Facts, describe
 from selma.shapes.world.questions import make_questions
 from selma.shapes.world.scene import Scene, sample_scene
 
@@ -38,14 +38,20 @@ def make_exam(seed: int, dev_per_skill: int, test_per_skill: int) -> dict[str, l
 
 def _item(rng: Random, name: str, skill: str, seen: set[str], unlike: Sequence[str]) -> Item:
     while True:
-        prompt, facts = describe(rng, _scene(rng, skill), skill, background=_BACKGROUND_SHARE)
+        prompt, facts = caption(rng, exam_scene(rng, skill, _MANY_SHARE), skill)
         if prompt not in seen and not any(rouge_l(prompt, other) > _NEAR for other in unlike):
             seen.add(prompt)
             return Item(name, prompt, skill, "shapes", make_questions(facts))
 
 
-def _scene(rng: Random, skill: str) -> Scene:
+def exam_scene(rng: Random, skill: str, many: float = 0.0) -> Scene:
+    """A scene that a prompt of the skill speaks of; `many` is the share of counts of four or five."""
     if skill == "count":
-        return sample_scene(rng, "count", numbers=(4, 5) if rng.random() < _MANY_SHARE else (1, 2, 3))
+        return sample_scene(rng, "count", numbers=(4, 5) if rng.random() < many else (1, 2, 3))
     kind = "pair" if rng.random() < _PAIR_SHARE else "single"
     return sample_scene(rng, kind, rare=1.0 if skill == "counterfactual" else 0.0)
+
+
+def caption(rng: Random, scene: Scene, skill: str) -> tuple[str, Facts]:
+    """What a prompt of the skill says of a scene, and the facts that it mentions."""
+    return describe(rng, scene, skill, background=_BACKGROUND_SHARE)

@@ -1,0 +1,69 @@
+"""A prompt's images as pickers see them: with the scores that judges gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from selma.ground.errors import UserError
+from selma.ground.files import read_rows
+from selma.ground.pairs import Pair, read_training
+from selma.ground.schema import FileName, Id, Index, record
+
+KEPT, REJECTED = (
+    "kept",
+    "rejected",
+)  # verdicts; REJECTED is the worse image of a pair, any other text is a reason
+RATINGS, FILE = Path("data/ratings"), "ratings.jsonl"
+
+
+@record
+class Rating(TypedDict):
+    """A row of ratings.jsonl: an image, and its scores by judge."""
+
+    file_name: FileName
+    id: Id
+    k: Index
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One of a prompt's images; `k` counts them, `scores` are by judge's name, each on the judge's own scale."""
+
+    pair: Pair
+    scores: Mapping[str, float]
+
+    @property
+    def k(self) -> int:
+        """Its number among the prompt's images."""
+        return self.pair.k
+
+
+def ratings_of(part: Path) -> Path:
+    """Where the ratings of a folder of images under data/ are."""
+    return RATINGS / Path(part).relative_to("data") / FILE
+
+
+def read_shots(parts: Iterable[Path]) -> dict[str, list[Shot]]:
+    """The images of these folders with their ratings, by prompt id, each prompt's in the order of k.
+
+    Raises UserError for an image without a rating, and as `read_training` does.
+    """
+    found: dict[str, list[Shot]] = {}
+    for part in parts:
+        file = ratings_of(part)
+        rated = {row["file_name"]: row for row in read_rows(file, Rating, once=["file_name"])}
+        for pair in read_training(part):
+            if pair.file.name not in rated:
+                raise UserError(f"{file}: does not rate {pair.file.name}; run the rate stage again")
+            found.setdefault(pair.id, []).append(Shot(pair, rated[pair.file.name]["scores"]))
+    return {id: sorted(shots, key=lambda shot: shot.k) for id, shots in found.items()}
+
+
+def best(shots: Sequence[Shot], judge: str) -> int:
+    """The index of the image that a judge scores highest; of equal ones the first."""
+    return max(range(len(shots)), key=lambda i: (shots[i].scores[judge], -i))

@@ -1,0 +1,190 @@
+"""Checks of `rate`, `draws`, `renders` and `picks`: which images experts are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selma.ground.errors import UserError
+from selma.runtime import variants
+from selma.runtime.origins import EMBEDDED, allow, allow_all
+from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, PICKED, QUESTIONS, RENDERED
+
+if TYPE_CHECKING:
+    from selma.runtime.candidates import DrawRow, PickRow
+    from selma.runtime.params import Params
+
+
+def check_picks(params: Params) -> None:
+    """Raise UserError, naming the key, where an expert's images could not be made or chosen."""
+    _check_rate(params)
+    for name, row in params.renders.items():
+        if EMBEDDED not in params.worlds:
+            raise UserError(
+                f"renders.{name}: only the embedded world (`worlds`) has a renderer; use own images"
+            )
+        allow(f"renders.{name}.skill", row.skill, SKILLS_RENDERED, "of the embedded world's styles")
+    for name, draw in params.draws.items():
+        _check_draw(f"draws.{name}", draw, params)
+    for name, pick in params.picks.items():
+        _check_pick(f"picks.{name}", pick, params)
+    for name in params.experts:
+        _check_rounds(name, params)
+
+
+SKILLS_RENDERED = (
+    "objects",
+    "paragraph",
+    "tags",
+    "count",
+    "counterfactual",
+)  # selma/shapes/world/language.py
+
+
+def settings_of(row: PickRow, judges: Sequence[str], key: str) -> dict[str, Any]:
+    """A picker's settings, with the judge that an empty name stands for: the first that has a threshold, or the first
+    of all. Raises UserError, opened by `key`, for settings that it does not take."""
+    found = variants.options("pickers", row.picker, row.options, key)
+    if found.get("judge") == "":
+        found["judge"] = next(iter(found.get("least") or judges), "")
+    return found
+
+
+def folders(params: Params) -> list[str]:
+    """The folders under data/ that stages fill with images to train on."""
+    rows = ((PICKED, params.picks), (DRAWN, params.draws), (RENDERED, params.renders))
+    skills = [f"{IMAGES}/{skill}" for skill in params.skills]
+    return [IMAGES, *skills, *(f"{folder}/{name}" for folder, names in rows for name in names)]
+
+
+def origin(data: str, params: Params) -> str:
+    """The folder that an expert's images were drawn into: of picked ones that of their source."""
+    path = Path(data)
+    if path.parent == Path(PICKED) and path.name in params.picks:
+        return f"data/{params.picks[path.name].source}"
+    return data
+
+
+def holds_pairs(data: str, params: Params) -> bool:
+    """Whether a folder's images have a rejected one beside each, as far as params.yaml says; of one's own perhaps."""
+    path = Path(data)
+    if path.parent == Path(PICKED):
+        picker = params.picks[path.name].picker
+        return bool(variants.constants("pickers", picker).get("PAIRS", False))
+    return data not in folders(params)
+
+
+def _check_rate(params: Params) -> None:
+    rows = {**params.judges, **params.own.judges}
+    allow_all("rate.judges", params.rate.judges, rows, "in `judges` or `own.judges`")
+    if params.questions.source != "none":
+        return
+    for name in params.rate.judges:
+        if not variants.constants("judges", rows[name].kind)["SCORES"]:
+            raise UserError(
+                f"rate.judges holds {name}, which answers questions alone, and questions.source is none, so prompts "
+                "have none; set it to llm, or take a judge that scores pictures for prompts"
+            )
+
+
+def _check_draw(key: str, row: DrawRow, params: Params) -> None:
+    if Path(row.weights).parent == Path(MERGES):
+        raise UserError(
+            f"{key}.weights is {row.weights}; merges may be made of experts that are trained on what is drawn here; "
+            "take an expert"
+        )
+    backbones = {*params.worlds, *params.backbones, *params.own.backbones}
+    made = (f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies))
+    allow(
+        f"{key}.weights",
+        row.weights,
+        [*(f"{BACKBONES}/{name}" for name in backbones), *made],
+        "made by a stage",
+    )
+    prompts = Path(row.prompts)
+    known = [QUESTIONS, *(f"{QUESTIONS}/{skill}" for skill in params.skills)]
+    known += [f"{RENDERED}/{name}" for name in params.renders]
+    if prompts.parts[:1] == ("data",) and row.prompts not in known:
+        raise UserError(f"{key}.prompts is {row.prompts}; allowed under data/: {', '.join(known)}")
+
+
+def _check_pick(key: str, row: PickRow, params: Params) -> None:
+    allow(
+        f"{key}.source",
+        row.source,
+        [each.removeprefix("data/") for each in _drawn(params)],
+        "drawn by a stage",
+    )
+    states = variants.constants("pickers", row.picker)
+    options = variants.options("pickers", row.picker, row.options, f"{key}.options")
+    if not {"judge", "least"} & options.keys():
+        return
+    if not params.rate.judges:
+        raise UserError(
+            f"{key}.picker is {row.picker}, which chooses by a judge's score; name one in rate.judges"
+        )
+    if options.get("judge"):
+        allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")
+    if "least" in options:
+        _check_least(f"{key}.options.least", options["least"], params)
+    drawn = params.images.candidates
+    where = "images.candidates"
+    if row.source.startswith("drawn/"):
+        where = f"draws.{Path(row.source).name}.images"
+        drawn = params.draws[Path(row.source).name].images
+    if drawn < states.get("LEAST", 1):
+        raise UserError(
+            f"{key}.picker is {row.picker}, which chooses among {states['LEAST']} images of a prompt or more; "
+            f"{where} is {drawn}"
+        )
+
+
+def _check_least(key: str, least: dict[str, float] | None, params: Params) -> None:
+    if not least:
+        raise UserError(
+            f"{key} is missing; it must hold a number for one of: {', '.join(params.rate.judges)}"
+        )
+    allow_all(key, least, params.rate.judges, "in rate.judges")
+    rows = {**params.judges, **params.own.judges}
+    for name, bar in least.items():
+        kind = variants.constants("judges", rows[name].kind)
+        if bar > 1 and kind["ANSWERS"] and not kind["SCORES"]:
+            raise UserError(
+                f"{key}.{name} is {bar:g}; its score is a share of questions, 0 to 1: no image passes"
+            )
+
+
+def _drawn(params: Params) -> Iterator[str]:
+    yield IMAGES
+    yield from (f"{IMAGES}/{skill}" for skill in params.skills)
+    yield from (f"{DRAWN}/{name}" for name in params.draws)
+
+
+def _check_rounds(name: str, params: Params) -> None:
+    """Raise UserError where an expert is trained on what it draws itself, perhaps over others."""
+    seen, at = [name], _before(name, params)
+    while at is not None:
+        if at == name:
+            raise UserError(
+                f"experts.{name}.data is {params.experts[name].data}, which {name} itself draws "
+                f"({' from '.join([*seen, name])}); begin somewhere"
+            )
+        if at in seen:  # another row's circle, which has its own error
+            return
+        seen.append(at)
+        at = _before(at, params)
+
+
+def _before(name: str, params: Params) -> str | None:
+    """The expert or policy that drew a row's images, or that it starts from."""
+    if name in params.policies:
+        weights = params.policies[name].start
+    elif name in params.experts:
+        source = Path(origin(params.experts[name].data, params))
+        if source.parent != Path(DRAWN) or source.name not in params.draws:
+            return None
+        weights = params.draws[source.name].weights
+    else:
+        return None
+    return Path(weights).name if Path(weights).parent == Path(EXPERTS) else None

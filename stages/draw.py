@@ -1,0 +1,71 @@
+"""Draw further training images with a model of this run, several of each prompt: the next round's (DreamSync).
+
+    python -m stages.draw round2
+
+reads   draws.<name>.weights       a backbone's folder, an expert's or a policy's
+        draws.<name>.prompts       prompts with questions (data/questions), or an imagefolder, whose captions are drawn
+writes  data/drawn/<name>/         <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k}: an HF imagefolder,
+                                   and README.md, its dataset card
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from selma.backbones.loading import load_pipeline
+from selma.ground.errors import UserError
+from selma.ground.files import write_text
+from selma.images.candidates import candidate_rows
+from selma.images.card import card
+from selma.images.folder import draw_folder
+from selma.prompts.training import training_items
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
+from selma.runtime.places import BACKBONES, DRAWN
+
+
+def main(name: str, shard: str = "1/1") -> None:
+    part = stage.parse_shard(shard)
+    params = load_params()
+    if name not in params.draws:
+        raise UserError(
+            f"draws: no row {name!r} in params.yaml; allowed: {', '.join(params.draws) or 'none'}"
+        )
+    row, weights = params.draws[name], Path(params.draws[name].weights)
+    prompts = [(item.id, item.prompt) for item in training_items(Path(row.prompts), params.skills)]
+    rows = candidate_rows(prompts, row.images, params.seed, first=row.first)
+    drawing = params.images.drawing
+    if row.guidance is not None:
+        drawing = replace(drawing, guidance=row.guidance)
+    whole = weights.parent == Path(BACKBONES)
+    backbone = weights if whole else Path(BACKBONES) / params.expert.backbone
+    lora = None if whole else weights
+    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=lora)
+
+    with work.folder(stage.name(), shared=part != (1, 1)) as folder:
+        out = folder / "images"
+        draw_folder(
+            pipe,
+            rows,
+            out,
+            drawing,
+            shard=part,
+            bar=lambda total, done: stage.bar(total, done, f"draw {name}"),
+        )
+        if part != (1, 1):
+            return
+        about = f"Training images, {row.images} for each of {len(prompts)} prompts."
+        told = {
+            "title": f"Training images, {name}",
+            "split": "train",
+            "images": len(rows),
+            "seed": params.seed,
+        }
+        told |= {} if whole else {"weights": name if lora is None else lora.name}
+        write_text(out / "README.md", card(backbone, drawing, about=about, columns=", `k`", **told))
+        work.publish(out, Path(DRAWN) / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,58 @@
+"""Render real pairs of the embedded world: captions of one skill, and pictures that show what they say.
+
+    python -m stages.render real_objects
+
+reads   data/benchmarks/<name>/     those of evaluate.benchmarks: no caption is near a prompt of any split
+writes  data/rendered/<name>/       <id>.webp and metadata.jsonl {file_name, text, id, seed}: an HF imagefolder
+
+In a real profile a folder of one's own takes its place: `data` of an expert, `prompts` of a row of `draws`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from selma.ground.errors import UserError
+from selma.ground.files import write_jsonl
+from selma.ground.items import exam_prompts
+from selma.ground.pairs import METADATA, prompt_id, write_image
+from selma.prompts.diversity import DiversityFilter
+from selma.runtime import stage, work
+from selma.runtime.params import load_params
+from selma.runtime.places import RENDERED
+from selma.shapes.world.real import real_pairs
+
+ANY_LENGTH = 10**9  # words
+
+
+def main(name: str) -> None:
+    params = load_params()
+    if name not in params.renders:
+        raise UserError(
+            f"renders: no row {name!r} in params.yaml; allowed: {', '.join(params.renders) or 'none'}"
+        )
+    row = params.renders[name]
+    exam = exam_prompts(Path("data/benchmarks") / benchmark for benchmark in params.evaluate.benchmarks)
+    guard = DiversityFilter(1.0, ANY_LENGTH, exam, ())
+    found = real_pairs(
+        row.seed,
+        row.skill,
+        row.images,
+        lambda text: next(iter(guard.judge([text]))).kept,
+        spread=row.spread,
+        jitter=row.jitter,
+    )
+    with work.folder(stage.name()) as folder:
+        out, rows = folder / "images", []
+        shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
+        for text, image in stage.progress(found, row.images, f"render {name}"):
+            id = prompt_id(row.skill, text)
+            write_image(out / f"{id}.webp", image)
+            rows.append({"file_name": f"{id}.webp", "text": text, "id": id, "seed": row.seed})
+        write_jsonl(out / METADATA, rows)
+        work.publish(out, Path(RENDERED) / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)
