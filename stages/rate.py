@@ -7,8 +7,9 @@ reads   data/<source>/              images and the prompts they were drawn from
         data/questions/<skill>/     their questions; of drawn ones draws.<name>.prompts
         models/judges/              the judges
 writes  data/ratings/<source>/      ratings.jsonl {file_name, id, k, scores: {judge: score}}
-        metrics/rate/<source>.json  images, prompts; where they are scored how unlike a prompt's images are, and each
-                                    judge's mean, of all images and of every prompt's best one
+        metrics/rate/<source>.json  images, prompts; where they are scored the questions that judges were asked, how
+                                    unlike a prompt's images are, and each judge's mean, of all images and of every
+                                    prompt's best one
 
 A judge that answers questions scores the share of them that an image gets right, by DSG's rule. Without judges nothing
 is opened, and scores are empty.
@@ -44,12 +45,14 @@ def main(source: str) -> None:
             items = {item.id: item for item in training_items(prompts, params.skills)}
             asked = list({pair.id: item_of(pair, items) for pair in pairs}.values())
             device, dtype = params.runtime.device, params.runtime.dtype
+            metrics["questions"] = 0
             kept = Kept(folder / "kept.jsonl", ("judge", "id", "k"))
             for judge in open_judges(params.rate.judges, asked, device, dtype, params.judge.batch):
                 done = {pair for pair in pairs if (judge.name, pair.id, pair.k) in kept}
                 came = kept.keep(rated(judge, pairs, items, done.__contains__))
                 for _ in stage.progress(came, len(pairs) - len(done), f"rate {source} {judge.name}"):
                     pass
+                metrics["questions"] += sum(judge.questions(items[pair.id]) for pair in pairs)
                 for key, found in scores.items():
                     found[judge.name] = kept[judge.name, *key]["score"]
             metrics["diversity"] = diversity(pairs)

@@ -160,6 +160,8 @@ def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
     assert found["scores"]["oracle"]["kept"] > 0.95 > 0.6 > found["scores"]["oracle"]["all"]
     rated = read_json(root / "metrics/rate/images/count.json")
     assert rated["scores"]["oracle"]["best"] > 0.95 and rated["diversity"] > 0.05
+    asked = read_jsonl(root / "data/questions/count/prompts.jsonl")
+    assert rated["questions"] == 3 * sum(len(row["questions"]) for row in asked)
     held = read_jsonl(root / "data/picked/best/held_out.jsonl")
     assert [row["id"] for row in held] == ["objects-held", "count-held"]
     verdicts = read_jsonl(root / "data/picked/best/verdicts.jsonl")

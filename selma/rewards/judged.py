@@ -58,6 +58,10 @@ class JudgeReward:
             judge.check([question for item in items for question in item.questions])
         return cls(name, judge, answers, batch)
 
+    def questions(self, item: Item) -> int:
+        """How many questions the judge is asked about a picture of the item; a score for the prompt counts as one."""
+        return len(item.questions) if self._answers else 1
+
     def scores(self, asked: Asked) -> dict[tuple[str, int], float]:
         """The score of each picture, by item and number."""
         if not self._answers:
