@@ -236,6 +236,13 @@ def test_convolutions_are_trained_merged_and_opened(make_project, monkeypatch, o
         ({"expert.targets": ["to_q", "norm1"]}, "expert.targets: 'norm1' names"),
         ({"expert.targets": ["to_qq"]}, "expert.targets: 'to_qq' is not a layer"),
         ({"expert.rank": 10**6}, "expert.rank"),
+        (
+            {
+                "experts.count": {"data": "data/images/count", "objective": "denoising", "rank": 10**6},
+                "merges.merged.experts": ["tags"],
+            },
+            "experts.count.rank: 1000000",
+        ),
         ({"runtime.dtype": "float16"}, "float16 gradients underflow"),
     ],
 )
@@ -300,3 +307,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(make_project, monkeypatch):
         run(root, monkeypatch)
     assert not (root / "models/checkpoints").exists()
     assert not (root / "metrics").exists()
+
+
+def test_a_row_of_its_own_rank_is_trained_merged_and_selected_as_such(make_project, monkeypatch):
+    own = {
+        "data": "data/images/tags",
+        "objective": "denoising",
+        "rank": 3,
+        "alpha": 1.5,
+        "steps": 6,
+        "batch": 2,
+    }
+    merges = {"merged": {"operator": "delta_mean", "experts": ["count", "tags"]}}
+    root = make_project("project", {**SETTINGS, "expert.steps": 5, "experts.tags": own, "merges": merges})
+    for name, last in (("count", "step-000005"), ("tags", "step-000006")):
+        add_images(root, name)
+        run(root, monkeypatch, name)
+        (root / "models/experts").mkdir(exist_ok=True)
+        (root / "models/checkpoints" / name / last).rename(root / "models/experts" / name)
+    count, tags = (load_lora(root / "models/experts" / name) for name in ("count", "tags"))
+    assert (count.rank, count.scaling, tags.rank, tags.scaling) == (2, 2.0, 3, 0.5)
+    (root / "data/benchmarks/shapes").mkdir(parents=True)
+    monkeypatch.setenv("DVC_STAGE", "merge@merged")
+    merge.main("merged")
+    merged = load_lora(root / "models/merges/merged")
+    assert merged.rank == 5
+    for module in merged.factors:
+        expected = (count.delta(module) + tags.delta(module)) / 2
+        torch.testing.assert_close(merged.delta(module), expected, rtol=1e-4, atol=1e-6)
