@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from selma.backbones import schedulers
 from selma.ground.errors import UserError
 from selma.ground.schema import hints
-from selma.runtime import drawing
+from selma.runtime import drawing, variants
 from selma.runtime.checks import warn
 from selma.runtime.params import Expert, Params, load_params
 from selma.runtime.schema import load_yaml
@@ -403,4 +403,40 @@ def test_a_policy_merges_as_what_it_starts_from(tmp_path: Path) -> None:
     load_params(write(tmp_path, contents))
     contents["policies"]["learner"] = {**LEARNER, "start": "models/backbones/shapes"}
     with pytest.raises(UserError, match="one rank; learner has 16, count 8"):
+        load_params(write(tmp_path, contents))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("expert.schedule", "step", "expert.schedule is 'step'; it must be one of: constant, linear, cosine"),
+        ("expert.warmup", -1, "expert.warmup is -1; it must be greater than or equal to 0"),
+        ("expert.warmup", 300, "expert.warmup is 300; it must be less than the 300 steps of expert objects"),
+        ("expert.min_snr", 0, "expert.min_snr is 0; it must be greater than 0"),
+        ("expert.ema", 1.0, "expert.ema is 1.0; it must be less than 1"),
+        ("experts.count.warmup", 900, "experts.count.warmup is 900; it must be less than the 300 steps of"),
+        ("experts.count.batch", 0, "experts.count.batch is 0; it must be greater than or equal to 1"),
+        ("experts.count.init", "own", "unknown key experts.count.init; it must be one of: data, objective"),
+    ],
+)
+def test_impossible_training_is_named(key: str, value: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_params(write(tmp_path, changed(key, value)))
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_of_a_rows_own_is_cut_into_no_more_parts_than_it_has(tmp_path: Path) -> None:
+    contents = changed("expert.accumulate", 4)
+    contents["experts"]["count"]["batch"] = 2
+    with pytest.raises(UserError, match=r"accumulate is 4; it must be at most experts\.count\.batch \(2\)"):
+        load_params(write(tmp_path, contents))
+
+
+def test_an_objective_that_does_not_weigh_steps_is_not_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "constants", lambda door, name: {})
+    contents = changed("experts.count.min_snr", 5)
+    contents["policies"] = {}
+    with pytest.raises(UserError, match=r"experts\.count\.min_snr is 5, which the objective of expert count"):
         load_params(write(tmp_path, contents))

@@ -49,6 +49,18 @@ def check_training(params: Params, name: str) -> None:
             f"expert.checkpoint_every is {training.checkpoint_every}; "
             f"it must be at most the {training.steps} steps of expert {name}"
         )
+    if training.warmup >= training.steps:
+        key = "expert" if row.warmup is None else f"experts.{name}"
+        raise UserError(
+            f"{key}.warmup is {training.warmup}; it must be less than the {training.steps} steps of expert {name}"
+        )
+    weighs = variants.constants("objectives", row.objective).get("READS", ())
+    if training.min_snr is not None and "min_snr" not in weighs:
+        key = "expert" if row.min_snr is None else f"experts.{name}"
+        raise UserError(
+            f"{key}.min_snr is {training.min_snr:g}, which the objective of expert {name}, {row.objective}, does not "
+            "know; set it in the rows of objective denoising alone"
+        )
     if training.accumulate > training.batch:
         batch = "expert.batch" if row.batch is None else f"experts.{name}.batch"
         raise UserError(

@@ -22,7 +22,7 @@ from selma.runtime.learning import Few, Policy, PolicyRow
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
-from selma.runtime.training import Training
+from selma.runtime.training import Decay, Schedule, Steps, Training
 
 # What changes speed, memory or cost, never results beyond the rounding of kernels. dvc.yaml declares none
 # of it, so that another value runs no stage again, and an unfinished stage resumes with it.
@@ -56,6 +56,10 @@ class Expert:
     alpha: Positive | None = None
     targets: Names | None = None
     learning_rate: Positive | None = None
+    schedule: Schedule | None = None
+    warmup: Steps | None = None
+    min_snr: Positive | None = None
+    ema: Decay | None = None
     caption_dropout: Fraction | None = None
     batch: Count | None = None
     steps: Count | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
 from selma.ground.schema import Count, Fraction, Positive, one_of, section
 from selma.runtime.drawing import NonNegative, Pixels
 from selma.runtime.schema import Name, Names
@@ -12,11 +14,18 @@ from selma.runtime.schema import Name, Names
 if TYPE_CHECKING:
     from selma.runtime.params import Expert
 
+Schedule = Annotated[str, one_of(("constant", "linear", "cosine"))]
+Steps = Annotated[int, Field(ge=0, le=10**7)]  # perhaps none
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 @section
 class Training:
     """How every expert is trained.
 
+    The learning rate rises over `warmup` steps and then follows `schedule` (selma/experts/schedule.py). `min_snr` is
+    the gamma of a loss that weighs time steps (Hang et al., arXiv 2303.09556); null weighs all alike. `ema` is the
+    decay, by step, of the moving average that checkpoints hold; 0 keeps the adapter itself.
     `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
     UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
     `flip` mirrors each image or not, at random in every step. `init` says whether all experts start from one A (shared,
@@ -40,6 +49,10 @@ class Training:
     flip: bool = False
     init: Annotated[str, one_of(("shared", "own"))] = "shared"
     resolution: Pixels | None = None
+    schedule: Schedule = "constant"
+    warmup: Steps = 0
+    min_snr: Positive | None = None
+    ema: Decay = 0.0
 
 
 def training_of(expert: Training, row: Expert) -> Training:
