@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop
+from selma.experts import examples, loop, samples
 from selma.experts.card import card
 from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
@@ -46,10 +46,10 @@ def main(name: str) -> None:
     start = initial_seed(settings.init, params.seed, name)
     own = expert.rank is not None or expert.targets is not None
     where = f"experts.{name}" if own else "expert"
-    add_lora(unet, settings.rank, settings.alpha, list(settings.targets), start, where)
+    add_lora(unet, settings.rank, settings.lora_alpha, list(settings.targets), start, where)
 
     with work.folder(stage.name()) as folder:
-        # Encode every pair once; the VAE and the text encoders are not needed after that.
+        # Encode every pair once; the VAE and the text encoders are needed after that for samples only.
         images = (read_image(pair.file) for pair in pairs)
         texts = [pair.text for pair in pairs]
         with enough_memory("lower expert.resolution"):
@@ -58,6 +58,7 @@ def main(name: str) -> None:
                 partial(examples.encode, pipe, images, texts, settings.resolution, settings.flip),
                 pipe.device,
             )
+        show = samples.show(pipe, texts, settings, params.seed, folder / "samples.png")
         del pipe
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -75,6 +76,7 @@ def main(name: str) -> None:
                 state=folder / "state.safetensors",
                 provenance=card(name, expert, settings, **told),
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
+                on_checkpoint=show,
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),
             )
         del encoded  # its file is mapped, and some file systems cannot remove it while it is

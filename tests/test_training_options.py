@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples
+from selma.experts import examples, loop
 from selma.experts.average import Average
+from selma.experts.card import card
 from selma.experts.schedule import learning_rate
-from selma.lora.files import load_lora
+from selma.ground.adapters import WEIGHTS
+from selma.lora import kohya
+from selma.lora.adapter import add_lora
+from selma.lora.files import load_lora, save_lora
+from selma.merging.merge import merge
+from selma.runtime import variants
+from selma.runtime.params import Expert, Training
 from selma.variants.objectives import denoising
 from tests.test_trainer import SETTINGS, TEXTS, pictures, trained
 
@@ -159,3 +169,99 @@ def test_checkpoints_hold_the_average_and_training_goes_on_without_it(tiny_backb
                 expected = decay * expected + (1 - decay) * factors(tmp_path / "plain", step)[module][part]
             kept = factors(tmp_path / "averaged", settings.steps)[module][part]
             torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-6)
+
+
+# rsLoRA, convolutions --------------------------------------------------------------------------
+
+RANK, ALPHA = 4, 3.0
+MANY = ("to_q", "proj_in", "conv1", "conv_shortcut", "time_emb_proj")
+
+
+def made(backbone: Path, folder: Path, settings: Training) -> Path:
+    """The last checkpoint of an expert, trained as the stage does."""
+    pipe = load_pipeline(backbone)
+    encoded = examples.encode(pipe, pictures(), TEXTS)
+    add_lora(pipe.unet, settings.rank, settings.lora_alpha, list(settings.targets), seed=0)
+    told = {"backbone": fingerprint(backbone), "images": len(TEXTS), "seed": 0}
+    row = Expert(data="data/images/count", objective="denoising")
+    loop.train(
+        denoising,
+        pipe.unet,
+        training_schedule(pipe),
+        encoded,
+        settings,
+        seed=0,
+        folder=folder,
+        state=folder.with_suffix(".safetensors"),
+        provenance=card("count", row, settings, **told),
+    )
+    return folder / f"step-{settings.steps:06d}"
+
+
+def test_rslora_scales_by_the_root_of_the_rank_as_pefts_does():
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import Linear
+
+    settings = replace(SETTINGS, rank=RANK, alpha=ALPHA, rslora=True)
+    assert settings.lora_alpha / RANK == pytest.approx(ALPHA / math.sqrt(RANK))
+    assert replace(settings, rslora=False).lora_alpha == ALPHA
+    module = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    theirs = get_peft_model(
+        module, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"], use_rslora=True)
+    )
+    layer = next(each for each in theirs.modules() if isinstance(each, Linear))
+    assert layer.scaling["default"] == pytest.approx(settings.lora_alpha / RANK)
+
+
+@pytest.mark.parametrize("targets", [("to_q", "to_v"), MANY], ids=["attention", "convolutions"])
+@pytest.mark.parametrize("backbone", ["tiny_backbone", "tiny_sdxl"])
+def test_rslora_opens_in_diffusers_as_it_was_trained(backbone, targets, request, tmp_path):
+    """By lora.json, by diffusers' own loader, and from a kohya file: the same update, at alpha / sqrt(rank)."""
+    folder = request.getfixturevalue(backbone)
+    settings = replace(SETTINGS, steps=4, rank=RANK, alpha=ALPHA, rslora=True, targets=targets)
+    expert = made(folder, tmp_path / "out", settings)
+    lora = load_lora(expert)
+    assert lora.scaling == pytest.approx(ALPHA / math.sqrt(RANK))
+    if targets == MANY:
+        assert {a.ndim for a, _ in lora.factors.values()} == {2, 4}
+    unet = load_pipeline(folder).unet
+    config = dict(unet.config)
+    save_file(kohya.tensors(lora, config, "float32"), tmp_path / "kohya.safetensors")
+    files = {"diffusers": (expert, WEIGHTS), "kohya": (tmp_path, "kohya.safetensors")}
+    for kind, (where, file) in files.items():
+        pipe = load_pipeline(folder)
+        pipe.load_lora_weights(where, weight_name=file)
+        pipe.fuse_lora(components=["unet"])
+        pipe.unload_lora_weights()
+        for module, (a, b) in lora.factors.items():
+            dense = (b.flatten(1) @ a.flatten(1)).view(len(b), *a.shape[1:]) * (ALPHA / math.sqrt(RANK))
+            weight = unet.get_submodule(module).weight + dense
+            found = pipe.unet.get_submodule(module).weight
+            torch.testing.assert_close(found, weight, rtol=1e-4, atol=1e-5, msg=f"{kind}: {module}")
+
+
+def test_convolutions_learn_sample_and_merge_by_every_operator(tiny_backbone, tmp_path):
+    from selma.images import sampler
+    from selma.runtime.drawing import Drawing
+
+    settings = replace(SETTINGS, steps=4, targets=MANY)
+    folders = [
+        made(tiny_backbone, tmp_path / str(i), replace(settings, learning_rate=1e-2 * i)) for i in (1, 2)
+    ]
+    experts = {str(i): load_lora(folder) for i, folder in enumerate(folders)}
+    for factors in experts["0"].factors.values():
+        assert factors[1].abs().max() > 0, "every layer has learned"
+    drawing = Drawing(scheduler="ddim", steps=2, guidance=2.0, batch=2, resolution=32)
+    base, drawn = (
+        next(sampler.draw(load_pipeline(tiny_backbone, lora=lora), ["a cat"], [0], drawing))[1]
+        for lora in (None, folders[0])
+    )
+    assert base.size == drawn.size == (32, 32) and base.tobytes() != drawn.tobytes()
+    for operator in variants.names("operators"):
+        if variants.constants("operators", operator).get("NEEDS"):
+            continue  # tests/test_calibration.py
+        merged = merge("merged", operator, experts)
+        assert {a.ndim for a, _ in merged.factors.values()} == {2, 4}, operator
+        save_lora(tmp_path / operator, merged.state(), merged.provenance)
+        load_pipeline(tiny_backbone, lora=tmp_path / operator)
+        assert kohya.tensors(merged, dict(load_pipeline(tiny_backbone).unet.config), "float16"), operator

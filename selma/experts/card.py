@@ -17,7 +17,7 @@ def card(
         "name": name,
         "backbone": backbone,
         "rank": settings.rank,
-        "alpha": settings.alpha,
+        "alpha": settings.lora_alpha,
         "targets": list(settings.targets),
         "data": expert.data,
         **({"skills": list(expert.skills)} if expert.skills else {}),

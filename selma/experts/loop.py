@@ -45,6 +45,7 @@ def train(
     state: Path,
     provenance: dict,
     on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    on_checkpoint: Callable[[int], None] = lambda step: None,
     progress: Callable[[range], Iterable[int]] = iter,
     state_seconds: float = 30.0,
 ) -> list[tuple[int, float]]:
@@ -54,7 +55,8 @@ def train(
     whose lora.json is `provenance` plus its steps; with `ema` the moving average is what they hold. Parameters, their
     average and the optimizer are saved in the file `state` at every checkpoint and every `state_seconds` (less often
     where writing them takes long); a run that finds it resumes from there. The losses of the curve are means over
-    windows of a hundredth of the steps; `on_loss` gets each as it comes.
+    windows of a hundredth of the steps; `on_loss` gets each as it comes, and `on_checkpoint` a
+    checkpoint's step, when all of it is saved and the UNet holds it.
     Raises UserError for a base model in float16 (its gradients underflow), for a batch beyond the memory, and for a
     loss, a gradient or weights that are not finite.
     """
@@ -111,6 +113,9 @@ def train(
                 saved_at = time.monotonic()
                 # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
                 pause = state_seconds * max(1.0, saved_at - began)
+            if at_checkpoint:
+                with average.applied():
+                    on_checkpoint(count)
     ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
     return [(count, _mean(losses, count, window)) for count in ends]
 

@@ -13,8 +13,7 @@ from selma.runtime.places import EXPERTS
 from selma.runtime.training import training_of
 
 if TYPE_CHECKING:
-    from selma.runtime.params import Params, Policy
-    from selma.runtime.training import Training
+    from selma.runtime.params import Params
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,11 @@ def adapter_of(params: Params, name: str) -> Adapter:
     while name in params.policies:
         start = Path(params.policies[name].start)
         if start.parent != Path(EXPERTS):
-            return _adapter(params.policy)
+            made = params.policy
+            return Adapter(made.rank, made.alpha / made.rank, made.targets)
         name = start.name
-    return _adapter(training_of(params.expert, params.experts[name]))
-
-
-def _adapter(made: Training | Policy) -> Adapter:
-    return Adapter(made.rank, made.alpha / made.rank, made.targets)
+    settings = training_of(params.expert, params.experts[name])
+    return Adapter(settings.rank, settings.lora_alpha / settings.rank, settings.targets)
 
 
 def check_training(params: Params, name: str) -> None:

@@ -32,6 +32,7 @@ SPEED = frozenset(
         "images.drawing.batch",
         "expert.accumulate",
         "expert.gradient_checkpointing",
+        "expert.samples",
         "policy.drawing.batch",
         "policy.batch",
         "policy.gradient_checkpointing",
@@ -54,6 +55,7 @@ class Expert:
     objective: Annotated[str, one_of(variants.names("objectives"))]
     rank: Count | None = None
     alpha: Positive | None = None
+    rslora: bool | None = None
     targets: Names | None = None
     learning_rate: Positive | None = None
     schedule: Schedule | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Schedule = Annotated[str, one_of(("constant", "linear", "cosine"))]
 Steps = Annotated[int, Field(ge=0, le=10**7)]  # perhaps none
+Samples = Annotated[int, Field(ge=0, le=64)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,7 +27,8 @@ class Training:
 
     The learning rate rises over `warmup` steps and then follows `schedule` (selma/experts/schedule.py). `min_snr` is
     the gamma of a loss that weighs time steps (Hang et al., arXiv 2303.09556); null weighs all alike. `ema` is the
-    decay, by step, of the moving average that checkpoints hold; 0 keeps the adapter itself.
+    decay, by step, of the moving average that checkpoints hold; 0 keeps the adapter itself. `rslora` scales by
+    alpha / sqrt(rank). `samples` of an expert's captions are drawn at every checkpoint, for MLflow.
     `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
     UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
     `flip` mirrors each image or not, at random in every step. `init` says whether all experts start from one A (shared,
@@ -53,6 +56,16 @@ class Training:
     warmup: Steps = 0
     min_snr: Positive | None = None
     ema: Decay = 0.0
+    rslora: bool = False
+    samples: Samples = 0
+
+    @property
+    def lora_alpha(self) -> float:
+        """The alpha that files state: lora_alpha / rank, by which every loader scales, is the scale that was trained.
+
+        It is alpha / rank, or alpha / sqrt(rank) with rsLoRA (Kalajdzievski, arXiv 2312.03732, equation 4).
+        """
+        return self.alpha * math.sqrt(self.rank) if self.rslora else self.alpha
 
 
 def training_of(expert: Training, row: Expert) -> Training:
