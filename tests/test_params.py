@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -350,6 +351,10 @@ def test_what_a_row_may_set_is_what_the_section_takes() -> None:
     assert {"rank", "alpha", "targets", "learning_rate", "batch", "steps", "caption_dropout"} <= shared.keys()
     for name, kind in shared.items():
         assert kind in (hints(Training)[name], hints(Training)[name] | None), name
+    page = (ROOT / "docs/real-runs.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    told = {name for row in rows if row[-2].strip() == "row" for name in re.findall(r"`(\w+)`", row[1])}
+    assert told == shared.keys(), "docs/real-runs.md lists them"
 
 
 LEARNER = {
