@@ -10,13 +10,13 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop
+from selma.experts import examples, loop, samples
+from selma.experts.card import card
 from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
@@ -26,6 +26,7 @@ from selma.runtime import stage, tracking, variants, work
 from selma.runtime.devices import enough_memory
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
+from selma.runtime.training import training_of
 
 
 def main(name: str) -> None:
@@ -35,28 +36,20 @@ def main(name: str) -> None:
     expert = params.experts[name]
     pairs = read_training(Path(expert.data), expert.skills)
     backbone = Path(BACKBONES) / params.expert.backbone
-    settings = replace(params.expert, steps=expert.steps or params.expert.steps)
-    provenance = {
-        "name": name,
-        "backbone": fingerprint(backbone),
-        "rank": params.expert.rank,
-        "alpha": params.expert.alpha,
-        "targets": list(params.expert.targets),
-        "data": expert.data,
-        **({"skills": list(expert.skills)} if expert.skills else {}),
-        "images": len(pairs),
-        "seed": params.seed,
-    }
+    settings = training_of(params.expert, expert)
+    told = {"backbone": fingerprint(backbone), "images": len(pairs), "seed": params.seed}
 
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
     unet, schedule = pipe.unet, training_schedule(pipe)
     # What does not fit is said before anything is computed.
     loop.check_precision(unet)
     start = initial_seed(settings.init, params.seed, name)
-    add_lora(unet, settings.rank, settings.alpha, list(settings.targets), start)
+    own = expert.rank is not None or expert.targets is not None
+    where = f"experts.{name}" if own else "expert"
+    add_lora(unet, settings.rank, settings.lora_alpha, list(settings.targets), start, where)
 
     with work.folder(stage.name()) as folder:
-        # Encode every pair once; the VAE and the text encoders are not needed after that.
+        # Encode every pair once; the VAE and the text encoders are needed after that for samples only.
         images = (read_image(pair.file) for pair in pairs)
         texts = [pair.text for pair in pairs]
         with enough_memory("lower expert.resolution"):
@@ -65,8 +58,9 @@ def main(name: str) -> None:
                 partial(examples.encode, pipe, images, texts, settings.resolution, settings.flip),
                 pipe.device,
             )
+        show = samples.show(pipe, texts, settings, params.seed, folder / "samples.png")
         del pipe
-        if params.expert.gradient_checkpointing:
+        if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
         out = folder / "checkpoints"
@@ -80,8 +74,9 @@ def main(name: str) -> None:
                 seed=params.seed,
                 folder=out,
                 state=folder / "state.safetensors",
-                provenance=provenance,
+                provenance=card(name, expert, settings, **told),
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
+                on_checkpoint=show,
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),
             )
         del encoded  # its file is mapped, and some file systems cannot remove it while it is

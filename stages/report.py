@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from selma.ground.files import write_text
 from selma.reporting import report, table
 from selma.reporting.metrics import read_summary
 from selma.runtime import stage, work
-from selma.runtime.params import load_params, results
+from selma.runtime.params import Expert, load_params, results
 
 OUT = Path("data/report")
 
@@ -35,7 +36,7 @@ def main() -> None:
         learned=learned,
         settings={
             "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
-            "experts": {name: asdict(expert) for name, expert in params.experts.items()},
+            "experts": {name: given(expert) for name, expert in params.experts.items()},
             "merges": {name: asdict(merge) for name, merge in params.merges.items()},
             **({"policies": learned, "policy": results(params.policy, "policy")} if learned else {}),
             "prompts": asdict(params.prompts),
@@ -52,6 +53,11 @@ def main() -> None:
         work.publish(folder / "report", OUT)
     print(table.text_table(read_summary()))
     print(f"\nreport: {OUT / 'index.html'}")
+
+
+def given(expert: Expert) -> dict[str, Any]:
+    """What a row of `experts` sets itself."""
+    return {key: value for key, value in asdict(expert).items() if value is not None}
 
 
 if __name__ == "__main__":

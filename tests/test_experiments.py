@@ -185,7 +185,7 @@ def test_a_set_may_add_a_policy_its_model_and_a_merge_of_it(dvc, tmp_path):
         " awm: {policies.learned.algorithm: awm}}\n  set:\n"
         "    policies.learned: {start: models/backbones/shapes, prompts: data/questions, images: 576,\n"
         "      algorithm: nft, rewards: {oracle: 1.0, clip: 0.5}, options: {learning_rate: 0.001}}\n"
-        "    merges.mixed: {operator: factor_mean, experts: [count, learned]}\n"
+        "    merges.mixed: {operator: delta_mean, experts: [count, learned]}\n"
         "    models.learned: {weights: models/experts/learned, guidance: cfg}\n"
     )
     assert experiments.main(["learn"]) == 0

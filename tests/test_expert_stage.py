@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,6 +237,13 @@ def test_convolutions_are_trained_merged_and_opened(make_project, monkeypatch, o
         ({"expert.targets": ["to_q", "norm1"]}, "expert.targets: 'norm1' names"),
         ({"expert.targets": ["to_qq"]}, "expert.targets: 'to_qq' is not a layer"),
         ({"expert.rank": 10**6}, "expert.rank"),
+        (
+            {
+                "experts.count": {"data": "data/images/count", "objective": "denoising", "rank": 10**6},
+                "merges.merged.experts": ["tags"],
+            },
+            "experts.count.rank: 1000000",
+        ),
         ({"runtime.dtype": "float16"}, "float16 gradients underflow"),
     ],
 )
@@ -300,3 +308,82 @@ def test_bad_input_is_one_line_and_leaves_nothing(make_project, monkeypatch):
         run(root, monkeypatch)
     assert not (root / "models/checkpoints").exists()
     assert not (root / "metrics").exists()
+
+
+def test_a_row_of_its_own_rank_is_trained_merged_and_selected_as_such(make_project, monkeypatch):
+    own = {
+        "data": "data/images/tags",
+        "objective": "denoising",
+        "rank": 3,
+        "alpha": 1.5,
+        "steps": 6,
+        "batch": 2,
+    }
+    merges = {"merged": {"operator": "delta_mean", "experts": ["count", "tags"]}}
+    root = make_project("project", {**SETTINGS, "expert.steps": 5, "experts.tags": own, "merges": merges})
+    for name, last in (("count", "step-000005"), ("tags", "step-000006")):
+        add_images(root, name)
+        run(root, monkeypatch, name)
+        (root / "models/experts").mkdir(exist_ok=True)
+        (root / "models/checkpoints" / name / last).rename(root / "models/experts" / name)
+    count, tags = (load_lora(root / "models/experts" / name) for name in ("count", "tags"))
+    assert (count.rank, count.scaling, tags.rank, tags.scaling) == (2, 2.0, 3, 0.5)
+    (root / "data/benchmarks/shapes").mkdir(parents=True)
+    monkeypatch.setenv("DVC_STAGE", "merge@merged")
+    merge.main("merged")
+    merged = load_lora(root / "models/merges/merged")
+    assert merged.rank == 5
+    for module in merged.factors:
+        expected = (count.delta(module) + tags.delta(module)) / 2
+        torch.testing.assert_close(merged.delta(module), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["tiny_backbone", "tiny_sdxl"])
+def test_samples_show_each_checkpoint_and_change_no_out(make_project, monkeypatch, backbone, request):
+    shown: dict[str, list[tuple[str, Image.Image]]] = {}
+    roots = {}
+    for title, own in (("plain", {}), ("shown", {"samples": 3}), ("averaged", {"samples": 3, "ema": 0.9})):
+        roots[title] = make_project(title, {**SETTINGS, **{f"expert.{key}": own[key] for key in own}})
+        shutil.rmtree(roots[title] / "models/backbones/shapes")
+        shutil.copytree(request.getfixturevalue(backbone), roots[title] / "models/backbones/shapes")
+        add_images(roots[title], "count")
+        found = shown[title] = []
+        monkeypatch.setattr(
+            tracking, "log_image", lambda file, name, found=found: found.append((name, read_image(file)))
+        )
+        run(roots[title], monkeypatch)
+    assert outs(roots["shown"]) == outs(roots["plain"])
+    assert not shown["plain"]
+    names = [f"samples-{name.removeprefix('step-')}.png" for name in CHECKPOINTS]
+    assert [name for name, _ in shown["shown"]] == names
+    sheets = [sheet for _, sheet in shown["shown"]]
+    assert all(sheet.size == (3 * 32, 32) for sheet in sheets)
+    assert len({sheet.tobytes() for sheet in sheets}) == 3, "the adapter as it is, on the same noise"
+    assert shown["averaged"][-1][1].tobytes() != sheets[-1].tobytes(), (
+        "the average, as the checkpoint holds it"
+    )
+    assert not list(roots["shown"].glob(".work/*/*"))
+
+
+def test_every_option_at_once_resumes_with_the_same_outs(make_project, monkeypatch):
+    row = {"data": "data/images/count", "objective": "denoising", "rank": 3, "alpha": 2.0, "rslora": True}
+    row |= {"schedule": "cosine", "warmup": 4, "min_snr": 5.0, "ema": 0.9, "learning_rate": 3e-3}
+    own = {**SETTINGS, "experts.count": row, "merges.merged.experts": ["tags"]}
+    roots = {title: make_project(title, own) for title in ("whole", "killed")}
+    for root in roots.values():
+        add_images(root, "count")
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=roots["killed"],
+        env={**os.environ, "PYTHONPATH": str(roots["killed"])},
+    )
+    assert dead.returncode == -signal.SIGKILL
+    run(roots["whole"], monkeypatch)
+    assert run(roots["killed"], monkeypatch) == list(range(6, 13))
+    assert outs(roots["killed"]) == outs(roots["whole"])
+    lora = load_lora(roots["whole"] / "models/checkpoints/count/step-000012")
+    assert lora.rank == 3 and lora.scaling == pytest.approx(2.0 / 3**0.5)
+    made = work.stage_key("expert@count", roots["whole"])
+    params = roots["whole"] / "params.yaml"
+    params.write_text(params.read_text().replace("samples: 0 ", "samples: 4 "))
+    assert work.stage_key("expert@count", roots["whole"]) == made, "samples run nothing again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -15,10 +16,12 @@ from ruamel.yaml import YAML
 
 from selma.backbones import schedulers
 from selma.ground.errors import UserError
-from selma.runtime import drawing
+from selma.ground.schema import hints
+from selma.runtime import drawing, variants
 from selma.runtime.checks import warn
-from selma.runtime.params import Params, load_params
+from selma.runtime.params import Expert, Params, load_params
 from selma.runtime.schema import load_yaml
+from selma.runtime.training import Training, training_of
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = load_yaml(ROOT / "params.yaml")
@@ -327,3 +330,118 @@ def test_settings_of_training_that_a_file_does_without_are_the_papers(tmp_path: 
 
 def test_the_schedulers_are_those_the_library_knows() -> None:
     assert set(drawing.SCHEDULERS) == set(schedulers.SCHEDULERS)
+
+
+def test_a_row_trains_by_its_own_settings_and_the_sections_otherwise(tmp_path: Path) -> None:
+    own = {"rank": 16, "alpha": 4.0, "targets": ["to_q"], "learning_rate": 1e-4, "batch": 8, "steps": 600}
+    contents = changed("experts.count", {**COMMITTED["experts"]["count"], **own, "caption_dropout": 0.0})
+    contents["expert"]["caption_dropout"] = 0.5
+    contents["merges"]["merged"]["experts"] = ["objects", "tags"]
+    params = load_params(write(tmp_path, contents))
+    settings = training_of(params.expert, params.experts["count"])
+    assert {name: getattr(settings, name) for name in own} == {**own, "targets": ("to_q",)}
+    assert settings.caption_dropout == 0.0, "zero is a value, null is none"
+    assert settings.resolution == params.expert.resolution
+    assert training_of(params.expert, params.experts["objects"]) == params.expert
+
+
+def test_what_a_row_may_set_is_what_the_section_takes() -> None:
+    """One rule for a setting, wherever it stands."""
+    shared = {name: kind for name, kind in hints(Expert).items() if name in hints(Training)}
+    assert {"rank", "alpha", "targets", "learning_rate", "batch", "steps", "caption_dropout"} <= shared.keys()
+    for name, kind in shared.items():
+        assert kind in (hints(Training)[name], hints(Training)[name] | None), name
+    page = (ROOT / "docs/real-runs.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    told = {name for row in rows if row[-2].strip() == "row" for name in re.findall(r"`(\w+)`", row[1])}
+    assert told == shared.keys(), "docs/real-runs.md lists them"
+
+
+LEARNER = {
+    "algorithm": "nft",
+    "start": "models/experts/count",
+    "prompts": "data/questions",
+    "rewards": {"oracle": 1.0},
+    "images": 5760,
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "operator", "says"),
+    [
+        (
+            {"count": {"rank": 16, "alpha": 16}},
+            "factor_mean",
+            "merges.merged.operator is factor_mean, which needs experts of one rank; count has 16, objects 8; "
+            "allowed: dare, delta_mean",
+        ),
+        ({"count": {"alpha": 16}}, "factor_mean", "needs experts of one scaling; count has 2, objects 1"),
+        ({"count": {"rank": 16, "alpha": 16}}, "delta_mean", None),
+        ({"count": {"rank": 16, "alpha": 1}}, "svd", None),
+        ({"count": {"targets": ["to_v", "to_out.0", "to_k", "to_q"]}}, "factor_mean", None),
+        (
+            {"count": {"targets": ["to_q", "conv1"]}},
+            "delta_mean",
+            "merges.merged.experts: count has other targets (to_q, conv1) than objects (to_q, to_k, to_v, to_out.0)",
+        ),
+        ({"single": {"rank": 99}}, "factor_mean", None),  # it is not merged
+    ],
+)
+def test_a_merge_that_cannot_hold_its_experts_is_refused_before_they_are_trained(
+    rows: dict[str, Any], operator: str, says: str | None, tmp_path: Path
+) -> None:
+    contents = changed("merges.merged.operator", operator)
+    for name, own in rows.items():
+        contents["experts"][name] = {**contents["experts"][name], **own}
+    path = write(tmp_path, contents)
+    if says is None:
+        load_params(path)
+        return
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_policy_merges_as_what_it_starts_from(tmp_path: Path) -> None:
+    contents = changed("policies", {"learner": LEARNER})
+    contents["merges"]["merged"]["experts"] = ["count", "learner"]
+    load_params(write(tmp_path, contents))
+    contents["policies"]["learner"] = {**LEARNER, "start": "models/backbones/shapes"}
+    with pytest.raises(UserError, match="one rank; learner has 16, count 8"):
+        load_params(write(tmp_path, contents))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("expert.schedule", "step", "expert.schedule is 'step'; it must be one of: constant, linear, cosine"),
+        ("expert.warmup", -1, "expert.warmup is -1; it must be greater than or equal to 0"),
+        ("expert.warmup", 300, "expert.warmup is 300; it must be less than the 300 steps of expert objects"),
+        ("expert.min_snr", 0, "expert.min_snr is 0; it must be greater than 0"),
+        ("expert.ema", 1.0, "expert.ema is 1.0; it must be less than 1"),
+        ("experts.count.warmup", 900, "experts.count.warmup is 900; it must be less than the 300 steps of"),
+        ("experts.count.batch", 0, "experts.count.batch is 0; it must be greater than or equal to 1"),
+        ("experts.count.init", "own", "unknown key experts.count.init; it must be one of: data, objective"),
+    ],
+)
+def test_impossible_training_is_named(key: str, value: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_params(write(tmp_path, changed(key, value)))
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_of_a_rows_own_is_cut_into_no_more_parts_than_it_has(tmp_path: Path) -> None:
+    contents = changed("expert.accumulate", 4)
+    contents["experts"]["count"]["batch"] = 2
+    with pytest.raises(UserError, match=r"accumulate is 4; it must be at most experts\.count\.batch \(2\)"):
+        load_params(write(tmp_path, contents))
+
+
+def test_an_objective_that_does_not_weigh_steps_is_not_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "constants", lambda door, name: {})
+    contents = changed("experts.count.min_snr", 5)
+    contents["policies"] = {}
+    with pytest.raises(UserError, match=r"experts\.count\.min_snr is 5, which the objective of expert count"):
+        load_params(write(tmp_path, contents))

@@ -109,7 +109,7 @@ def test_going_from_one_profile_to_another_leaves_nothing_of_the_first(copy: Pat
 def test_a_value_is_written_as_the_profile_writes_it(copy: Path) -> None:
     (copy / "profiles" / "other.yaml").write_text("profile: other\nexpert: {learning_rate: 3e-5}\n")
     profile.apply("other", copy)
-    assert "  learning_rate: 3e-5   # constant\n" in text(copy)
+    assert "  learning_rate: 3e-5   # of AdamW\n" in text(copy)
 
 
 def test_rows_are_overlaid_key_by_key_and_a_users_own_row_stays(copy: Path) -> None:

@@ -108,19 +108,24 @@ def test_training_learns_and_keeps_every_checkpoint(tiny_backbone, tmp_path):
     assert any(b.abs().max() > 0 for _, b in last.factors.values())
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tiny_backbone, tmp_path):
+@pytest.mark.parametrize(
+    "own", [{}, {"schedule": "cosine", "warmup": 3, "ema": 0.9, "min_snr": 5.0}, {"schedule": "linear"}]
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tiny_backbone, tmp_path, own):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    curve = trained(tiny_backbone, whole)
+    settings = replace(SETTINGS, **own)
+    curve = trained(tiny_backbone, whole, settings)
     script = (
         "import sys; from pathlib import Path; from tests.test_trainer import *;"
-        "trained(Path(sys.argv[1]), Path(sys.argv[2]), on_loss=kill_at(8))"
+        "settings = replace(SETTINGS, **json.loads(sys.argv[3]));"
+        "trained(Path(sys.argv[1]), Path(sys.argv[2]), settings, on_loss=kill_at(8))"
     )
     root = Path(__file__).parents[1]
-    dead = subprocess.run([sys.executable, "-c", script, tiny_backbone, killed], cwd=root)
+    dead = subprocess.run([sys.executable, "-c", script, tiny_backbone, killed, json.dumps(own)], cwd=root)
     assert dead.returncode == -signal.SIGKILL
     assert sorted(file.name for file in (killed / "out").iterdir()) == ["step-000005"]
     seen = []
-    again = trained(tiny_backbone, killed, on_loss=lambda step, loss: seen.append(step))
+    again = trained(tiny_backbone, killed, settings, on_loss=lambda step, loss: seen.append(step))
     assert seen == list(range(6, 13))  # not from the start
     assert again == curve
     assert checkpoints(killed) == checkpoints(whole)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from selma.experts.average import Average
 from selma.experts.examples import Examples
 from selma.experts.gradients import gradients
+from selma.experts.schedule import learning_rate
 from selma.ground.errors import UserError
 from selma.ground.files import atomic
 from selma.lora.adapter import lora_parameters, lora_state
@@ -43,16 +45,18 @@ def train(
     state: Path,
     provenance: dict,
     on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    on_checkpoint: Callable[[int], None] = lambda step: None,
     progress: Callable[[range], Iterable[int]] = iter,
     state_seconds: float = 30.0,
 ) -> list[tuple[int, float]]:
     """Train the adapter that `lora.add_lora` put on the UNet, and return the curve [(step, loss)].
 
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
-    whose lora.json is `provenance` plus its steps. Parameters and optimizer are saved in the file `state` at
-    every checkpoint and every `state_seconds` (less often where writing them takes long); a run that finds it
-    resumes from there. The losses of the curve are means over windows of a hundredth of the steps; `on_loss` gets
-    each as it comes.
+    whose lora.json is `provenance` plus its steps; with `ema` the moving average is what they hold. Parameters, their
+    average and the optimizer are saved in the file `state` at every checkpoint and every `state_seconds` (less often
+    where writing them takes long); a run that finds it resumes from there. The losses of the curve are means over
+    windows of a hundredth of the steps; `on_loss` gets each as it comes, and `on_checkpoint` a
+    checkpoint's step, when all of it is saved and the UNet holds it.
     Raises UserError for a base model in float16 (its gradients underflow), for a batch beyond the memory, and for a
     loss, a gradient or weights that are not finite.
     """
@@ -71,7 +75,8 @@ def train(
         fused=device.type in ("cpu", "cuda"),
     )
     losses = torch.zeros(settings.steps, device=device)  # stays on the device: reading a loss waits for it
-    first = _load_state(state, parameters, optimizer, losses)
+    average = Average(parameters, settings.ema)
+    first = _load_state(state, parameters, optimizer, losses, average)
     window = max(1, settings.steps // 100)
     saved_at, pause = time.monotonic(), state_seconds
     with gradients(
@@ -87,23 +92,30 @@ def train(
                 losses[step] = found.of(batch)
             length = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm)
             losses[step] += torch.where(length.isfinite(), 0.0, torch.nan)  # found where the losses are read
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
             optimizer.step()
             optimizer.zero_grad()
+            average.update(step)
             count = step + 1
             if count % window == 0 or count == settings.steps:
                 on_loss(count, _mean(losses, count, window))
             at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
             if at_checkpoint:
                 _mean(losses, count, window)
-                _save_checkpoint(
-                    folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype)
-                )
+                with average.applied():
+                    _save_checkpoint(
+                        folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype)
+                    )
             if at_checkpoint or time.monotonic() - saved_at > pause:
                 began = time.monotonic()
-                _save_state(state, parameters, optimizer, losses, count)
+                _save_state(state, parameters, optimizer, losses, count, average)
                 saved_at = time.monotonic()
                 # SDXL's state at rank 128 is 2.2 GB: saving stays a small share of the time, however slow the disk
                 pause = state_seconds * max(1.0, saved_at - began)
+            if at_checkpoint:
+                with average.applied():
+                    on_checkpoint(count)
     ends = sorted({*range(window, settings.steps + 1, window), settings.steps})
     return [(count, _mean(losses, count, window)) for count in ends]
 
@@ -135,11 +147,12 @@ def _save_state(
     optimizer: torch.optim.Optimizer,
     losses: torch.Tensor,
     count: int,
+    average: Average,
 ) -> None:
     """Write everything a later run needs to resume after `count` steps, in one atomic safetensors file."""
     from safetensors.torch import save_file
 
-    tensors = {"losses": losses.cpu(), "count": torch.tensor(count)}
+    tensors = {"losses": losses.cpu(), "count": torch.tensor(count), **average.state()}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
         for key, value in optimizer.state[parameter].items():
@@ -153,6 +166,7 @@ def _load_state(
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     losses: torch.Tensor,
+    average: Average,
 ) -> int:
     """Restore a saved state and return the number of steps it had done; 0 if there is no state."""
     from safetensors.torch import load_file
@@ -160,6 +174,7 @@ def _load_state(
     if not file.is_file():
         return 0
     tensors = load_file(file)
+    average.restore(tensors)
     losses.copy_(tensors.pop("losses"))
     count = int(tensors.pop("count"))
     with torch.no_grad():

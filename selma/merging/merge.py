@@ -78,7 +78,7 @@ def check_compatible(experts: Mapping[str, LoraWeights], *, key: str) -> None:
             ("targets", "has different targets"),
         ):
             theirs, ours = expert.provenance.get(field), first.provenance.get(field)
-            if theirs != ours:
+            if not _same(theirs, ours):
                 raise UserError(
                     f"{key}: {name!r} {what} than {first_name!r} "
                     f"({_short(theirs)} and {_short(ours)}); all must be the same"
@@ -91,6 +91,12 @@ def check_compatible(experts: Mapping[str, LoraWeights], *, key: str) -> None:
             raise UserError(
                 f"{key}: {name!r} adapts different layers than {first_name!r}; all must be the same"
             )
+
+
+def _same(theirs: object, ours: object) -> bool:
+    """Whether two values are equal; lists (targets) in any order."""
+    lists = isinstance(theirs, list) and isinstance(ours, list)
+    return sorted(theirs) == sorted(ours) if lists else theirs == ours
 
 
 def _short(value: object) -> str:

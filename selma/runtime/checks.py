@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.experts import check_merge, check_training
 from selma.runtime.origins import (
     EMBEDDED,
     allow,
@@ -106,17 +107,7 @@ def _check_experts(params: Params) -> None:
             allow_all(f"experts.{name}.skills", expert.skills, params.skills, "in `skills`")
         if Path("data/samples") in Path(expert.data).parents:
             raise UserError(f"experts.{name}.data is {expert.data}, which shows the benchmarks' test prompts")
-        steps = expert.steps or params.expert.steps
-        if params.expert.checkpoint_every > steps:
-            raise UserError(
-                f"expert.checkpoint_every is {params.expert.checkpoint_every}; "
-                f"it must be at most the {steps} steps of expert {name}"
-            )
-    if params.expert.accumulate > params.expert.batch:
-        raise UserError(
-            f"expert.accumulate is {params.expert.accumulate}; "
-            f"it must be at most expert.batch ({params.expert.batch})"
-        )
+        check_training(params, name)
 
 
 def _check_merges(params: Params) -> None:
@@ -139,13 +130,13 @@ def _check_merges(params: Params) -> None:
                     f"merges.{name}.operator is {merge.operator}, which needs the experts' own pictures or "
                     f"prompts; {drawn[0]} is a policy, whose pictures are not kept"
                 )
-            continue
-        for skill in params.skills:
+        for skill in params.skills if merge.experts is None else ():
             if skill not in params.experts:
                 raise UserError(
                     f"merges.{name}.experts is null (one expert for each skill), but no expert is called {skill}; "
                     f"add it to `experts`, or list the experts to merge"
                 )
+        check_merge(params, f"merges.{name}", merge.operator, merged)
 
 
 def _check_models(params: Params) -> None:

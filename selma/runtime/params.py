@@ -18,11 +18,12 @@ from selma.ground.schema import Count, Fraction, Positive, Seed, build, once, on
 from selma.runtime import timing, variants
 from selma.runtime.candidates import DrawRow, Many, PickRow, Rate, RenderRow
 from selma.runtime.checks import cross_check
-from selma.runtime.drawing import Drawing, NonNegative, Pixels
+from selma.runtime.drawing import Drawing, NonNegative
 from selma.runtime.learning import Few, Policy, PolicyRow
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
+from selma.runtime.training import Decay, Schedule, Steps, Training
 
 # What changes speed, memory or cost, never results beyond the rounding of kernels. dvc.yaml declares none
 # of it, so that another value runs no stage again, and an unfinished stage resumes with it.
@@ -32,6 +33,7 @@ SPEED = frozenset(
         "images.drawing.batch",
         "expert.accumulate",
         "expert.gradient_checkpointing",
+        "expert.samples",
         "policy.drawing.batch",
         "policy.batch",
         "policy.gradient_checkpointing",
@@ -44,7 +46,7 @@ SPEED = frozenset(
 
 @section
 class Expert:
-    """One LoRA to train: its images, the objective, and its own number of steps if it has one.
+    """One LoRA to train: its images, the objective, and settings of section `expert` that are its own.
 
     `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py). Of
     data/images, `skills` names those whose images it trains on; null is all.
@@ -52,6 +54,17 @@ class Expert:
 
     data: OnDisk
     objective: Annotated[str, one_of(variants.names("objectives"))]
+    rank: Count | None = None
+    alpha: Positive | None = None
+    rslora: bool | None = None
+    targets: Names | None = None
+    learning_rate: Positive | None = None
+    schedule: Schedule | None = None
+    warmup: Steps | None = None
+    min_snr: Positive | None = None
+    ema: Decay | None = None
+    caption_dropout: Fraction | None = None
+    batch: Count | None = None
     steps: Count | None = None
     skills: Names | None = None
 
@@ -127,35 +140,6 @@ class Images:
     backbone: Name
     drawing: Drawing
     candidates: Many = 1
-
-
-@section
-class Training:
-    """Section `expert`: how every expert is trained; the learning rate is constant.
-
-    `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
-    UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
-    `flip` mirrors each image or not, at random in every step. `init` says whether all experts start from one A (shared,
-    the paper's) or each from its own.
-    """
-
-    backbone: Name
-    rank: Count
-    alpha: Positive
-    targets: Names
-    learning_rate: Positive
-    weight_decay: NonNegative
-    max_grad_norm: Positive
-    caption_dropout: Fraction
-    batch: Count
-    steps: Count
-    checkpoint_every: Count
-    accumulate: Count = 1
-    gradient_checkpointing: bool = False
-    save_dtype: Annotated[str, one_of(("float32", "float16", "bfloat16"))] = "float32"
-    flip: bool = False
-    init: Annotated[str, one_of(("shared", "own"))] = "shared"
-    resolution: Pixels | None = None
 
 
 @section

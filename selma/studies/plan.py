@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.experts import check_merge
 from selma.runtime.facts import flatten
 from selma.runtime.origins import allow, allow_all
 from selma.runtime.params import Params, build_params
@@ -66,6 +67,8 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
             allow_all(
                 where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
             )
+            if row.merge is not None:
+                check_merge(run.params, f"{where}.merge", row.merge.operator, experts_of(row, run.params))
     leading = {rows[name].set: rank for rank, name in enumerate((table.selma, table.base)) if name in rows}
     # the base's set first, then SELMA's: gains are over them
     return dict(

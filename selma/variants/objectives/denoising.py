@@ -1,7 +1,8 @@
 """The denoising objective of latent diffusion (Rombach et al., arXiv 2112.10752, equation 2), SELMA's own.
 
 Mean squared error between what the UNet predicts for a noisy image-text pair and the noise in it (or v, if the
-backbone predicts v: Salimans and Ho, arXiv 2202.00512).
+backbone predicts v: Salimans and Ho, arXiv 2202.00512). With `min_snr`, time steps weigh by their signal-to-noise
+ratio (Hang et al., ICCV 2023, arXiv 2303.09556, section 3.4).
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ if TYPE_CHECKING:
     from selma.experts.examples import Examples
     from selma.runtime.params import Training
 
+READS = ("min_snr",)  # of the settings that not every objective knows
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on: noisy latents [n, channels, h, w], times [n], conditioning, and the target."""
+    """What one step trains on: noisy latents [n, channels, h, w], times [n], conditioning, and the target.
+
+    `weights` [n] are those of the examples' losses; None weighs all alike.
+    """
 
     noisy: torch.Tensor
     times: torch.Tensor
     texts: Conditioning
     time_ids: torch.Tensor
     target: torch.Tensor
+    weights: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -43,7 +50,12 @@ class Batch:
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield Batch(
-                self.noisy[rows], self.times[rows], self.texts[rows], self.time_ids[rows], self.target[rows]
+                self.noisy[rows],
+                self.times[rows],
+                self.texts[rows],
+                self.time_ids[rows],
+                self.target[rows],
+                None if self.weights is None else self.weights[rows],
             )
 
 
@@ -73,14 +85,33 @@ def draw_batch(
         texts=examples.texts[examples.caption[rows].masked_fill(dropped, 0)],
         time_ids=examples.time_ids[rows],
         target=_target(schedule, latents, noise, times),
+        weights=None if settings.min_snr is None else min_snr_weights(schedule, times, settings.min_snr),
     )
 
 
 def batch_loss(unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The denoising loss: mean squared error, in fp32, of what the backbone predicts (noise or v)."""
+    """The denoising loss: mean squared error, in fp32, of what the backbone predicts (noise or v), weighed by step."""
     inputs = batch.texts.to(unet.dtype).unet_inputs(batch.time_ids)
     prediction = unet(batch.noisy.to(unet.dtype), batch.times, **inputs, return_dict=False)[0]
-    return functional.mse_loss(prediction.float(), batch.target)
+    if batch.weights is None:
+        return functional.mse_loss(prediction.float(), batch.target)
+    errors = functional.mse_loss(prediction.float(), batch.target, reduction="none").flatten(1).mean(dim=1)
+    return (batch.weights * errors).mean()
+
+
+def min_snr_weights(schedule: DDPMScheduler, times: torch.Tensor, gamma: float) -> torch.Tensor:
+    """The weights [n] of time steps [n] in the loss of what the backbone predicts, at most 1: Min-SNR-gamma.
+
+    min(snr, gamma) of an error in the image is min(snr, gamma) / snr of one in the noise and min(snr, gamma) /
+    (snr + 1) of one in v; snr = a / (1 - a), a the cumulative product of the alphas. Written in a, without a division
+    by an snr of zero: where the last step is pure noise its weight is 1 for the noise, and 0 for v, which is the image
+    there.
+    """
+    a = schedule.alphas_cumprod.to(times.device)[times]
+    in_v = torch.minimum(a, gamma * (1 - a))
+    if schedule.config.prediction_type == "v_prediction":
+        return in_v
+    return torch.where(a > 0, in_v / a, 1.0)
 
 
 def _target(

@@ -9,6 +9,9 @@ import torch
 from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 
+# What experts must have in common; params.yaml is checked for it before they are trained.
+SAME = ("rank", "scaling")
+
 
 def merge(experts: Mapping[str, LoraWeights]) -> LoraWeights:
     """The paper's merge: A = mean(A_t), B = mean(B_t), so dW = scaling / T^2 * sum_ij B_i A_j, at one rank.
@@ -18,7 +21,7 @@ def merge(experts: Mapping[str, LoraWeights]) -> LoraWeights:
     loras = list(experts.values())
     first = loras[0]
     for expert in loras:
-        for what in ("rank", "scaling"):
+        for what in SAME:
             ours, theirs = getattr(first, what), getattr(expert, what)
             if ours != theirs:
                 raise UserError(

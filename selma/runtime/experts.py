@@ -1,0 +1,92 @@
+"""Checks of how experts are trained, and of which ones a merge can hold: by params.yaml alone, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selma.ground.errors import UserError
+from selma.runtime import variants
+from selma.runtime.places import EXPERTS
+from selma.runtime.training import training_of
+
+if TYPE_CHECKING:
+    from selma.runtime.params import Params
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is known of a LoRA before it is trained; `scaling` is alpha / rank, as its file will say."""
+
+    rank: int
+    scaling: float
+    targets: tuple[str, ...]
+
+
+def adapter_of(params: Params, name: str) -> Adapter:
+    """The adapter of an expert or a policy; a policy that starts from an expert keeps that one's."""
+    while name in params.policies:
+        start = Path(params.policies[name].start)
+        if start.parent != Path(EXPERTS):
+            made = params.policy
+            return Adapter(made.rank, made.alpha / made.rank, made.targets)
+        name = start.name
+    settings = training_of(params.expert, params.experts[name])
+    return Adapter(settings.rank, settings.lora_alpha / settings.rank, settings.targets)
+
+
+def check_training(params: Params, name: str) -> None:
+    """Raise UserError where the settings by which an expert is trained contradict each other."""
+    row = params.experts[name]
+    training = training_of(params.expert, row)
+    if training.checkpoint_every > training.steps:
+        raise UserError(
+            f"expert.checkpoint_every is {training.checkpoint_every}; "
+            f"it must be at most the {training.steps} steps of expert {name}"
+        )
+    if training.warmup >= training.steps:
+        key = "expert" if row.warmup is None else f"experts.{name}"
+        raise UserError(
+            f"{key}.warmup is {training.warmup}; it must be less than the {training.steps} steps of expert {name}"
+        )
+    weighs = variants.constants("objectives", row.objective).get("READS", ())
+    if training.min_snr is not None and "min_snr" not in weighs:
+        key = "expert" if row.min_snr is None else f"experts.{name}"
+        raise UserError(
+            f"{key}.min_snr is {training.min_snr:g}, which the objective of expert {name}, {row.objective}, does not "
+            "know; set it in the rows of objective denoising alone"
+        )
+    if training.accumulate > training.batch:
+        batch = "expert.batch" if row.batch is None else f"experts.{name}.batch"
+        raise UserError(
+            f"expert.accumulate is {training.accumulate}; it must be at most {batch} ({training.batch})"
+        )
+
+
+def check_merge(params: Params, key: str, operator: str, names: Sequence[str]) -> None:
+    """Raise UserError, opened by `key`, where experts will not have what the operator needs to be the same.
+
+    All merges need the same targets; what else an operator needs is SAME in its file.
+    """
+    first, *others = names
+    ours, same = adapter_of(params, first), variants.constants("operators", operator).get("SAME", ())
+    for name in others:
+        theirs = adapter_of(params, name)
+        if set(theirs.targets) != set(ours.targets):
+            raise UserError(
+                f"{key}.experts: {name} has other targets ({', '.join(theirs.targets)}) than {first} "
+                f"({', '.join(ours.targets)}); merged experts need the same"
+            )
+        for what in same:
+            if getattr(theirs, what) != getattr(ours, what):
+                allowed = [
+                    other
+                    for other in variants.names("operators")
+                    if what not in variants.constants("operators", other).get("SAME", ())
+                ]
+                raise UserError(
+                    f"{key}.operator is {operator}, which needs experts of one {what}; {name} has "
+                    f"{getattr(theirs, what):g}, {first} {getattr(ours, what):g}; allowed: {', '.join(allowed)}"
+                )
