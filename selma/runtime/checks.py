@@ -103,6 +103,13 @@ def _check_experts(params: Params) -> None:
             allow_all(f"experts.{name}.skills", expert.skills, params.skills, "in `skills`")
         if Path("data/samples") in Path(expert.data).parents:
             raise UserError(f"experts.{name}.data is {expert.data}, which shows the benchmarks' test prompts")
+        variants.options("objectives", expert.objective, expert.options, f"experts.{name}.options")
+        compares = variants.constants("objectives", expert.objective).get("PAIRS", False)
+        if compares and Path(IMAGES) in _above(expert.data):
+            raise UserError(
+                f"experts.{name}.data is {expert.data}, which holds no pairs; objective {expert.objective} needs a "
+                "folder whose metadata has a column rejected, e.g. data/picked/<name>"
+            )
         steps = expert.steps or params.expert.steps
         if params.expert.checkpoint_every > steps:
             raise UserError(

@@ -46,13 +46,15 @@ class Expert:
     """One LoRA to train: its images, the objective, and its own number of steps if it has one.
 
     `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py). Of
-    data/images, `skills` names those whose images it trains on; null is all.
+    data/images, `skills` names those whose images it trains on; null is all. `options` are the objective's settings,
+    those that its file states.
     """
 
     data: OnDisk
-    objective: Annotated[str, one_of(variants.names("objectives"))]
+    objective: Annotated[str, one_of(variants.names("objectives", MIXES=False))]
     steps: Count | None = None
     skills: Names | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @section
