@@ -101,7 +101,7 @@ def train(
             if at_checkpoint:
                 _mean(losses, count, window)
                 at, dtype = folder / f"step-{count:06d}", torch_dtype(settings.save_dtype)
-                (save or partial(_save_adapter, unet))(at, {**provenance, "steps": count}, dtype)
+                (save or partial(save_adapter, unet))(at, {**provenance, "steps": count}, dtype)
             if at_checkpoint or time.monotonic() - saved_at > pause:
                 began = time.monotonic()
                 _save_state(state, parameters, optimizer, losses, count)
@@ -129,7 +129,8 @@ def _mean(losses: torch.Tensor, count: int, window: int) -> float:
     return value
 
 
-def _save_adapter(unet: torch.nn.Module, folder: Path, provenance: dict, dtype: torch.dtype) -> None:
+def save_adapter(unet: torch.nn.Module, folder: Path, provenance: dict, dtype: torch.dtype) -> None:
+    """Write the UNet's adapter as a LoRA folder, as `save_lora` does."""
     save_lora(folder, lora_state(unet), provenance, dtype)
 
 

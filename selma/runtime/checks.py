@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.mixtures import check_mixtures
 from selma.runtime.origins import (
     EMBEDDED,
     allow,
@@ -21,7 +22,7 @@ from selma.runtime.origins import (
     check_own_benchmark,
     check_own_judge,
 )
-from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES
+from selma.runtime.places import BACKBONES, EXPERTS, IMAGES, MERGES, MIXTURES
 from selma.runtime.policies import check_policies
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def cross_check(params: Params) -> None:
     _check_pretraining(params)
     _check_experts(params)
     check_policies(params)
+    check_mixtures(params)
     _check_merges(params)
     _check_models(params)
     _check_benchmarks(params)
@@ -151,6 +153,7 @@ def _check_models(params: Params) -> None:
     weights = {
         f"{BACKBONES}/{params.expert.backbone}",
         *(f"{MERGES}/{name}" for name in params.merges),
+        *(f"{MIXTURES}/{name}" for name in params.mixtures),
         *(f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies)),
     }
     for name, model in params.models.items():

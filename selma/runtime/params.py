@@ -19,6 +19,7 @@ from selma.runtime import timing, variants
 from selma.runtime.checks import cross_check
 from selma.runtime.drawing import Drawing, NonNegative, Pixels
 from selma.runtime.learning import Few, Policy, PolicyRow
+from selma.runtime.mixtures import Mixture
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
@@ -201,6 +202,7 @@ class Params:
     experts: Annotated[dict[RowName, Expert], Field(min_length=1)]
     policies: dict[RowName, PolicyRow]
     merges: dict[RowName, Merge]
+    mixtures: dict[RowName, Mixture]
     models: Annotated[dict[RowName, Model], Field(min_length=1)]
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]
