@@ -3,7 +3,8 @@
     python -m selma.export --format kohya                 the first merge, for ComfyUI, A1111 and diffusers
     python -m selma.export count --format diffusers       an expert or policy, in diffusers' format, as it is stored
 
-reads   models/merges/<name>/ or models/experts/<name>/, models/backbones/<expert.backbone>/, metrics/eval.json
+reads   models/merges/<name>/, models/experts/<name>/ or, where that is one LoRA, models/mixtures/<name>/
+        models/backbones/<expert.backbone>/, metrics/eval.json
 writes  exports/<profile>-<name>-<format>/   the weights, README.md and export.json with their hashes
 """
 
@@ -25,7 +26,7 @@ from selma.net.pipelines import SOURCE
 from selma.reporting.metrics import EVAL, read_summary
 from selma.runtime import command, dvcfile, schema, work
 from selma.runtime.params import Params, load_params
-from selma.runtime.places import BACKBONES, EXPERTS, MERGES
+from selma.runtime.places import BACKBONES, EXPERTS, MERGES, MIXTURES
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,11 @@ FORMATS, DTYPES = ("kohya", "diffusers"), ("float16", "float32")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.export", description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", help="a merge, an expert or a policy (default: the first merge)")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a merge, an expert, a policy or a mixture that is one LoRA (default: the first merge)",
+    )
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of a kohya file (default: float16); diffusers keeps the run's"
@@ -57,8 +62,9 @@ def main() -> None:
 def export(name: str | None, format: str, dtype: str | None = None, out: Path | None = None) -> Path:
     """Write the export's folder and return its path; an existing export is replaced as a whole.
 
-    Raises UserError for a name that is neither a merge nor an expert nor a policy, a LoRA that is missing, damaged or
-    of a different backbone or that the format cannot hold, and an `out` that holds anything but an export.
+    Raises UserError for a name that is none of a merge, an expert, a policy and a mixture, for a mixture with gates, a
+    LoRA that is missing, damaged or of a different backbone or that the format cannot hold, and an `out` that holds
+    anything but an export.
     """
     # Here and not above, so that Ctrl-C is one line while torch and scipy are imported, too.
     from selma.backbones.loading import fingerprint
@@ -68,13 +74,14 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
 
     params = load_params()
     name = next(iter(params.merges), None) if name is None else name
-    known = [*params.merges, *params.experts, *params.policies]
+    known = [*params.merges, *params.experts, *params.policies, *params.mixtures]
     if name not in known:
         raise UserError(f"{name}: unknown LoRA; allowed: {', '.join(known)}")
     out = Path("exports") / f"{params.profile}-{name}-{format}" if out is None else out
     _check_target(out)
 
-    source = Path(MERGES if name in params.merges else EXPERTS) / name
+    home, kind = _kind(params, name)
+    source = Path(home) / name
     weights = load_lora(source)
     own = _precision(source / WEIGHTS)
     if format == "diffusers" and dtype not in (None, own):
@@ -92,7 +99,6 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     made_of = trained.origins(weights.provenance.get("experts", [name]), params)
     data = trained.data([one for one in made_of if one not in params.policies], params)
     learned = trained.learned([one for one in made_of if one in params.policies], params)
-    kind = "merged LoRA" if name in params.merges else "expert" if name in params.experts else "policy"
     title = f"SELMA {kind}: {name} ({params.profile})"
     stem = f"selma-{params.profile}-{name}"
     dtype = dtype or ("float16" if format == "kohya" else own)
@@ -136,6 +142,15 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
         about = {"name": name, "profile": params.profile, "format": format, "dtype": dtype}
         write_json(temporary / MARK, {**about, "files": contents, "lora": weights.provenance})
     return out
+
+
+def _kind(params: Params, name: str) -> tuple[str, str]:
+    """Where the LoRA of a row is kept, and what it is called."""
+    if name in params.merges:
+        return MERGES, "merged LoRA"
+    if name in params.mixtures:
+        return MIXTURES, "distilled LoRA"
+    return EXPERTS, "expert" if name in params.experts else "policy"
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from selma.ground.errors import UserError
 from selma.runtime import command
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
-from selma.runtime.places import BACKBONES
+from selma.runtime.places import BACKBONES, MIXTURES
 
 
 def named(root: Path) -> dict[Path, set[str]]:
@@ -27,6 +27,7 @@ def named(root: Path) -> dict[Path, set[str]]:
     names: dict[Path, set[str]] = {
         Path(BACKBONES): {params.images.backbone, params.expert.backbone},
         Path("data/preferences"): set(),  # no stage writes it if `preferences` is empty
+        Path(MIXTURES): set(),  # nor this one without a row of `mixtures`
     }
     stages = load_stages(root).values()
     for out in (Path(out) for stage in stages for out in stage.outs):

@@ -117,7 +117,7 @@ def _after_row(text: str, row: tuple[Node, Node], addition: str) -> tuple[int, s
 
 
 def _check_free(name: str, params: Params) -> None:
-    for section in ("skills", "experts", "policies", "models", "merges"):
+    for section in ("skills", "experts", "policies", "models", "mixtures", "merges"):
         if name in getattr(params, section):
             raise UserError(f"{name} is taken: `{section}` in {PARAMS} already has it; choose another name")
 

@@ -2,7 +2,8 @@
 
     python -m stages.expert count
 
-reads   experts.<name>.data            metadata.jsonl and images; in data/images those of each skill in its skills.json
+reads   experts.<name>.data            metadata.jsonl and images; in data/images those of each skill in its skills.json;
+                                       the images that lost, if experts.<name>.objective learns from pairs
         models/backbones/<expert.backbone>/
 writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a LoRA folder in diffusers' format
         metrics/loss/<name>.csv        step, loss
@@ -10,7 +11,6 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from selma.backbones.loading import fingerprint, load_pipeline
@@ -20,10 +20,9 @@ from selma.experts.card import card
 from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
-from selma.ground.pairs import read_image, read_training
+from selma.ground.pairs import read_training
 from selma.lora.adapter import add_lora
 from selma.runtime import stage, tracking, variants, work
-from selma.runtime.devices import enough_memory
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
 from selma.runtime.training import training_of
@@ -34,7 +33,9 @@ def main(name: str) -> None:
     if name not in params.experts:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
-    pairs = read_training(Path(expert.data), expert.skills)
+    options = variants.options("objectives", expert.objective, expert.options, f"experts.{name}.options")
+    compares = variants.constants("objectives", expert.objective).get("PAIRS", False)
+    pairs = read_training(Path(expert.data), expert.skills, expert.objective if compares else None)
     backbone = Path(BACKBONES) / params.expert.backbone
     settings = training_of(params.expert, expert)
     told = {"backbone": fingerprint(backbone), "images": len(pairs), "seed": params.seed}
@@ -50,14 +51,8 @@ def main(name: str) -> None:
 
     with work.folder(stage.name()) as folder:
         # Encode every pair once; the VAE and the text encoders are needed after that for samples only.
-        images = (read_image(pair.file) for pair in pairs)
+        encoded = examples.of_pairs(folder / "examples.safetensors", pipe, pairs, settings, compares)
         texts = [pair.text for pair in pairs]
-        with enough_memory("lower expert.resolution"):
-            encoded = examples.kept(
-                folder / "examples.safetensors",
-                partial(examples.encode, pipe, images, texts, settings.resolution, settings.flip),
-                pipe.device,
-            )
         show = samples.show(pipe, texts, settings, params.seed, folder / "samples.png")
         del pipe
         if settings.gradient_checkpointing:
@@ -74,7 +69,8 @@ def main(name: str) -> None:
                 seed=params.seed,
                 folder=out,
                 state=folder / "state.safetensors",
-                provenance=card(name, expert, settings, **told),
+                provenance=card(name, expert, settings, options, **told),
+                options=options,
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
                 on_checkpoint=show,
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),

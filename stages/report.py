@@ -26,18 +26,20 @@ OUT = Path("data/report")
 def main() -> None:
     params = load_params()
     learned = {name: asdict(policy) for name, policy in params.policies.items()}
+    mixed = {name: asdict(mixture) for name, mixture in params.mixtures.items()}
     page = report.render(
         Path("metrics"),
         Path("data/grid"),
         profile=params.profile,
         skills=params.skills,
-        experts=list(params.experts),
+        experts=[*params.experts, *mixed],
         merges=list(params.merges),
         learned=learned,
         settings={
             "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
             "experts": {name: given(expert) for name, expert in params.experts.items()},
             "merges": {name: asdict(merge) for name, merge in params.merges.items()},
+            **({"mixtures": mixed} if mixed else {}),
             **({"policies": learned, "policy": results(params.policy, "policy")} if learned else {}),
             "prompts": asdict(params.prompts),
             "filter": asdict(params.filter),

@@ -19,6 +19,7 @@ from selma.merging.calibration import calibration, moments, reading, sample
 from selma.merging.merge import merge
 from selma.runtime.params import Drawing
 from selma.scoring import dev_score, exam
+from selma.scoring.dev import dev_items
 from selma.scoring.scores import item_scores
 from tests.test_lora import random_lora
 
@@ -197,10 +198,10 @@ def test_a_merge_is_scored_by_all_experts_held_out_prompts_or_by_the_dev_split(t
             tmp_path / skill / "held_out.jsonl", [{"id": f"{skill}-1", "text": f"a circle of {skill}"}]
         )
     folders = [(tmp_path / name, None) for name in ("count", "tags", "tags")]
-    found, held_out = dev_score.dev_items(folders, benchmark)
+    found, held_out = dev_items(folders, benchmark)
     assert held_out and [item.id for item in found] == ["count-1", "tags-1"]
     (tmp_path / "none").mkdir()
-    found, held_out = dev_score.dev_items([*folders, (tmp_path / "none", None)], benchmark)
+    found, held_out = dev_items([*folders, (tmp_path / "none", None)], benchmark)
     assert not held_out and [item.prompt for item in found] == [item.prompt for item in items("dev")]
     with pytest.raises(UserError, match="no dev split"):
-        dev_score.dev_items([(tmp_path / "none", None)], tmp_path / "tags")
+        dev_items([(tmp_path / "none", None)], tmp_path / "tags")

@@ -42,6 +42,10 @@ def _stages() -> dict[str, Stage]:
             "policies: {learner: {algorithm: nft, start: models/backbones/sdxl, prompts: data/questions, "
             "rewards: {solace: 1.0}, images: 1152}}",
         )
+        text = text.replace(
+            "mixtures: {}",
+            "mixtures: {moe: {objective: moe_gates, experts: null}, one: {objective: distil, experts: null}}",
+        )
         (root / "params.yaml").write_text(text, encoding="utf-8")
         build_params(load_yaml(root / "params.yaml"), "params.yaml")
         found = load_stages(root)

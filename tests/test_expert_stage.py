@@ -138,7 +138,8 @@ def test_an_expert_on_some_skills_reads_their_images_and_says_so(make_project, m
         add_images(root, skill)
     write_json(root / "data/images/skills.json", skills)
     read = []
-    monkeypatch.setattr(expert, "read_image", lambda file: read.append(file.parent.name) or read_image(file))
+    see = lambda file: read.append(file.parent.name) or read_image(file)  # noqa: E731
+    monkeypatch.setattr(expert.examples, "read_image", see)
     run(root, monkeypatch, "three")
     assert read == ["objects"] * 6 + ["tags"] * 6 + ["count"] * 6
     card = load_lora(root / "models/checkpoints/three/step-000005").provenance

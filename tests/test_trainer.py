@@ -23,7 +23,7 @@ from selma.backbones import conditioning
 from selma.backbones.latents import to_vae
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop
+from selma.experts import examples, loop, noisy
 from selma.experts.draws import batch_indices, initial_seed
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora, lora_parameters
@@ -173,7 +173,7 @@ def test_the_loss_is_that_of_the_backbones_prediction_type(
     times = torch.tensor([10, 500, 900])
     alpha = schedule.alphas_cumprod[times].view(-1, 1, 1, 1)
     expected = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents if kind == "v_prediction" else noise
-    torch.testing.assert_close(denoising._target(schedule, latents, noise, times), expected)
+    torch.testing.assert_close(noisy.target(schedule, latents, noise, times), expected)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.backbones.bank import add_bank, add_gates
 from selma.backbones.cpu import speed_up
 from selma.backbones.parts import KINDS, check_files, check_parts, check_whole, read_kind, text_encoders
 from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import sha256_file
+from selma.ground.mixtures import Mixture, is_mixture, read_mixture
 from selma.runtime import timing
 from selma.runtime.devices import enough_memory, pick_device, torch_dtype
 
@@ -39,6 +41,8 @@ def load_pipeline(
     folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
 ) -> Pipeline:
     """Load a backbone folder onto a device (a value of runtime.device), optionally with a LoRA folder at weight 1.
+
+    `lora` may be a mixture's folder (selma/ground/mixtures.py), too: its experts weigh as its gates say.
 
     The pipeline comes in eval mode with every parameter frozen, no safety checker or watermark and no progress
     bar. Only safetensors are read, and nothing is downloaded. A VAE that overflows in float16 and declares it
@@ -70,7 +74,8 @@ def load_pipeline(
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if lora is not None:
-        _put_lora(pipe, adapter, lora)
+        put = _put_mixture if isinstance(adapter, Mixture) else _put_lora
+        put(pipe, adapter, lora)
     speed_up(pipe.unet, pipe.vae, *text_encoders(pipe))
     return pipe
 
@@ -131,14 +136,25 @@ def _unlogged() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _read_lora(folder: Path, lora: Path) -> Adapter:
-    """A LoRA folder, checked for belonging to the backbone in `folder`."""
-    adapter = read_adapter(lora)
+def _read_lora(folder: Path, lora: Path) -> Adapter | Mixture:
+    """A LoRA's or a mixture's folder, checked for belonging to the backbone in `folder`."""
+    mixed = is_mixture(lora)
+    adapter = read_mixture(lora) if mixed else read_adapter(lora)
     if adapter.card["backbone"] != fingerprint(folder):
         raise UserError(
-            f"{lora}: this LoRA was trained on a different backbone than {folder}; train it again on this one"
+            f"{lora}: this {'mixture' if mixed else 'LoRA'} was trained on a different backbone than {folder}; "
+            "train it again on this one"
         )
     return adapter
+
+
+def _put_mixture(pipe: Pipeline, mixture: Mixture, folder: Path) -> None:
+    """Put a mixture's experts and gates beside its backbone's layers."""
+    try:
+        add_bank(pipe.unet, mixture.factors, mixture.card["ranks"], mixture.card["scalings"])
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    add_gates(pipe.unet, mixture.gates)
 
 
 def _put_lora(pipe: Pipeline, adapter: Adapter, lora: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,9 +11,19 @@ if TYPE_CHECKING:
 
 
 def card(
-    name: str, expert: Expert, settings: Training, *, backbone: str, images: int, seed: int
+    name: str,
+    expert: Expert,
+    settings: Training,
+    options: Mapping[str, Any],
+    *,
+    backbone: str,
+    images: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """The card of the expert `name`, trained by `settings` on `images` images of its row; `backbone` a fingerprint."""
+    """The card of the expert `name`, trained by `settings` on `images` images of its row; `backbone` a fingerprint.
+
+    `options` are those of its objective.
+    """
     return {
         "name": name,
         "backbone": backbone,
@@ -23,4 +34,6 @@ def card(
         **({"skills": list(expert.skills)} if expert.skills else {}),
         "images": images,
         "seed": seed,
+        **({"objective": expert.objective} if expert.objective != "denoising" else {}),
+        **({"options": dict(options)} if options else {}),
     }

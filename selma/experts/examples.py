@@ -6,8 +6,9 @@ distribution as encoding inside the training loop, without its cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -23,13 +24,19 @@ from selma.backbones.latents import from_vae
 from selma.backbones.loading import image_size
 from selma.ground.errors import UserError
 from selma.ground.files import atomic
+from selma.ground.pairs import read_image
+from selma.runtime.devices import enough_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.loading import Pipeline
+    from selma.ground.pairs import Pair
+    from selma.runtime.params import Training
 
 ENCODE_BATCH = 8  # images per pass of the VAE encoder
+_IMAGES = ("mean", "std", "time_ids", "mirror_mean", "mirror_std")  # what Examples hold of images
+_LOSERS = "losers."  # how the keys of theirs begin in a file
 ENCODE_PIXELS = 8 * 512 * 512  # in passes that a CPU makes side by side
 
 
@@ -42,6 +49,8 @@ class Examples:
     caption    [n], each pair's row in `texts`
     time_ids   [n, 6] fp32, each image's size and crop, which condition SDXL only
     mirror_mean, mirror_std    those of the mirrored images; None: training never mirrors
+    losers     row by row, the images that lost against these for the same texts; None: the data hold no pairs
+    teacher    [n], the number of the expert that each pair is from, where several are distilled; None: there are none
     """
 
     mean: torch.Tensor
@@ -51,6 +60,8 @@ class Examples:
     time_ids: torch.Tensor
     mirror_mean: torch.Tensor | None = None
     mirror_std: torch.Tensor | None = None
+    losers: Examples | None = None
+    teacher: torch.Tensor | None = None
 
 
 def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Examples:
@@ -64,22 +75,37 @@ def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Ex
     if not file.is_file():
         found = encode()
         tensors = {
-            "mean": found.mean,
-            "std": found.std,
             "states": found.texts.states,
             "pooled": found.texts.pooled,
             "caption": found.caption,
-            "time_ids": found.time_ids,
-            "mirror_mean": found.mirror_mean,
-            "mirror_std": found.mirror_std,
+            **{name: getattr(found, name) for name in _IMAGES},
+            **{f"{_LOSERS}{name}": getattr(found.losers, name, None) for name in _IMAGES},
         }
         with atomic(file) as temporary:
             save_file(
                 {name: each.contiguous() for name, each in tensors.items() if each is not None}, temporary
             )
     tensors = load_file(file, device=str(device))
-    texts = Conditioning(tensors.pop("states"), tensors.pop("pooled", None))
-    return Examples(texts=texts, **tensors)
+    texts = {
+        "texts": Conditioning(tensors.pop("states"), tensors.pop("pooled", None)),
+        "caption": tensors.pop("caption"),
+    }
+    lost = {key.removeprefix(_LOSERS): tensors.pop(key) for key in list(tensors) if key.startswith(_LOSERS)}
+    return Examples(**texts, **tensors, losers=Examples(**texts, **lost) if lost else None)
+
+
+def of_pairs(file: Path, pipe: Pipeline, pairs: Sequence[Pair], settings: Training, losers: bool) -> Examples:
+    """The examples of image-text pairs, kept in a file, as section `expert` says (resolution, flip).
+
+    With `losers` the images that lost are encoded, too. Raises UserError for images that cannot be read, as `encode`
+    does, and where memory runs out.
+    """
+    images = (read_image(pair.file) for pair in pairs)
+    lost = (read_image(pair.rejected) for pair in pairs) if losers else None
+    texts = [pair.text for pair in pairs]
+    with enough_memory("lower expert.resolution"):
+        encoded = partial(encode, pipe, images, texts, settings.resolution, settings.flip, lost)
+        return kept(file, encoded, pipe.device)
 
 
 @torch.no_grad()
@@ -89,15 +115,33 @@ def encode(
     texts: list[str],
     resolution: int | None = None,
     flip: bool = False,
+    losers: Iterable[Image] | None = None,
 ) -> Examples:
     """Encode RGB images and their captions with the pipeline's VAE and text encoders, onto its device.
+
+    `losers` are, one for each image, those that lost against them for the same texts.
 
     An image of a size other than `resolution` (pixels of each side, by default the backbone's own) is resized and
     cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. With `flip` the mirrored
     images are encoded, too. Images are read a few at a time. Raises UserError, naming the text, for latents that are
     not finite.
     """
+    unique = list(dict.fromkeys(["", *texts]))
+    row = {text: i for i, text in enumerate(unique)}
     size = image_size(pipe, resolution)
+    found = _encode_images(pipe, images, texts, size, flip)
+    lost = None if losers is None else _encode_images(pipe, losers, texts, size, flip)
+    captions = {
+        "texts": conditioning.encode_texts(pipe, unique).to(pipe.device),
+        "caption": torch.tensor([row[text] for text in texts], device=pipe.device),
+    }
+    return Examples(**captions, **found, losers=lost and Examples(**captions, **lost))
+
+
+def _encode_images(
+    pipe: Pipeline, images: Iterable[Image], texts: list[str], size: tuple[int, int], flip: bool
+) -> dict[str, torch.Tensor]:
+    """What Examples hold of images, by its name there; `texts` name an image whose latents are not finite."""
     ids: list[tuple[int, ...]] = []
 
     def encoded(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,16 +175,12 @@ def encode(
             f"the latents of the image of {texts[finite.index(False)]!r} are not finite in {pipe.vae.dtype}; "
             "try another runtime.dtype"
         )
-    unique = list(dict.fromkeys(["", *texts]))
-    row = {text: i for i, text in enumerate(unique)}
-    return Examples(
-        mean=mean,
-        std=std,
-        texts=conditioning.encode_texts(pipe, unique).to(pipe.device),
-        caption=torch.tensor([row[text] for text in texts], device=pipe.device),
-        time_ids=torch.tensor(ids, device=pipe.device).float(),
+    return {
+        "mean": mean,
+        "std": std,
+        "time_ids": torch.tensor(ids, device=pipe.device).float(),
         **dict(zip(("mirror_mean", "mirror_std"), mirror, strict=False)),
-    )
+    }
 
 
 def _fit(image: Image, size: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, ...]]:

@@ -8,11 +8,11 @@ Every random draw of a step comes from a generator seeded by (seed, step), and t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from selma.runtime.params import Training
 
+Save = Callable[[Path, dict, torch.dtype], None]  # to a checkpoint's folder, with what it says of itself
+
 
 def train(
     objective: ModuleType,
@@ -44,6 +46,8 @@ def train(
     folder: Path,
     state: Path,
     provenance: dict,
+    options: Mapping[str, Any] | None = None,
+    save: Save | None = None,
     on_loss: Callable[[int, float], None] = lambda step, loss: None,
     on_checkpoint: Callable[[int], None] = lambda step: None,
     progress: Callable[[range], Iterable[int]] = iter,
@@ -51,6 +55,7 @@ def train(
 ) -> list[tuple[int, float]]:
     """Train the adapter that `lora.add_lora` put on the UNet, and return the curve [(step, loss)].
 
+    `options` are the objective's own settings; `save` writes a checkpoint of what is trained, if that is no LoRA.
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
     whose lora.json is `provenance` plus its steps; with `ema` the moving average is what they hold. Parameters, their
     average and the optimizer are saved in the file `state` at every checkpoint and every `state_seconds` (less often
@@ -80,11 +85,11 @@ def train(
     window = max(1, settings.steps // 100)
     saved_at, pause = time.monotonic(), state_seconds
     with gradients(
-        partial(objective.batch_loss, unet),
+        partial(objective.batch_loss, unet, **(options or {})),
         list(parameters.values()),
         batch=settings.batch,
         accumulate=settings.accumulate,
-        pixels=examples.mean[0, 0].numel(),
+        pixels=examples.mean[0, 0].numel() * (1 if examples.losers is None else 2),
     ) as found:
         for step in progress(range(first, settings.steps)):
             with enough_memory("raise expert.accumulate, or set expert.gradient_checkpointing"):
@@ -103,10 +108,9 @@ def train(
             at_checkpoint = count % settings.checkpoint_every == 0 or count == settings.steps
             if at_checkpoint:
                 _mean(losses, count, window)
+                at, dtype = folder / f"step-{count:06d}", torch_dtype(settings.save_dtype)
                 with average.applied():
-                    _save_checkpoint(
-                        folder, unet, {**provenance, "steps": count}, torch_dtype(settings.save_dtype)
-                    )
+                    (save or partial(save_adapter, unet))(at, {**provenance, "steps": count}, dtype)
             if at_checkpoint or time.monotonic() - saved_at > pause:
                 began = time.monotonic()
                 _save_state(state, parameters, optimizer, losses, count, average)
@@ -137,8 +141,9 @@ def _mean(losses: torch.Tensor, count: int, window: int) -> float:
     return value
 
 
-def _save_checkpoint(folder: Path, unet: torch.nn.Module, provenance: dict, dtype: torch.dtype) -> None:
-    save_lora(folder / f"step-{provenance['steps']:06d}", lora_state(unet), provenance, dtype)
+def save_adapter(unet: torch.nn.Module, folder: Path, provenance: dict, dtype: torch.dtype) -> None:
+    """Write the UNet's adapter as a LoRA folder, as `save_lora` does."""
+    save_lora(folder, lora_state(unet), provenance, dtype)
 
 
 def _save_state(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS, CARD = "pytorch_lora_weights.safetensors", "lora.json"
+MIXED = "mixture.json"  # in a folder that is no LoRA but a mixture of several (mixtures.py)
 PRECISIONS = ("float16", "bfloat16", "float32")
 METADATA = "lora_adapter_metadata"  # in the file's header: what diffusers takes rank, alpha and targets from
 
@@ -59,11 +60,15 @@ def read_adapter(folder: Path) -> Adapter:
     layers in one of PRECISIONS, and when they do not fit what lora.json says.
     """
     weights, card = folder / WEIGHTS, folder / CARD
+    if (folder / MIXED).is_file():
+        raise UserError(
+            f"{folder}: is a mixture of experts with gates, which is no LoRA and no LoRA file can hold"
+        )
     for file in (weights, card):
         if not file.is_file():
             raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
     said: Card = read_record(card, Card)
-    state, metadata = _open(weights)
+    state, metadata = open_weights(weights, "LoRA")
     _check_metadata(metadata, said, weights)
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in sorted(state.items()):
@@ -80,14 +85,15 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(factors, said)
 
 
-def _open(file: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+def open_weights(file: Path, what: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    """A safetensors file's tensors by name, and its metadata; raises UserError, saying `what` cannot be read."""
     from safetensors import safe_open
 
     try:
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own kind
-        raise UserError(f"{file}: this LoRA cannot be read ({first_line(error)})") from error
+        raise UserError(f"{file}: this {what} cannot be read ({first_line(error)})") from error
 
 
 def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None:

@@ -98,13 +98,17 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the text it was drawn from; `k` counts the images of one text."""
+    """An image and the text it was drawn from; `k` counts the images of one text.
+
+    `rejected` is the image that lost against it for the same text; None where nothing was compared.
+    """
 
     file: Path
     text: str
     id: str
     seed: int
     k: int = 0
+    rejected: Path | None = None
 
 
 @record
@@ -127,6 +131,7 @@ class _Own(TypedDict):
     id: NotRequired[Id]
     seed: NotRequired[Seed]
     k: NotRequired[Index]
+    rejected: NotRequired[FileName]
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -161,14 +166,34 @@ def parts(folder: Path, skills: Sequence[str] | None = None) -> list[Path]:
     return [folder / name for name in names if skills is None or name in skills]
 
 
-def read_training(folder: Path, skills: Sequence[str] | None = None) -> list[Pair]:
+def read_training(
+    folder: Path, skills: Sequence[str] | None = None, needed_by: str | None = None
+) -> list[Pair]:
     """The pairs to train an expert on, those of its `parts` one after another.
 
     A person's own folder will do: an HF imagefolder, whose metadata.jsonl or metadata.csv has file_name and text; `id`
-    is the file's name where there is none, `seed` 0. Raises UserError as `read_pairs` does.
+    is the file's name where there is none, `seed` 0. A column `rejected` names, in the same folder, the image that lost
+    against file_name for its text; an objective that learns from both is named in `needed_by`, and then every row must
+    have one. Raises UserError as `read_pairs` does.
     """
     rows = [(part, row) for part in parts(folder, skills) for row in _own_rows(part)]
+    for part, row in rows if needed_by else ():
+        _check_rejected(part, row, needed_by)
     return _checked(Path(folder), [_pair(part, row) for part, row in rows])
+
+
+def _check_rejected(folder: Path, row: _Own, needed_by: str | None) -> None:
+    if "rejected" not in row:
+        raise UserError(
+            f"{folder}: its metadata has no column rejected for {row['file_name'][:80]!r}; objective {needed_by} needs "
+            "the image that lost against it, by its file name"
+        )
+    if row["rejected"] == row["file_name"]:
+        raise UserError(f"{folder}: {row['file_name'][:80]!r} is rejected against itself; name two images")
+    if not (folder / row["rejected"]).is_file():
+        raise UserError(
+            f"{folder / row['rejected']}: image not found, though the metadata of {folder} rejects it"
+        )
 
 
 def _own_rows(folder: Path) -> list[_Own]:
@@ -176,7 +201,9 @@ def _own_rows(folder: Path) -> list[_Own]:
         return read_rows(folder / METADATA, _Own, once=["file_name"])
     if (table := folder / "metadata.csv").is_file():
         columns = ("file_name", "text")
-        found = [{name: row.cells[name] for name in columns} for row in read_csv(table, columns)]
+        known = (*columns, "rejected")
+        rows = [row.cells for row in read_csv(table, columns)]
+        found = [{name: cells[name] for name in known if name in cells} for cells in rows]
         return [check(_Own, row, f"{table}, {row['file_name'][:80]!r}", "the row") for row in found]
     raise UserError(
         f"{folder}: holds no {METADATA} (or metadata.csv), which names each image's file_name and text"
@@ -201,4 +228,7 @@ def _pair(folder: Path, row: _Row | _Own) -> Pair:
     file = folder / row["file_name"]
     if not file.is_file():
         raise UserError(f"{file}: image not found, though the metadata of {folder} names it")
-    return Pair(file, row["text"], row.get("id", row["file_name"]), row.get("seed", 0), row.get("k", 0))
+    rejected = folder / row["rejected"] if "rejected" in row else None
+    return Pair(
+        file, row["text"], row.get("id", row["file_name"]), row.get("seed", 0), row.get("k", 0), rejected
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ def add_lora(
     names no layer of this UNet or one that is neither linear nor a convolution.
     """
     from peft import LoraConfig
+    from peft.tuners.lora import Conv2d as LoraConv2d
     from peft.tuners.lora import Linear as LoraLinear
 
     if rank < 1:
@@ -44,14 +46,37 @@ def add_lora(
     for layer in unet.modules():
         if isinstance(layer, LoraLinear):
             layer.forward = partial(_merged if _is_cheaper_merged(layer) else _beside, layer)
+        elif isinstance(layer, LoraConv2d):
+            layer.forward = partial(_convolution, layer)
 
 
 NAME = "default"  # of the adapter, as diffusers calls it
 
 
+_switch = (
+    threading.local()
+)  # parts of a batch are computed in threads: one may be without the adapter, another with
+
+
+@contextmanager
+def without_adapter() -> Iterator[None]:
+    """Let this thread compute without the adapters of `add_lora` in the body: by the base model alone, exactly."""
+    before, _switch.off = _is_off(), True
+    try:
+        yield
+    finally:
+        _switch.off = before
+
+
+def _is_off() -> bool:
+    return getattr(_switch, "off", False)
+
+
 def _beside(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """W x + s B (A x), in the base model's precision: peft computes the LoRA's part in float32, in four passes."""
     out = layer.base_layer(x)
+    if _is_off():
+        return out
     a, b = (factor[NAME].weight.to(x.dtype) for factor in (layer.lora_A, layer.lora_B))
     down = functional.linear(x, a).flatten(0, -2)
     return torch.addmm(out.flatten(0, -2), down, b.t(), alpha=layer.scaling[NAME]).view_as(out)
@@ -59,8 +84,15 @@ def _beside(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def _merged(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """(W + s B A) x: the same function and gradients."""
+    if _is_off():
+        return layer.base_layer(x)
     base, a, b = layer.base_layer, layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     return linear(x, torch.addmm(base.weight, b, a, alpha=layer.scaling[NAME]), base.bias)
+
+
+def _convolution(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """As peft computes a convolution's."""
+    return layer.base_layer(x) if _is_off() else type(layer).forward(layer, x)
 
 
 def _is_cheaper_merged(layer: torch.nn.Module) -> bool:

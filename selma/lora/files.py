@@ -64,20 +64,22 @@ def save_lora(
     tensors = {}
     for key, value in state.items():
         tensors[f"unet.{key}"] = value.detach().cpu()
-        if not tensors[f"unet.{key}"].to(dtype).isfinite().all():
-            why = (
-                f"too large for {str(dtype).removeprefix('torch.')}"
-                if value.isfinite().all()
-                else "not finite"
-            )
-            raise UserError(f"{folder}: {key} holds values that are {why}; this LoRA is not written")
+        check_finite(folder, key, tensors[f"unet.{key}"], dtype, "LoRA")
     metadata = {"format": "pt", METADATA: json.dumps(adapter, indent=2, sort_keys=True)}
     with atomic(folder / WEIGHTS) as temporary:
-        _write(temporary, tensors, dtype, metadata)
+        write_tensors(temporary, tensors, dtype, metadata)
     write_json(folder / CARD, provenance)
 
 
-def _write(
+def check_finite(folder: Path, key: str, value: torch.Tensor, dtype: torch.dtype, what: str) -> None:
+    """Raise UserError, naming folder and key, for values that are not finite in `dtype`."""
+    if not value.to(dtype).isfinite().all():
+        large = f"too large for {str(dtype).removeprefix('torch.')}"
+        why = large if value.isfinite().all() else "not finite"
+        raise UserError(f"{folder}: {key} holds values that are {why}; this {what} is not written")
+
+
+def write_tensors(
     file: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype, metadata: dict[str, str]
 ) -> None:
     """`sort_header(safetensors.torch.save(tensors in dtype, metadata))`, one tensor in memory at a time.

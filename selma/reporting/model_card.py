@@ -52,7 +52,7 @@ class Lora:
     layers: int
     targets: Sequence[str]
     operator: str | None  # of the merge; None for an expert
-    experts: Sequence[str]  # merged into it; empty for an expert
+    experts: Sequence[str]  # merged into it, or its teachers; empty for an expert
     runs_in_tools: bool  # whether ComfyUI and A1111 know the base model's family
     model: str | None  # its row of `models`, by which eval.json names its scores; None if it was not measured
     base_model: str | None  # the backbone's row

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from selma.ground.errors import UserError
 from selma.runtime import variants
 from selma.runtime.experts import check_merge, check_training
+from selma.runtime.mixtures import check_mixtures
 from selma.runtime.origins import (
     EMBEDDED,
     allow,
@@ -23,7 +24,7 @@ from selma.runtime.origins import (
     check_own_judge,
 )
 from selma.runtime.picks import check_picks, folders, origin
-from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, PICKED, RENDERED
+from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, MIXTURES, PICKED, RENDERED
 from selma.runtime.policies import check_policies
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def cross_check(params: Params) -> None:
     _check_experts(params)
     check_picks(params)
     check_policies(params)
+    check_mixtures(params)
     _check_merges(params)
     _check_models(params)
     _check_benchmarks(params)
@@ -143,6 +145,7 @@ def _check_models(params: Params) -> None:
     weights = {
         f"{BACKBONES}/{params.expert.backbone}",
         *(f"{MERGES}/{name}" for name in params.merges),
+        *(f"{MIXTURES}/{name}" for name in params.mixtures),
         *(f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies)),
     }
     for name, model in params.models.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.picks import holds_pairs
 from selma.runtime.places import EXPERTS
 from selma.runtime.training import training_of
 
@@ -41,6 +42,7 @@ def check_training(params: Params, name: str) -> None:
     """Raise UserError where the settings by which an expert is trained contradict each other."""
     row = params.experts[name]
     training = training_of(params.expert, row)
+    _check_objective(params, name)
     if training.checkpoint_every > training.steps:
         raise UserError(
             f"expert.checkpoint_every is {training.checkpoint_every}; "
@@ -62,6 +64,17 @@ def check_training(params: Params, name: str) -> None:
         batch = "expert.batch" if row.batch is None else f"experts.{name}.batch"
         raise UserError(
             f"expert.accumulate is {training.accumulate}; it must be at most {batch} ({training.batch})"
+        )
+
+
+def _check_objective(params: Params, name: str) -> None:
+    row = params.experts[name]
+    variants.options("objectives", row.objective, row.options, f"experts.{name}.options")
+    compares = variants.constants("objectives", row.objective).get("PAIRS", False)
+    if compares and not holds_pairs(row.data, params):
+        raise UserError(
+            f"experts.{name}.data is {row.data}, which holds no pairs; objective {row.objective} needs a folder whose "
+            "metadata has a column rejected, e.g. data/picked/<name> by the picker `pairs`"
         )
 
 

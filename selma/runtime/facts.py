@@ -56,14 +56,16 @@ def _pipeline(commit: str) -> dict[str, Any]:
 
 
 def _headline(params: Any) -> dict[str, str]:
-    """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator or
-    the policy's algorithm."""
+    """What the leading comparison is about, under names that hold for any rows: its pair, and the merge's operator,
+    the policy's algorithm or the mixture's objective."""
     with suppress(LookupError, TypeError, AttributeError):
         first, second = params["compare"][0]
         name = Path(params["models"][first]["weights"]).name
         merge, policy = params["merges"].get(name), params.get("policies", {}).get(name)
         how = {"merge.operator": merge["operator"]} if merge else {}
         how |= {"policy.algorithm": policy["algorithm"]} if policy else {}
+        mixture = params.get("mixtures", {}).get(name)
+        how |= {"mixture.objective": mixture["objective"]} if mixture else {}
         return {"leading": f"{first} over {second}", **how}
     return {}
 

@@ -20,6 +20,7 @@ from selma.runtime.candidates import DrawRow, Many, PickRow, Rate, RenderRow
 from selma.runtime.checks import cross_check
 from selma.runtime.drawing import Drawing, NonNegative
 from selma.runtime.learning import Few, Policy, PolicyRow
+from selma.runtime.mixtures import Mixture
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
 from selma.runtime.pretraining import Pretrain
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
@@ -49,11 +50,12 @@ class Expert:
     """One LoRA to train: its images, the objective, and settings of section `expert` that are its own.
 
     `data` is data/images or a skill's folder in it, or an imagefolder of one's own (selma/ground/pairs.py). Of
-    data/images, `skills` names those whose images it trains on; null is all.
+    data/images, `skills` names those whose images it trains on; null is all. `options` are the objective's settings,
+    those that its file states.
     """
 
     data: OnDisk
-    objective: Annotated[str, one_of(variants.names("objectives"))]
+    objective: Annotated[str, one_of(variants.names("objectives", MIXES=False))]
     rank: Count | None = None
     alpha: Positive | None = None
     rslora: bool | None = None
@@ -67,6 +69,7 @@ class Expert:
     batch: Count | None = None
     steps: Count | None = None
     skills: Names | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @section
@@ -190,6 +193,7 @@ class Params:
     picks: dict[RowName, PickRow]
     policies: dict[RowName, PolicyRow]
     merges: dict[RowName, Merge]
+    mixtures: dict[RowName, Mixture]
     models: Annotated[dict[RowName, Model], Field(min_length=1)]
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]

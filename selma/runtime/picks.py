@@ -69,7 +69,7 @@ def origin(data: str, params: Params) -> str:
 def holds_pairs(data: str, params: Params) -> bool:
     """Whether a folder's images have a rejected one beside each, as far as params.yaml says; of one's own perhaps."""
     path = Path(data)
-    if path.parent == Path(PICKED):
+    if path.parent == Path(PICKED) and path.name in params.picks:
         picker = params.picks[path.name].picker
         return bool(variants.constants("pickers", picker).get("PAIRS", False))
     return data not in folders(params)

@@ -6,6 +6,7 @@ from pathlib import Path
 BACKBONES = "models/backbones"
 EXPERTS = "models/experts"
 MERGES = "models/merges"
+MIXTURES = "models/mixtures"
 ROWS = "models/rows"  # of `models`, each with what it is drawn from
 IMAGES = "data/images"
 QUESTIONS = "data/questions"

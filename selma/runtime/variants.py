@@ -24,9 +24,15 @@ FOLDER = Path(__file__).parents[1] / "variants"
 
 
 @cache
-def names(door: str) -> tuple[str, ...]:
-    """What may be chosen at a door, sorted."""
-    return tuple(sorted(path.stem for path in (FOLDER / door).glob("[!_]*.py")))
+def names(door: str, **states: bool) -> tuple[str, ...]:
+    """What may be chosen at a door, sorted; with `states` only files whose constants are so (False where they state
+    none): names("objectives", MIXES=True)."""
+    found = sorted(path.stem for path in (FOLDER / door).glob("[!_]*.py"))
+    return tuple(
+        name
+        for name in found
+        if all(constants(door, name).get(key, False) == value for key, value in states.items())
+    )
 
 
 def load(door: str, name: str, key: str) -> ModuleType:

@@ -6,7 +6,7 @@ benchmarks have only a test split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,18 @@ def dev_prompts(data: Path, benchmark: Path, skills: Sequence[str] | None = None
             f"{data}: holds no {HELD_OUT} to choose a checkpoint by, and {benchmark} no dev split; "
             "raise filter.dev, or set select.policy to last"
         )
+    return load_split(benchmark, "dev"), False
+
+
+def dev_items(data: Iterable[tuple[Path, Sequence[str] | None]], benchmark: Path) -> tuple[list[Item], bool]:
+    """The prompts to score what several experts made by, and whether they were held out of its images.
+
+    Those of all experts, from their images' folders and skills `data`, where each has some; else the dev split of
+    `benchmark`. Raises UserError where neither is there.
+    """
+    found = [dev_prompts(folder, benchmark, skills) for folder, skills in data]
+    if all(held_out for _, held_out in found):
+        return list({item.id: item for items, _ in found for item in items}.values()), True
     return load_split(benchmark, "dev"), False
 
 

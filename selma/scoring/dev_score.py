@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from selma.ground.files import read_json, write_json
-from selma.ground.items import Item, load_split
+from selma.ground.items import Item
 from selma.lora.files import LoraWeights, save_lora
 from selma.scoring import exam
-from selma.scoring.dev import dev_prompts
 from selma.scoring.scores import item_scores
 
 if TYPE_CHECKING:
     from selma.judging.judge import Judge
     from selma.runtime.params import Drawing
-
-
-def dev_items(data: Iterable[tuple[Path, Sequence[str] | None]], benchmark: Path) -> tuple[list[Item], bool]:
-    """The prompts to score a merge by, and whether they were held out of its experts' images.
-
-    Those of all experts, from their images' folders and skills `data`, where each has some (selma/scoring/dev.py); else
-    the dev split of `benchmark`. Raises UserError where neither is there.
-    """
-    found = [dev_prompts(folder, benchmark, skills) for folder, skills in data]
-    if all(held_out for _, held_out in found):
-        return list({item.id: item for items, _ in found for item in items}.values()), True
-    return load_split(benchmark, "dev"), False
 
 
 def dev_scorer(

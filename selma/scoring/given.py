@@ -64,7 +64,8 @@ class Given:
 
     def _score(self, experts: Mapping[str, LoraWeights]) -> Score:
         from selma.judging.judge import load_judge
-        from selma.scoring.dev_score import dev_items, dev_scorer
+        from selma.scoring.dev import dev_items
+        from selma.scoring.dev_score import dev_scorer
 
         items, held_out = dev_items([self.data(expert) for expert in experts], self.benchmark)
         device, dtype = self.runtime.device, self.runtime.dtype

@@ -28,7 +28,8 @@ class Run:
     params: Params
 
 
-LATER = ("merge", "model", "sample", "answer", "prefer", "evaluate", "report")  # stages that need all experts
+# Stages that need all experts.
+LATER = ("merge", "mixture", "select_mixture", "model", "sample", "answer", "prefer", "evaluate", "report")
 
 Runs = Mapping[tuple[str, int], Run]  # by set and training seed
 
