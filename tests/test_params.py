@@ -421,6 +421,7 @@ def test_a_policy_merges_as_what_it_starts_from(tmp_path: Path) -> None:
         ("expert.ema", 1.0, "expert.ema is 1.0; it must be less than 1"),
         ("experts.count.warmup", 900, "experts.count.warmup is 900; it must be less than the 300 steps of"),
         ("experts.count.batch", 0, "experts.count.batch is 0; it must be greater than or equal to 1"),
+        ("experts.count.samples", 4, "unknown key experts.count.samples"),  # DVC watches a row as a whole
         ("experts.count.init", "own", "unknown key experts.count.init; it must be one of: data, objective"),
     ],
 )

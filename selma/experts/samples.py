@@ -32,11 +32,13 @@ def show(
     """What to call with a checkpoint's step: it draws, writes the sheet to `file`, and hands that to MLflow.
 
     The first `settings.samples` different captions of `texts` are drawn with the adapter that the UNet holds then.
-    Without samples nothing is drawn, and the pipeline is not kept.
+    Without samples nothing is drawn, and the pipeline is not kept. Raises UserError, before anything is drawn, for a
+    backbone that DDIM cannot draw with.
     """
     captions = list(dict.fromkeys(texts))[: settings.samples]
     if not captions:
         return lambda step: None
+    make_scheduler("ddim", pipe.scheduler.config, STEPS)
 
     def draw_sheet(step: int) -> None:
         with enough_memory("lower expert.samples; training goes on from this checkpoint"):
