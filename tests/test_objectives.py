@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,11 +29,12 @@ from selma.ground.files import write_jsonl
 from selma.ground.pairs import read_training, write_image
 from selma.lora.adapter import add_lora, lora_parameters, without_adapter
 from selma.lora.files import load_lora
-from selma.runtime import tracking
+from selma.runtime import tracking, variants
 from selma.runtime.params import Training, load_params
 from selma.variants.objectives import dpo, mapo
 from selma.variants.objectives.mapo import odds
 from stages import expert
+from tests.test_expert_stage import add_images
 from tests.test_trainer import CARD, SETTINGS, checkpoints, kill_at, pictures  # noqa: F401 - the killed process's
 
 BACKBONES = ["tiny_backbone", "tiny_backbone_epsilon", "tiny_sdxl"]
@@ -375,3 +379,32 @@ def test_a_row_that_cannot_be_is_one_line_when_params_are_read(make_project, row
     with pytest.raises(UserError, match=says) as error:
         load_params(root / "params.yaml")
     assert "\n" not in str(error.value)
+
+
+# The docs ----------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs/objectives.md"
+
+
+def test_the_objective_in_the_docs_is_20_lines_and_trains_where_it_is_put(make_project):
+    text = DOCS.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code.count("\n") <= 20
+    row = yaml.safe_load(re.search(r"^ +(robust: \{.*)$", text, re.MULTILINE)[1])
+    root = make_project("project", {**STAGE, "experts.robust": row["robust"]})
+    add_images(root, "count")
+    (root / "selma/variants/objectives/huber.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "DVC_STAGE": "expert@robust", "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "stages.expert", "robust"]
+    subprocess.run(command, cwd=root, env=environment, check=True)
+    said = load_lora(root / "models/checkpoints/robust/step-000004").provenance
+    assert (said["objective"], said["options"]) == ("huber", {"c": 0.3})
+
+
+def test_the_docs_list_every_objective_and_setting():
+    text = DOCS.read_text(encoding="utf-8")
+    for name in variants.names("objectives"):
+        (line,) = re.findall(rf"^\| `{name}` .*$", text, re.MULTILINE)
+        own = variants.constants("objectives", name).get("OPTIONS", {})
+        assert set(re.findall(r"`(\w+)`", line.split("|")[3])) == set(own)
+        assert re.search(rf"^## {name}$", text, re.MULTILINE)

@@ -28,11 +28,15 @@ def names(door: str, **states: bool) -> tuple[str, ...]:
     """What may be chosen at a door, sorted; with `states` only files whose constants are so (False where they state
     none): names("objectives", MIXES=True)."""
     found = sorted(path.stem for path in (FOLDER / door).glob("[!_]*.py"))
-    return tuple(
-        name
-        for name in found
-        if all(constants(door, name).get(key, False) == value for key, value in states.items())
-    )
+    return tuple(name for name in found if not states or _states(door, name, states))
+
+
+def _states(door: str, name: str, states: Mapping[str, bool]) -> bool:
+    try:
+        own = constants(door, name)
+    except SyntaxError:  # a file that is being written must break nothing before it is chosen
+        own = {}
+    return all(own.get(key, False) == value for key, value in states.items())
 
 
 def load(door: str, name: str, key: str) -> ModuleType:
