@@ -65,6 +65,7 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
                 )
             made = [expert for expert in run.params.experts if _is_chosen(expert, run.targets)]
             made += [policy for policy in run.params.policies if _is_learned(policy, run.targets)]
+            made += [name for name in run.params.mixtures if f"select_mixture@{name}" in run.targets]
             allow_all(
                 where, experts_of(row, run.params), made, f"trained and chosen by the runs of {row.set}"
             )

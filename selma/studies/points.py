@@ -143,12 +143,20 @@ class Examiner:
         drawing = results(self.params.evaluate.drawing, "evaluate.drawing") | {"guidance": guidance}
         depends = [
             *self._shared,
-            [sha256_file(model.lora / name) for name in (WEIGHTS, CARD)] if model.lora else [],
+            _weights(model.lora),
             [model.guidance, dict(model.options), sha256_file(variants.path("guidance", model.guidance))],
             drawing,
             [split, self._images[split], seed, self.params.runtime.dtype],
         ]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _weights(lora: Path | None) -> list[str]:
+    """Hashes of a LoRA's files, or a mixture's; none for the backbone itself."""
+    if lora is None:
+        return []
+    names = (WEIGHTS, CARD) if (lora / CARD).is_file() else sorted(file.name for file in lora.iterdir())
+    return [sha256_file(lora / name) for name in names]
 
 
 def best(curve: Mapping[float, Scores]) -> float:

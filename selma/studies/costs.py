@@ -1,0 +1,111 @@
+"""What making a model took: steps, images, questions and seconds, its teachers' and its images' included, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from selma.ground.adapters import CARD, MIXED
+from selma.ground.errors import UserError
+from selma.ground.files import read_json
+from selma.ground.items import load_split
+from selma.runtime.params import Params
+from selma.runtime.picks import origin
+from selma.runtime.places import DRAWN, EXPERTS, IMAGES, MIXTURES, RENDERED
+from selma.studies.results import Cost
+from selma.studies.sources import Source
+
+Dev = Callable[[str], tuple[int, int]]  # an expert's dev prompts' images, and the questions about them
+
+
+class Costs:
+    """The costs of one run's experts, policies and mixtures."""
+
+    def __init__(
+        self, params: Params, source: Source, lead: Path, times: Mapping[str, float], dev: Dev
+    ) -> None:
+        """`lead` is the leading benchmark's folder, `times` are stages' seconds, `dev` is what scoring an expert takes."""
+        self._params, self._source, self._lead, self._times, self._dev = params, source, lead, times, dev
+
+    def of(self, names: Iterable[str]) -> Cost:
+        """What these took together, and everything that they were made from."""
+        cost, todo, seen, images = Cost(), list(names), set[str](), dict[str, int]()
+        while todo:
+            name = todo.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self._params.policies:
+                cost += self._learned(name)
+                todo += self._teacher(self._params.policies[name].start)
+            elif name in self._params.mixtures:
+                experts = list(self._params.mixtures[name].experts or self._params.skills)
+                stages = (f"mixture@{name}", f"select_mixture@{name}")
+                cost += self._chosen(name, self._source.out(MIXTURES) / name, experts[0], *stages)
+                todo += experts
+            else:
+                folder = self._source.out(EXPERTS) / name
+                cost += self._chosen(name, folder, name, f"expert@{name}", f"select@{name}")
+                made = Path(origin(self._params.experts[name].data, self._params))
+                if made.parent == Path(DRAWN):
+                    todo += self._teacher(self._params.draws[made.name].weights)
+                images |= self._images(name, folder)
+        for source, count in images.items():
+            cost += self._drawn(source, count)
+        return cost
+
+    def _learned(self, name: str) -> Cost:
+        """What a policy took: its rounds' pictures and questions, and those that examined its checkpoints."""
+        found = self._source.metrics(f"metrics/policy/{name}.json")
+        dev = load_split(self._lead, "dev")
+        times = len(found["scores"]) * self._params.policy.images_per_prompt
+        images, asked = times * len(dev), times * sum(len(item.questions) for item in dev)
+        cost = Cost(found["updates"], found["images"] + images, found["questions"] + asked)
+        return cost + self._seconds(f"policy@{name}")
+
+    def _chosen(self, name: str, folder: Path, expert: str, *stages: str) -> Cost:
+        """What training something took, and the choice of its checkpoint."""
+        scored = self._source.metrics(f"metrics/select/{name}.json")["scores"]
+        steps = max(map(int, scored), default=_card(folder, "steps"))
+        images, questions = self._dev(expert) if scored else (0, 0)
+        return Cost(steps, len(scored) * images, len(scored) * questions) + self._seconds(*stages)
+
+    def _teacher(self, weights: str) -> list[str]:
+        return [Path(weights).name] if Path(weights).parent == Path(EXPERTS) else []
+
+    def _images(self, name: str, folder: Path) -> dict[str, int]:
+        """How many images an expert was trained on, by the folder that they were drawn into."""
+        row, count = self._params.experts[name], _card(folder, "images")
+        data = origin(row.data, self._params)
+        if data != IMAGES:
+            return {data: count}
+        skills = row.skills or self._params.skills
+        return {f"{IMAGES}/{skill}": count // len(skills) for skill in skills}
+
+    def _drawn(self, folder: str, count: int) -> Cost:
+        """What the images of a folder took: where they were rated all of them, and the questions about them."""
+        path, params = Path(folder), self._params
+        if path.parent == Path(RENDERED):
+            return self._seconds(f"render@{path.name}")
+        rated = {f"data/{row.source}" for row in params.picks.values()}
+        cost = Cost(images=count)
+        if rated & {folder, str(path.parent)}:
+            found = self._source.metrics(f"metrics/rate/{path.relative_to('data')}.json")
+            cost = Cost(images=found["images"], judge_calls=found.get("questions", 0))
+        if path.parent == Path(DRAWN):
+            return cost + self._seconds(f"draw@{path.name}", f"rate_drawn@{path.name}")
+        return cost + self._seconds(
+            *(f"{stage}@{path.name}" for stage in ("prompts", "filter", "images", "rate"))
+        )
+
+    def _seconds(self, *stages: str) -> Cost:
+        return Cost(seconds=sum(self._times.get(stage, 0.0) for stage in stages))
+
+
+def _card(folder: Path, key: str) -> int:
+    """A number that a folder's card must say."""
+    file = folder / (CARD if (folder / CARD).is_file() else MIXED)
+    card = read_json(file)
+    if key not in card:
+        raise UserError(f"{file}: lacks {key}; train this expert again")
+    return int(str(card[key]))
