@@ -24,7 +24,7 @@ class Costs:
     def __init__(
         self, params: Params, source: Source, lead: Path, times: Mapping[str, float], dev: Dev
     ) -> None:
-        """`lead` is the leading benchmark's folder, `times` are stages' seconds, `dev` is what scoring an expert takes."""
+        """`lead` is the leading benchmark's folder, `times` are stages' seconds, `dev` what scoring an expert takes."""
         self._params, self._source, self._lead, self._times, self._dev = params, source, lead, times, dev
 
     def of(self, names: Iterable[str]) -> Cost:
