@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile-run test study ablations selfimprove pretrain prune clean
+.PHONY: help setup repro profile-run test study ablations selfimprove longer pretrain prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -60,6 +60,11 @@ selfimprove: setup ## models that learn from a judge, docs/selfimprove.md: every
 	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations --page selfimprove
+
+longer: setup ## NFT with four times the pictures, docs/longer.md (resumable)
+	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
+	python -m selma.ablations --page longer
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.

@@ -5,7 +5,7 @@
 reads   draws.<name>.weights       a backbone's folder, an expert's or a policy's
         draws.<name>.prompts       prompts with questions (data/questions), or an imagefolder, whose captions are drawn
 writes  data/drawn/<name>/         <id>-<k>.webp and metadata.jsonl {file_name, text, id, seed, k}: an HF imagefolder,
-                                   and README.md, its dataset card
+                                   and README.md, its dataset card; prompts.jsonl, the prompts with their questions
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
+from selma.ground.items import write_items
 from selma.images.candidates import candidate_rows
 from selma.images.card import card
 from selma.images.folder import draw_folder
-from selma.prompts.training import training_items
+from selma.prompts.training import FILE, training_items
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, DRAWN
@@ -33,8 +34,10 @@ def main(name: str, shard: str = "1/1") -> None:
             f"draws: no row {name!r} in params.yaml; allowed: {', '.join(params.draws) or 'none'}"
         )
     row, weights = params.draws[name], Path(params.draws[name].weights)
-    prompts = [(item.id, item.prompt) for item in training_items(Path(row.prompts), params.skills)]
-    rows = candidate_rows(prompts, row.images, params.seed, first=row.first)
+    items = training_items(Path(row.prompts), params.skills)
+    rows = candidate_rows(
+        [(item.id, item.prompt) for item in items], row.images, params.seed, first=row.first
+    )
     drawing = params.images.drawing
     if row.guidance is not None:
         drawing = replace(drawing, guidance=row.guidance)
@@ -55,7 +58,7 @@ def main(name: str, shard: str = "1/1") -> None:
         )
         if part != (1, 1):
             return
-        about = f"Training images, {row.images} for each of {len(prompts)} prompts."
+        about = f"Training images, {row.images} for each of {len(items)} prompts."
         told = {
             "title": f"Training images, {name}",
             "split": "train",
@@ -63,6 +66,7 @@ def main(name: str, shard: str = "1/1") -> None:
             "seed": params.seed,
         }
         told |= {} if whole else {"weights": name if lora is None else lora.name}
+        write_items(out / FILE, items)
         write_text(out / "README.md", card(backbone, drawing, about=about, columns=", `k`", **told))
         work.publish(out, Path(DRAWN) / name)
 

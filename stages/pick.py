@@ -38,7 +38,7 @@ def main(name: str) -> None:
     row, key = params.picks[name], f"picks.{name}"
     picker = variants.load("pickers", row.picker, f"{key}.picker")
     folders = parts(Path("data") / row.source)
-    shots = read_shots(folders)
+    shots = read_shots(folders, params.rate.judges)
     try:
         settings = settings_of(row, params.rate.judges, f"{key}.options")
         said = judged(shots, partial(picker.verdicts, **settings))

@@ -1,6 +1,6 @@
-"""Render real pairs of the embedded world: captions of one skill, and pictures that show what they say.
+"""Render real pairs of the embedded world: captions of skills, and pictures that show what they say.
 
-    python -m stages.render real_objects
+    python -m stages.render real
 
 reads   data/benchmarks/<name>/     those of evaluate.benchmarks: no caption is near a prompt of any split
 writes  data/rendered/<name>/       <id>.webp and metadata.jsonl {file_name, text, id, seed}: an HF imagefolder
@@ -35,19 +35,19 @@ def main(name: str) -> None:
     row = params.renders[name]
     exam = exam_prompts(Path("data/benchmarks") / benchmark for benchmark in params.evaluate.benchmarks)
     guard = DiversityFilter(1.0, ANY_LENGTH, exam, ())
-    found = real_pairs(
-        row.seed,
-        row.skill,
-        row.images,
-        lambda text: next(iter(guard.judge([text]))).kept,
-        spread=row.spread,
-        jitter=row.jitter,
+    unlike = lambda text: next(iter(guard.judge([text]))).kept  # noqa: E731
+    found = (
+        (skill, text, image)
+        for skill in row.skills
+        for text, image in real_pairs(
+            row.seed, skill, row.images, unlike, spread=row.spread, jitter=row.jitter
+        )
     )
     with work.folder(stage.name()) as folder:
         out, rows = folder / "images", []
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
-        for text, image in stage.progress(found, row.images, f"render {name}"):
-            id = prompt_id(row.skill, text)
+        for skill, text, image in stage.progress(found, row.images * len(row.skills), f"render {name}"):
+            id = prompt_id(skill, text)
             write_image(out / f"{id}.webp", image)
             rows.append({"file_name": f"{id}.webp", "text": text, "id": id, "seed": row.seed})
         write_jsonl(out / METADATA, rows)

@@ -18,7 +18,7 @@ from selma.runtime.schema import load_yaml
 from tests.dag import ROOT, choices, closure, covers, doors, imports, is_declared, params_read, script
 
 CHOSEN = (  # rows that the embedded world has none of by default
-    "renders: {real: {skill: objects, images: 10, seed: 1}}",
+    "renders: {real: {skills: [objects], images: 10, seed: 1}}",
     "draws: {again: {weights: models/experts/single, prompts: data/questions, images: 2}}",
     "picks: {one: {source: drawn/again, picker: first}}",
 )
@@ -50,6 +50,7 @@ def _stages() -> dict[str, Stage]:
         build_params(load_yaml(root / "params.yaml"), "params.yaml")
         found = load_stages(root)
         text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+        text = text.replace("\nrate:\n  judges: []", "\nrate:\n  judges: [oracle]")
         for rows in CHOSEN:
             assert f"\n{rows.split(':')[0]}: {{}}\n" in text
             text = text.replace(f"\n{rows.split(':')[0]}: {{}}\n", f"\n{rows}\n")

@@ -22,6 +22,7 @@ from selma.ground.files import read_json, read_jsonl, write_jsonl
 from selma.ground.items import Item, write_items, write_split
 from selma.ground.pairs import Pair, image_seed, read_pairs, read_training, write_image
 from selma.picking.shots import KEPT, REJECTED, Shot, read_shots
+from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml
 from selma.shapes.world.exam import exam_scene
@@ -138,9 +139,9 @@ def project(make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
     return make
 
 
-def run(monkeypatch: pytest.MonkeyPatch, stage: str, main: Callable[[str], None], name: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, stage: str, main: Callable[..., None], *arguments: str) -> None:
     monkeypatch.setenv("DVC_STAGE", stage)
-    main(name)
+    main(*arguments)
 
 
 def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
@@ -148,7 +149,7 @@ def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
 ) -> None:
     root = project()
     for skill in ("objects", "count"):
-        run(monkeypatch, f"rate@{skill}", rate.main, f"images/{skill}")
+        run(monkeypatch, f"rate@oracle-{skill}", rate.main, "oracle", f"images/{skill}")
     run(monkeypatch, "pick@best", pick.main, "best")
     chosen = read_training(root / "data/picked/best")
     assert [(pair.id, pair.k) for pair in chosen] == [
@@ -158,8 +159,8 @@ def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
     assert (found["kept"], found["prompts"], found["images"]) == (8, 8, 24)
     assert found["verdicts"] == {"behind the best": 16, "kept": 8}
     assert found["scores"]["oracle"]["kept"] > 0.95 > 0.6 > found["scores"]["oracle"]["all"]
-    rated = read_json(root / "metrics/rate/images/count.json")
-    assert rated["scores"]["oracle"]["best"] > 0.95 and rated["diversity"] > 0.05
+    rated = read_json(root / "metrics/rate/images/count/oracle.json")
+    assert rated["best"] > 0.95 > rated["mean"] and rated["diversity"] > 0.05
     asked = read_jsonl(root / "data/questions/count/prompts.jsonl")
     assert rated["questions"] == 3 * sum(len(row["questions"]) for row in asked)
     held = read_jsonl(root / "data/picked/best/held_out.jsonl")
@@ -172,7 +173,7 @@ def test_pairs_name_the_rejected_image_and_hold_it(
     project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = project({"picks": {"best": {"source": "images/count", "picker": "pairs"}}})
-    run(monkeypatch, "rate@count", rate.main, "images/count")
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
     run(monkeypatch, "pick@best", pick.main, "best")
     for row in read_jsonl(root / "data/picked/best/metadata.jsonl"):
         better, worse = (root / "data/picked/best" / row[name] for name in ("file_name", "rejected"))
@@ -182,15 +183,19 @@ def test_pairs_name_the_rejected_image_and_hold_it(
     )
 
 
-def test_without_judges_rating_opens_none_and_first_needs_none(
+def test_first_keeps_one_image_of_each_prompt_whatever_it_scores(
     project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = project({"rate.judges": [], "picks": {"best": {"source": "images/count", "picker": "first"}}})
-    monkeypatch.setattr(rate, "open_judges", None)
-    run(monkeypatch, "rate@count", rate.main, "images/count")
-    assert read_json(root / "metrics/rate/images/count.json") == {"images": 12, "prompts": 4}
+    root = project({"picks": {"best": {"source": "images/count", "picker": "first"}}})
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
     run(monkeypatch, "pick@best", pick.main, "best")
     assert {pair.k for pair in read_training(root / "data/picked/best")} == {0}
+    found = read_json(root / "metrics/pick/best.json")["scores"]["oracle"]
+    assert found["kept"] < 1, "compared with the others' scores"
+
+
+def test_without_judges_there_is_no_stage_that_rates() -> None:
+    assert not [name for name in load_stages(ROOT) if name.startswith("rate")]
 
 
 def test_a_killed_rating_asks_nothing_twice_and_ends_alike(
@@ -198,8 +203,8 @@ def test_a_killed_rating_asks_nothing_twice_and_ends_alike(
 ) -> None:
     root = project()
     monkeypatch.setattr("selma.picking.rating.PART", 5)
-    run(monkeypatch, "rate@count", rate.main, "images/count")
-    whole = (root / "data/ratings/images/count/ratings.jsonl").read_bytes()
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
+    whole = (root / "data/ratings/images/count/oracle.jsonl").read_bytes()
     killed = """
 import os, signal
 from selma.judging.kept import Kept
@@ -214,8 +219,8 @@ def die(self, came):
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
 Kept.keep = die
-os.environ["DVC_STAGE"] = "rate@objects"
-rate.main("images/objects")
+os.environ["DVC_STAGE"] = "rate@oracle-objects"
+rate.main("oracle", "images/objects")
 """
     done = subprocess.run(
         [sys.executable, "-c", killed], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
@@ -228,14 +233,12 @@ rate.main("images/objects")
     monkeypatch.setattr(
         JudgeReward, "scores", lambda self, shots: asked.append(len(shots)) or scores(self, shots)
     )
-    run(monkeypatch, "rate@objects", rate.main, "images/objects")
+    run(monkeypatch, "rate@oracle-objects", rate.main, "oracle", "images/objects")
     assert sum(asked) < 12, "the first part was kept"
-    again = [
-        row["scores"]["oracle"] for row in read_jsonl(root / "data/ratings/images/objects/ratings.jsonl")
-    ]
+    again = [row["score"] for row in read_jsonl(root / "data/ratings/images/objects/oracle.jsonl")]
     assert len(again) == 12 and max(again) == 1.0
-    run(monkeypatch, "rate@count", rate.main, "images/count")
-    assert (root / "data/ratings/images/count/ratings.jsonl").read_bytes() == whole
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
+    assert (root / "data/ratings/images/count/oracle.jsonl").read_bytes() == whole
 
 
 def test_a_threshold_that_no_image_passes_says_what_the_highest_score_is(
@@ -251,7 +254,7 @@ def test_a_threshold_that_no_image_passes_says_what_the_highest_score_is(
         )
     )
     params.write_text(params.read_text().replace("source: images\n", "source: images/count\n"))
-    run(monkeypatch, "rate@count", rate.main, "images/count")
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
     with pytest.raises(
         UserError, match=r"picks\.best: no image is kept: 12 oracle below 0\.9; the highest scores"
     ):
@@ -263,11 +266,11 @@ def test_images_that_were_not_rated_are_named(
     project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = project()
-    run(monkeypatch, "rate@count", rate.main, "images/count")
-    rows = read_jsonl(root / "data/ratings/images/count/ratings.jsonl")
-    write_jsonl(root / "data/ratings/images/count/ratings.jsonl", rows[:-1])
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
+    rows = read_jsonl(root / "data/ratings/images/count/oracle.jsonl")
+    write_jsonl(root / "data/ratings/images/count/oracle.jsonl", rows[:-1])
     with pytest.raises(UserError, match=r"does not rate count-3-2\.webp; run the rate stage again"):
-        read_shots([Path("data/images/count")])
+        read_shots([Path("data/images/count")], ["oracle"])
 
 
 # Drawing and rendering -------------------------------------------------------------------------
@@ -303,7 +306,7 @@ def test_a_further_round_is_drawn_from_noise_of_its_own(
     drawn = read_training(root / "data/drawn/again")
     assert [pair.k for pair in drawn[:4]] == [3, 4, 3, 4] and len(drawn) == 16
     assert drawn[0].seed == image_seed(42, "objects-0", 3)
-    run(monkeypatch, "rate_drawn@again", rate.main, "drawn/again")
+    run(monkeypatch, "rate_drawn@oracle-again", rate.main, "oracle", "drawn/again")
     run(monkeypatch, "pick@best", pick.main, "best")
     assert len(read_training(root / "data/picked/best")) == 8
 
@@ -316,7 +319,7 @@ def test_real_pairs_show_what_they_say_and_their_captions_can_be_drawn(
 
     row = {"weights": "models/backbones/shapes", "prompts": "data/rendered/real"}
     root = project(
-        {"renders": {"real": {"skill": "tags", "images": 12, "seed": 5}}, "draws": {"captions": row}}
+        {"renders": {"real": {"skills": ["tags"], "images": 12, "seed": 5}}, "draws": {"captions": row}}
     )
     run(monkeypatch, "render@real", render.main, "real")
     found = read_pairs(root / "data/rendered/real")
@@ -336,7 +339,7 @@ def test_real_pairs_show_what_they_say_and_their_captions_can_be_drawn(
 def test_no_real_caption_is_near_an_exam_prompt(
     project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = project({"renders": {"real": {"skill": "count", "images": 30, "seed": 5}}})
+    root = project({"renders": {"real": {"skills": ["count"], "images": 30, "seed": 5}}})
     run(monkeypatch, "render@real", render.main, "real")
     taken = [pair.text for pair in read_pairs(root / "data/rendered/real")]
     exam = [Item(f"count-{i}", text, "count", "shapes", ()) for i, text in enumerate(taken[:10])]
@@ -366,7 +369,7 @@ BAD = {
     ),
     "no judge": (
         {"rate.judges": []},
-        "picks.best.picker is best_of_n, which chooses by a judge's score; name one in rate.judges",
+        "picks.best: rate.judges is empty; name a judge, by whose scores best_of_n chooses or is compared",
     ),
     "a judge that does not rate": (
         {"picks": {"best": {"source": "images", "picker": "best_of_n", "options": {"judge": "clip"}}}},
@@ -414,8 +417,8 @@ BAD = {
         "draws.again.prompts is data/nothing; allowed under data/: ",
     ),
     "a skill without a style": (
-        {"renders": {"real": {"skill": "relations", "images": 3, "seed": 1}}},
-        "renders.real.skill is relations; it must be one of the embedded world's styles: ",
+        {"renders": {"real": {"skills": ["relations"], "images": 3, "seed": 1}}},
+        "renders.real.skills holds relations; it must be one of the embedded world's styles: ",
     ),
     "a judge of questions that nobody writes": (
         {"questions.source": "none"},
@@ -451,7 +454,7 @@ def test_the_picker_of_the_docs_works_as_a_file_of_the_folder(
     (root / "selma/variants/pickers/near.py").write_text(code, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(root)}
     environment.pop("DVC_STAGE", None)
-    for command in ("stages.rate images/count", "stages.pick best"):  # as a user types them, too
+    for command in ("stages.rate oracle images/count", "stages.pick best"):  # as a user types them, too
         words = [sys.executable, "-m", *command.split()]
         done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -96,6 +96,7 @@ def test_what_changes_speed_runs_nothing(clone: Clone) -> None:
         "evaluate.drawing.batch": 7,
         "expert.accumulate": 2,
         "expert.gradient_checkpointing": True,
+        "expert.samples": 3,
         "policy.batch": 7,
         "policy.drawing.batch": 7,
         "policy.gradient_checkpointing": True,

@@ -25,7 +25,7 @@ PLACES = 6  # of scores
 def rated(
     judge: JudgeReward, pairs: Sequence[Pair], items: Mapping[str, Item], done: Callable[[Pair], bool]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows {judge, id, k, score} of a judge's scores, a part of the pairs at a time, but for parts that are `done`.
+    """Rows {id, k, score} of a judge's scores, a part of the pairs at a time, but for parts that are `done`.
 
     Raises UserError for a pair that is of none of the items.
     """
@@ -34,10 +34,7 @@ def rated(
         if all(done(pair) for pair in part):
             continue
         scores = judge.scores([(item_of(pair, items), pair.k, read_image(pair.file)) for pair in part])
-        yield [
-            {"judge": judge.name, "id": id, "k": k, "score": round(score, PLACES)}
-            for (id, k), score in scores.items()
-        ]
+        yield [{"id": id, "k": k, "score": round(score, PLACES)} for (id, k), score in scores.items()]
 
 
 def item_of(pair: Pair, items: Mapping[str, Item]) -> Item:

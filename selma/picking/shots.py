@@ -17,17 +17,17 @@ KEPT, REJECTED = (
     "kept",
     "rejected",
 )  # verdicts; REJECTED is the worse image of a pair, any other text is a reason
-RATINGS, FILE = Path("data/ratings"), "ratings.jsonl"
+RATINGS = Path("data/ratings")
 
 
 @record
 class Rating(TypedDict):
-    """A row of ratings.jsonl: an image, and its scores by judge."""
+    """A row of a judge's ratings: an image and its score, on the judge's own scale."""
 
     file_name: FileName
     id: Id
     k: Index
-    scores: dict[str, float]
+    score: float
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,29 @@ class Shot:
         return self.pair.k
 
 
-def ratings_of(part: Path) -> Path:
-    """Where the ratings of a folder of images under data/ are."""
-    return RATINGS / Path(part).relative_to("data") / FILE
+def ratings(part: Path, judge: str) -> Path:
+    """Where a judge's ratings of a folder of images under data/ are."""
+    return RATINGS / Path(part).relative_to("data") / f"{judge}.jsonl"
 
 
-def read_shots(parts: Iterable[Path]) -> dict[str, list[Shot]]:
-    """The images of these folders with their ratings, by prompt id, each prompt's in the order of k.
+def read_shots(parts: Iterable[Path], judges: Sequence[str]) -> dict[str, list[Shot]]:
+    """The images of these folders with the judges' ratings, by prompt id, each prompt's in the order of k.
 
     Raises UserError for an image without a rating, and as `read_training` does.
     """
     found: dict[str, list[Shot]] = {}
     for part in parts:
-        file = ratings_of(part)
-        rated = {row["file_name"]: row for row in read_rows(file, Rating, once=["file_name"])}
+        rated: dict[str, dict[str, float]] = {}
+        for judge in judges:
+            for row in read_rows(ratings(part, judge), Rating, once=["file_name"]):
+                rated.setdefault(row["file_name"], {})[judge] = row["score"]
         for pair in read_training(part):
-            if pair.file.name not in rated:
-                raise UserError(f"{file}: does not rate {pair.file.name}; run the rate stage again")
-            found.setdefault(pair.id, []).append(Shot(pair, rated[pair.file.name]["scores"]))
+            scores = rated.get(pair.file.name, {})
+            for judge in judges:
+                if judge not in scores:
+                    file = ratings(part, judge)
+                    raise UserError(f"{file}: does not rate {pair.file.name}; run the rate stage again")
+            found.setdefault(pair.id, []).append(Shot(pair, scores))
     return {id: sorted(shots, key=lambda shot: shot.k) for id, shots in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""The comparison table as pages: docs/ablations.md, docs/selfimprove.md, and their figures."""
+"""The comparison table as pages, docs/ablations.md and its siblings, and their figures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ TITLES = {
     EXAMINED: "At the examined guidance",
     BEST: "Each model at its own best guidance",
 }
-HEADINGS = {"ablations": "The comparison table", "selfimprove": "Models that learn from a judge: the results"}
-COMMANDS = {"ablations": "make ablations", "selfimprove": "make selfimprove"}
+HEADINGS = {
+    "ablations": "The comparison table",
+    "selfimprove": "Models that learn from a judge: the results",
+    "longer": "Learning for longer: the results",
+}
+COMMANDS = {page: f"make {page}" for page in HEADINGS}
 _COLUMNS = 5  # of panels
 COLOURS = ("#c05621", "#2b6cb0")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from selma.ground.schema import Count, Fraction, Index, Seed, matches, one_of, section
+from selma.ground.schema import Count, Fraction, Index, Seed, matches, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.drawing import NonNegative
 from selma.runtime.schema import AnyNames, RowName
@@ -47,12 +47,12 @@ class DrawRow:
 
 @section
 class RenderRow:
-    """Real pairs of the embedded world: captions of one skill, and pictures by the renderer that show what they say.
+    """Real pairs of the embedded world: captions of skills, `images` of each, and pictures that show what they say.
 
     `spread` and `jitter` say how far from the middle things stand and how much they vary (shapes/world/render.py).
     """
 
-    skill: RowName
+    skills: Annotated[tuple[RowName, ...], Field(min_length=1), once]
     images: Count
     seed: Seed
     spread: Fraction = 0.05

@@ -252,7 +252,14 @@ def _check_judges(params: Params) -> None:
 def _check_stage_names(params: Params) -> None:
     """`a-b` with `c` and `a` with `b-c` would be one stage to DVC, which joins names by dashes."""
     drawn = params.models, params.evaluate.benchmarks
-    for stage, axes in {"sample": drawn, "prefer": (params.preferences, *drawn)}.items():
+    rated = params.rate.judges
+    axes_of = {
+        "sample": drawn,
+        "prefer": (params.preferences, *drawn),
+        "rate": (rated, params.skills),
+        "rate_drawn": (rated, params.draws),
+    }
+    for stage, axes in axes_of.items():
         seen: dict[str, tuple[str, ...]] = {}
         for point in product(*axes):
             first = seen.setdefault(name := "-".join(point), point)

@@ -24,7 +24,7 @@ def check_picks(params: Params) -> None:
             raise UserError(
                 f"renders.{name}: only the embedded world (`worlds`) has a renderer; use own images"
             )
-        allow(f"renders.{name}.skill", row.skill, SKILLS_RENDERED, "of the embedded world's styles")
+        allow_all(f"renders.{name}.skills", row.skills, SKILLS_RENDERED, "of the embedded world's styles")
     for name, draw in params.draws.items():
         _check_draw(f"draws.{name}", draw, params)
     for name, pick in params.picks.items():
@@ -118,11 +118,9 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
     )
     states = variants.constants("pickers", row.picker)
     options = variants.options("pickers", row.picker, row.options, f"{key}.options")
-    if not {"judge", "least"} & options.keys():
-        return
     if not params.rate.judges:
         raise UserError(
-            f"{key}.picker is {row.picker}, which chooses by a judge's score; name one in rate.judges"
+            f"{key}: rate.judges is empty; name a judge, by whose scores {row.picker} chooses or is compared"
         )
     if options.get("judge"):
         allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")

@@ -88,15 +88,17 @@ class Costs:
         if path.parent == Path(RENDERED):
             return self._seconds(f"render@{path.name}")
         rated = {f"data/{row.source}" for row in params.picks.values()}
-        cost = Cost(images=count)
+        drawn, cost = path.parent == Path(DRAWN), Cost(images=count)
         if rated & {folder, str(path.parent)}:
-            found = self._source.metrics(f"metrics/rate/{path.relative_to('data')}.json")
-            cost = Cost(images=found["images"], judge_calls=found.get("questions", 0))
-        if path.parent == Path(DRAWN):
-            return cost + self._seconds(f"draw@{path.name}", f"rate_drawn@{path.name}")
-        return cost + self._seconds(
-            *(f"{stage}@{path.name}" for stage in ("prompts", "filter", "images", "rate"))
-        )
+            cost = Cost()
+            for judge in params.rate.judges:
+                found = self._source.metrics(f"metrics/rate/{path.relative_to('data')}/{judge}.json")
+                cost.images = found["images"]
+                cost += Cost(judge_calls=found["questions"])
+                cost += self._seconds(f"{'rate_drawn' if drawn else 'rate'}@{judge}-{path.name}")
+        if drawn:
+            return cost + self._seconds(f"draw@{path.name}")
+        return cost + self._seconds(*(f"{stage}@{path.name}" for stage in ("prompts", "filter", "images")))
 
     def _seconds(self, *stages: str) -> Cost:
         return Cost(seconds=sum(self._times.get(stage, 0.0) for stage in stages))
