@@ -4,6 +4,7 @@
     python -m selma.ablations --page selfimprove     the rows of one page, which is written; `make selfimprove`
     python -m selma.ablations --rows ties svd        these rows (and the two that gains are over), printed, not written
     python -m selma.ablations --seeds 42             some of its seeds, printed, not written
+    python -m selma.ablations --rows nft --at 1      examined at this guidance, printed, not written
 
 Weights come from runs by `dvc exp run` (experiments.yaml); merges are made, and test prompts drawn and judged, here.
 All of it is resumable: what was trained, merged or scored before is found again by a hash of what it depends on.
@@ -52,6 +53,7 @@ from selma.studies.weights import Weights
 
 WORK, TIMES = Path(".work/ablations"), "times.json"
 OUT, CURVE, DOCS = Path("metrics/ablations.csv"), Path("metrics/ablations_dev.csv"), Path("docs")
+MOST_GUIDANCE = 1000.0  # as params.yaml allows
 PER_SKILL = 2  # pictures of prompts on which models differ
 SHOWN = ("row", "point", "guidance", "score", "gain", "low", "high", "seeds")  # on the terminal
 
@@ -62,16 +64,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows to compute (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="some of the table's seeds")
     parser.add_argument("--page", choices=PAGES, help="the rows of one page, which is written")
+    parser.add_argument("--at", type=float, metavar="GUIDANCE", help="another guidance to examine at")
     given = parser.parse_args(arguments)
-    if given.page and (given.rows or given.seeds):
-        parser.error("--page computes all rows of a page with all seeds; leave out --rows and --seeds")
+    if given.page and (given.rows or given.seeds or given.at is not None):
+        parser.error("--page computes all rows of a page with all seeds; leave out --rows, --seeds and --at")
+    if given.at is not None and not 0 <= given.at <= MOST_GUIDANCE:
+        parser.error(f"--at: {given.at:g}; allowed: 0 to {MOST_GUIDANCE:g}")
     return command.run(
-        lambda: _main(given.rows, given.seeds, given.page),
+        lambda: _main(given.rows, given.seeds, given.page, given.at),
         interrupted="interrupted: run the same command again to resume",
     )
 
 
-def _main(names: list[str] | None, seeds: list[int] | None, page: str | None = None) -> None:
+def _main(
+    names: list[str] | None, seeds: list[int] | None, page: str | None = None, at: float | None = None
+) -> None:
     table = load_table()
     wanted = _seeds(table, seeds)
     names = on_page(table, page) if page else names
@@ -99,12 +106,12 @@ def _main(names: list[str] | None, seeds: list[int] | None, page: str | None = N
             if row.set == set_name and seed in of_row(row, wanted):
                 model, cost = _model(name, row, weights)
                 models.setdefault(name, model)
-                found[name][seed] = _measured(table, name, model, cost, seed, examiner, counted)
+                found[name][seed] = _measured(table, name, model, cost, seed, examiner, counted, at)
                 if row.expert in run.params.policies:
                     curves[name][seed] = policy_curve(source, row.expert, cost.seconds)
     lines = table_rows(table, found)
     print(tabulate([[row[key] for key in SHOWN] for row in lines], SHOWN, disable_numparse=True))
-    if (page or (names is None and seeds is None)) and examiner is not None:
+    if (page or (names is None and seeds is None and at is None)) and examiner is not None:
         write_csv(OUT, beside(table, OUT, lines, page), COLUMNS)
         write_csv(CURVE, beside(table, CURVE, curve_rows(table, found), page), CURVE_COLUMNS)
         for each in [page] if page else PAGES:
@@ -151,9 +158,13 @@ def _measured(
     seed: int,
     examiner: Examiner,
     counted: Sequence[str],
+    at: float | None,
 ) -> Measured:
-    """One row with one training seed: its dev curve, its own best guidance, and both points on test."""
-    examined = examiner.params.evaluate.drawing.guidance
+    """One row with one training seed: its dev curve, its own best guidance, and both points on test.
+
+    It is examined at the guidance of params.yaml, or `at` another.
+    """
+    examined = examiner.params.evaluate.drawing.guidance if at is None else at
     curve, tuning = {}, Cost()
     for scale in scales_of(table.scales, examined):
         curve[scale], seconds = examiner.scores(model, "dev", scale, seed)

@@ -313,3 +313,54 @@ def test_what_is_wrong_is_said_in_one_line_by_a_stage(clone):
     ]
     assert len(lines) == 1 and "expert.rank" in lines[0] and "0" in lines[0]
     clone.run("git", "checkout", "--quiet", "params.yaml")
+
+
+def test_images_are_chosen_drawn_again_preferred_and_experts_mixed(clone):
+    """Two rounds of chosen images, pairs, gates over the experts: rows that `dvc repro` runs, and finds done."""
+    once = {
+        "source": "images",
+        "picker": "threshold",
+        "options": {"judge": "clip", "least": {"oracle": 0.01}},
+    }
+    params = clone.params()
+    clone.change(
+        images={"candidates": 2},
+        rate={"judges": ["oracle", "clip"]},
+        draws={
+            "again": {
+                "weights": "models/experts/round1",
+                "prompts": "data/questions",
+                "images": 2,
+                "first": 2,
+            }
+        },
+        picks={
+            "once": once,
+            "twice": {**once, "source": "drawn/again"},
+            "both": {"source": "images", "picker": "pairs", "options": {"judge": "clip"}},
+        },
+        experts={
+            **params["experts"],
+            "round1": {"data": "data/picked/once", "objective": "denoising"},
+            "round2": {"data": "data/picked/twice", "objective": "denoising"},
+            "preferred": {"data": "data/picked/both", "objective": "dpo", "options": {"beta": 100.0}},
+        },
+        mixtures={"gates": {"objective": "moe_gates", "experts": None}},
+        models={**params["models"], "gates": {"weights": "models/mixtures/gates", "guidance": "cfg"}},
+    )
+    targets = ("select@round2", "select@preferred", "sample@gates-shapes")
+    clone.run("dvc", "repro", *targets)
+    drawn = [json.loads(line) for line in (clone.folder / "data/drawn/again/metadata.jsonl").open()]
+    assert [row["k"] for row in drawn[:2]] == [2, 3] and len(drawn) == 2 * 2 * 8
+    for name in ("once", "twice", "both"):
+        found = json.loads((clone.folder / f"metrics/pick/{name}.json").read_text())
+        assert 0 < found["kept"] <= found["prompts"] == 16 and found["images"] == 32
+        assert set(found["scores"]) == {"oracle", "clip"}
+    rated = json.loads((clone.folder / "metrics/rate/drawn/again/oracle.json").read_text())
+    assert rated["images"] == 32 and rated["diversity"] > 0 and 0 <= rated["mean"] <= rated["best"] <= 1
+    card = json.loads((clone.folder / "models/experts/preferred/lora.json").read_text())
+    assert (card["objective"], card["options"]) == ("dpo", {"beta": 100.0})
+    assert (
+        len(list((clone.folder / "data/samples/gates/shapes").glob("*.webp"))) == 2 * 5 * 3
+    )  # of five skills
+    assert "up to date" in clone.run("dvc", "repro", *targets)
