@@ -224,6 +224,21 @@ def test_options_that_name_nothing_are_refused(tmp_path, monkeypatch, capsys, op
     assert capsys.readouterr().err.startswith(f"error: {options[0]}: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--at", "-1"], "--at: -1; allowed: 0 to 1000"),
+        (["--at", "nan"], "--at: nan; allowed: 0 to 1000"),
+        (["--page", "longer", "--at", "1"], "leave out --rows, --seeds and --at"),
+        (["--page", "nowhere"], "invalid choice: 'nowhere'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(capsys, options, said):
+    with pytest.raises(SystemExit) as left:
+        ablations.main(options)
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_rows_that_gains_are_over_are_always_there(tmp_path):
     table = load_table(write(tmp_path))
     assert list(chosen(table, ["delta"])) == ["base", "selma", "delta"]
