@@ -18,7 +18,7 @@ from selma.ground.errors import UserError
 from selma.runtime import command
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
-from selma.runtime.places import BACKBONES, MIXTURES
+from selma.runtime.places import BACKBONES, DRAWN, MIXTURES, PICKED, RENDERED
 
 
 def named(root: Path) -> dict[Path, set[str]]:
@@ -26,7 +26,8 @@ def named(root: Path) -> dict[Path, set[str]]:
     params = load_params(root / "params.yaml")
     names: dict[Path, set[str]] = {
         Path(BACKBONES): {params.images.backbone, params.expert.backbone},
-        Path("data/preferences"): set(),  # no stage writes it if `preferences` is empty
+        # no stage writes these where params.yaml has no row of their kind
+        **{Path(folder): set() for folder in ("data/preferences", "data/ratings", DRAWN, RENDERED, PICKED)},
         Path(MIXTURES): set(),  # nor this one without a row of `mixtures`
     }
     stages = load_stages(root).values()

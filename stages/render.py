@@ -3,7 +3,8 @@
     python -m stages.render real
 
 reads   data/benchmarks/<name>/     those of evaluate.benchmarks: no caption is near a prompt of any split
-writes  data/rendered/<name>/       <id>.webp and metadata.jsonl {file_name, text, id, seed}: an HF imagefolder
+writes  data/rendered/<name>/       <id>.webp and metadata.jsonl {file_name, text, id, seed}: an HF imagefolder;
+                                    prompts.jsonl, the captions with their questions
 
 In a real profile a folder of one's own takes its place: `data` of an expert, `prompts` of a row of `draws`.
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl
-from selma.ground.items import exam_prompts
+from selma.ground.items import Item, exam_prompts, write_items
 from selma.ground.pairs import METADATA, prompt_id, write_image
 from selma.prompts.diversity import DiversityFilter
+from selma.prompts.training import FILE
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import RENDERED
@@ -37,20 +39,22 @@ def main(name: str) -> None:
     guard = DiversityFilter(1.0, ANY_LENGTH, exam, ())
     unlike = lambda text: next(iter(guard.judge([text]))).kept  # noqa: E731
     found = (
-        (skill, text, image)
+        (skill, *made)
         for skill in row.skills
-        for text, image in real_pairs(
-            row.seed, skill, row.images, unlike, spread=row.spread, jitter=row.jitter
-        )
+        for made in real_pairs(row.seed, skill, row.images, unlike, spread=row.spread, jitter=row.jitter)
     )
     with work.folder(stage.name()) as folder:
-        out, rows = folder / "images", []
+        out, rows, items = folder / "images", [], []
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
-        for skill, text, image in stage.progress(found, row.images * len(row.skills), f"render {name}"):
+        for skill, text, questions, image in stage.progress(
+            found, row.images * len(row.skills), f"render {name}"
+        ):
             id = prompt_id(skill, text)
             write_image(out / f"{id}.webp", image)
             rows.append({"file_name": f"{id}.webp", "text": text, "id": id, "seed": row.seed})
+            items.append(Item(id, text, skill, "rendered", questions))
         write_jsonl(out / METADATA, rows)
+        write_items(out / FILE, items)
         work.publish(out, Path(RENDERED) / name)
 
 

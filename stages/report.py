@@ -10,6 +10,7 @@ writes  data/report/index.html
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def main() -> None:
         settings={
             "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
             "experts": {name: given(expert) for name, expert in params.experts.items()},
+            **({"rate": asdict(params.rate)} if params.rate.judges else {}),
+            **_rows(renders=params.renders, draws=params.draws, picks=params.picks),
             "merges": {name: asdict(merge) for name, merge in params.merges.items()},
             **({"mixtures": mixed} if mixed else {}),
             **({"policies": learned, "policy": results(params.policy, "policy")} if learned else {}),
@@ -55,6 +58,15 @@ def main() -> None:
         work.publish(folder / "report", OUT)
     print(table.text_table(read_summary()))
     print(f"\nreport: {OUT / 'index.html'}")
+
+
+def _rows(**sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sections of rows, those that have some."""
+    return {
+        section: {name: asdict(row) for name, row in rows.items()}
+        for section, rows in sections.items()
+        if rows
+    }
 
 
 def given(expert: Expert) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selma.ground.errors import UserError
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -25,6 +26,8 @@ from selma.scoring.selection import Exam, keep_one
 
 def main(name: str) -> None:
     params = load_params()
+    if name not in params.experts:
+        raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
     asked = Exam(
         data=[(Path(expert.data), expert.skills)],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selma.ground.errors import UserError
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, MIXTURES
@@ -22,6 +23,10 @@ from selma.scoring.selection import Exam, keep_one
 
 def main(name: str) -> None:
     params = load_params()
+    if name not in params.mixtures:
+        raise UserError(
+            f"mixtures: no mixture {name!r} in params.yaml; allowed: {', '.join(params.mixtures) or 'none'}"
+        )
     row, rows = params.mixtures[name], params.experts
     names = row.experts or params.skills
     asked = Exam(

@@ -239,7 +239,7 @@ def learned_run(run: Path, tiny_backbone: Path) -> Path:
     text = text.replace(
         "  merged: {operator: factor_mean, experts: null}\n",
         "  merged: {operator: factor_mean, experts: null}\n  both: {operator: factor_mean, experts: [learned, alone]}\n"
-        "  mixed: {operator: factor_mean, experts: [objects, learned]}\n",
+        "  mixed: {operator: delta_mean, experts: [objects, learned]}\n",
     )
     text = text.replace(
         "benchmarks:\n  shapes",
@@ -249,9 +249,10 @@ def learned_run(run: Path, tiny_backbone: Path) -> Path:
     (run / "params.yaml").write_text(text)
     for name, rounds, images in (("learned", 30, 5760), ("further", 3, 576), ("alone", 0, 0)):
         random_lora(tiny_backbone, run / "models/experts" / name, name=name, rounds=rounds, images=images)
-    for name, experts in (("both", ["learned", "alone"]), ("mixed", ["objects", "learned"])):
+    made = (("both", "factor_mean", ["learned", "alone"]), ("mixed", "delta_mean", ["objects", "learned"]))
+    for name, operator, experts in made:
         random_lora(
-            tiny_backbone, run / "models/merges" / name, name=name, operator="factor_mean", experts=experts
+            tiny_backbone, run / "models/merges" / name, name=name, operator=operator, experts=experts
         )
     return run
 
@@ -299,7 +300,7 @@ def learned_run(run: Path, tiny_backbone: Path) -> Path:
             (
                 "Learned online: learned.",
                 "It also goes back to SELMA experts, trained on images",
-                "| merged | objects, learned, by `factor_mean`",
+                "| merged | objects, learned, by `delta_mean`",
                 "| skills | objects |",
             ),
             ("No training images",),

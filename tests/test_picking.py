@@ -334,6 +334,20 @@ def test_real_pairs_show_what_they_say_and_their_captions_can_be_drawn(
     run(monkeypatch, "draw@captions", draw.main, "captions")
     drawn = read_training(root / "data/drawn/captions")
     assert [pair.text for pair in drawn] == [pair.text for pair in found]
+    run(monkeypatch, "rate_drawn@oracle-captions", rate.main, "oracle", "drawn/captions")
+    assert read_json(root / "metrics/rate/drawn/captions/oracle.json")["questions"] == len(right)
+
+
+def test_captions_of_ones_own_folder_are_drawn_whatever_it_is_called(
+    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my pictures"
+    write_image(folder / "a.png", Image.new("RGB", (32, 32)))
+    write_jsonl(folder / "metadata.jsonl", [{"file_name": "a.png", "text": "a cat on a mat"}])
+    row = {"weights": "models/backbones/shapes", "prompts": str(folder), "images": 2}
+    root = project({"draws": {"mine": row}, "rate.judges": ["clip"]})
+    run(monkeypatch, "draw@mine", draw.main, "mine")
+    assert [pair.text for pair in read_training(root / "data/drawn/mine")] == ["a cat on a mat"] * 2
 
 
 def test_no_real_caption_is_near_an_exam_prompt(
@@ -415,6 +429,35 @@ BAD = {
     "prompts that no stage makes": (
         {"draws": {"again": {**DRAW, "weights": "models/experts/count", "prompts": "data/nothing"}}},
         "draws.again.prompts is data/nothing; allowed under data/: ",
+    ),
+    "captions that a judge has no questions for": (
+        {"draws": {"again": {**DRAW, "weights": "models/experts/count", "prompts": "/somebody/pictures"}}},
+        "rate.judges holds oracle, which answers questions alone, and the captions of draws.again.prompts "
+        "(/somebody/pictures) have none",
+    ),
+    "no path": (
+        {"draws": {"again": {**DRAW, "weights": "models/experts/count", "prompts": ""}}},
+        "draws.again.prompts is ''; it must be a path on this disk",
+    ),
+    "a home folder": (
+        {"draws": {"again": {**DRAW, "weights": "models/experts/count", "prompts": "~/pictures"}}},
+        "it must be a path on this disk, from its root or from this folder on, without ~",
+    ),
+    "an exam's pictures by another way": (
+        {
+            "draws": {
+                "again": {**DRAW, "weights": "models/experts/count", "prompts": "./data/../data/samples/base"}
+            }
+        },
+        "draws.again.prompts is ./data/../data/samples/base; allowed under data/: ",
+    ),
+    "a margin that no two images have": (
+        {"picks": {"best": {"source": "images", "picker": "pairs", "options": {"margin": 1.0}}}},
+        "picks.best.options.margin is 1; its judge's score is a share of questions, 0 to 1",
+    ),
+    "images beyond all numbers": (
+        {"draws": {"again": {**DRAW, "weights": "models/experts/count", "first": 2**31 - 1}}},
+        "draws.again.first is 2147483647; it must be less than or equal to 1000000",
     ),
     "a skill without a style": (
         {"renders": {"real": {"skills": ["relations"], "images": 3, "seed": 1}}},

@@ -109,3 +109,14 @@ def test_an_argument_removes_nothing(
     before = files(repository)
     assert prune.main() == 2 and files(repository) == before
     assert capsys.readouterr().err == "error: usage: python -m selma.prune\n"
+
+
+def test_the_last_row_of_a_kind_leaves_nothing_behind(repository: Path) -> None:
+    """No stage writes these folders then, but params.yaml names nothing in them."""
+    for left in ("drawn/again", "rendered/real", "picked/best", "ratings/images"):
+        file = repository / "data" / left / "file"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert prune.main() == 0
+    assert not [name for name in files(repository) if name.startswith(("data/drawn", "data/rendered"))]
+    assert not [name for name in files(repository) if name.startswith(("data/picked", "data/ratings"))]

@@ -36,4 +36,13 @@ def card(
         "seed": seed,
         **({"objective": expert.objective} if expert.objective != "denoising" else {}),
         **({"options": dict(options)} if options else {}),
+        **({"training": own} if (own := _unusual(settings)) else {}),
+    }
+
+
+def _unusual(settings: Training) -> dict[str, Any]:
+    """How it was trained, where that is not as by default; rsLoRA stands in `alpha`."""
+    defaults = {"schedule": "constant", "warmup": 0, "min_snr": None, "ema": 0.0}
+    return {
+        name: getattr(settings, name) for name, usual in defaults.items() if getattr(settings, name) != usual
     }

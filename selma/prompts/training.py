@@ -15,9 +15,9 @@ FILE = "prompts.jsonl"
 def training_items(source: Path, skills: Sequence[str]) -> list[Item]:
     """The items of `source`.
 
-    Those are data/questions' (of all `skills`), data/questions/<skill>'s, the dev split of a benchmark's folder, or, of
-    any other folder, the captions of its images, which have no questions. Raises UserError where they are missing or
-    broken.
+    Those are data/questions' (of all `skills`), data/questions/<skill>'s, a rendered folder's, the dev split of a
+    benchmark's folder, or, of any other folder, the captions of its images, which have no questions. Raises UserError
+    where they are missing or broken.
     """
     source = Path(source)
     if source == Path(QUESTIONS):
@@ -26,5 +26,7 @@ def training_items(source: Path, skills: Sequence[str]) -> list[Item]:
         return load_items(source / FILE)
     if source.parent == Path(BENCHMARKS):
         return load_split(source, "dev")
+    if (source / FILE).is_file():
+        return load_items(source / FILE)
     captions = dict.fromkeys(pair.text for pair in read_training(source))
-    return [Item(prompt_id(source.name, text), text, source.name, "captions", ()) for text in captions]
+    return [Item(prompt_id("caption", text), text, "caption", "captions", ()) for text in captions]

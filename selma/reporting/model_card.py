@@ -62,11 +62,13 @@ class Lora:
 class Data:
     """What it was trained on: skills, images (None if a lora.json is missing), and where they are from.
 
-    `own` names the folders of images that a person brought; nothing of how the skills' were made holds for these.
+    `own` says of every other folder how its images came to be: brought by a person, chosen, drawn again, rendered;
+    nothing of how the skills' were made holds for these. `each` is how many images of a skill's prompt there are.
     """
 
     skills: Sequence[str]
     own: Sequence[str]
+    each: int
     images: int | None
     drawn_by: str
     steps: int

@@ -13,7 +13,7 @@ from selma.ground.files import read_record
 from selma.ground.schema import Index, record
 from selma.reporting.model_card import Data, Learned
 from selma.runtime.learning import SOLACE
-from selma.runtime.places import EXPERTS, IMAGES, QUESTIONS
+from selma.runtime.places import DRAWN, EXPERTS, IMAGES, PICKED, QUESTIONS, RENDERED
 
 if TYPE_CHECKING:
     from selma.runtime.params import Params
@@ -60,16 +60,32 @@ def data(experts: Iterable[str], params: Params) -> Data | None:
             pooled = (row and row.skills) or params.skills
             skills.update(dict.fromkeys(pooled if folder == Path(IMAGES) else [folder.name]))
         else:
-            own[folder.name] = None
+            own[_made(folder, params)] = None
     return Data(
         skills=list(skills),
         own=list(own),
+        each=params.images.candidates,
         images=None if None in counts else sum(counts),
         drawn_by=params.images.backbone,
         steps=params.images.drawing.steps,
         guidance=params.images.drawing.guidance,
         prompts=f"written by {_author(params)}",
     )
+
+
+def _made(folder: Path, params: Params) -> str:
+    """How the images of a folder that is no skill's came to be, in words."""
+    if folder.parent == Path(RENDERED) and folder.name in params.renders:
+        return "pairs that the embedded world's renderer made, which no model drew"
+    if folder.parent == Path(DRAWN) and folder.name in params.draws:
+        row = params.draws[folder.name]
+        return f"images that `{Path(row.weights).name}` drew of the prompts in {row.prompts}"
+    if folder.parent == Path(PICKED) and folder.name in params.picks:
+        row = params.picks[folder.name]
+        drawn = params.draws.get(Path(row.source).name)
+        by = Path(drawn.weights).name if drawn else params.images.backbone
+        return f"images that `{by}` drew, chosen by `{row.picker}` from scores by {', '.join(params.rate.judges)}"
+    return f"images from {folder.name}, which were brought to it"
 
 
 def learned(policies: Iterable[str], params: Params) -> list[Learned]:

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from selma.ground.schema import Count, Fraction, Index, Seed, matches, once, one_of, section
+from selma.ground.schema import Fraction, Seed, matches, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.drawing import NonNegative
+from selma.runtime.origins import OnDisk
 from selma.runtime.schema import AnyNames, RowName
 
 Many = Annotated[int, Field(ge=1, le=1000)]  # images of one prompt
@@ -39,9 +40,9 @@ class DrawRow:
     """
 
     weights: str
-    prompts: str
+    prompts: OnDisk
     images: Many = 1
-    first: Index = 0
+    first: Annotated[int, Field(ge=0, le=10**6)] = 0
     guidance: NonNegative | None = None
 
 
@@ -53,7 +54,7 @@ class RenderRow:
     """
 
     skills: Annotated[tuple[RowName, ...], Field(min_length=1), once]
-    images: Count
+    images: Annotated[int, Field(ge=1, le=10**5)]
     seed: Seed
     spread: Fraction = 0.05
     jitter: Fraction = 0.25

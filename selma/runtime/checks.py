@@ -23,7 +23,7 @@ from selma.runtime.origins import (
     check_own_benchmark,
     check_own_judge,
 )
-from selma.runtime.picks import check_picks, folders, origin
+from selma.runtime.picks import check_picks, folders, origin, within
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, MIXTURES, PICKED, RENDERED
 from selma.runtime.policies import check_policies
 
@@ -107,7 +107,7 @@ def _check_experts(params: Params) -> None:
                     f"experts.{name}.skills: its data is {expert.data}; only experts with data {IMAGES} choose skills"
                 )
             allow_all(f"experts.{name}.skills", expert.skills, params.skills, "in `skills`")
-        if Path("data/samples") in Path(expert.data).parents:
+        if Path("data/samples") in within(expert.data).parents:
             raise UserError(f"experts.{name}.data is {expert.data}, which shows the benchmarks' test prompts")
         check_training(params, name)
 

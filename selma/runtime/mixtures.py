@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from selma.runtime import variants
 from selma.runtime.origins import allow_all
 from selma.runtime.places import IMAGES
 from selma.runtime.schema import Names
+from selma.runtime.training import training_of
 
 if TYPE_CHECKING:
     from selma.runtime.params import Params
@@ -53,9 +55,37 @@ def check_mixtures(params: Params) -> None:
                     f"{key}.experts holds {expert}, whose data is {data}; a mixture learns on its experts' images in "
                     f"{IMAGES}"
                 )
-        steps = row.steps or params.expert.steps
-        if params.expert.checkpoint_every > steps:
+        _check_training(key, name, row, names, params)
+
+
+def _check_training(key: str, name: str, row: Mixture, names: Sequence[str], params: Params) -> None:
+    training = params.expert
+    steps = row.steps or training.steps
+    if training.checkpoint_every > steps:
+        raise UserError(
+            f"expert.checkpoint_every is {training.checkpoint_every}; "
+            f"it must be at most the {steps} steps of mixture {name}"
+        )
+    if training.warmup >= steps:
+        raise UserError(
+            f"expert.warmup is {training.warmup}; it must be less than the {steps} steps of mixture {name}"
+        )
+    states = variants.constants("objectives", row.objective)
+    if training.min_snr is not None and "min_snr" not in states.get("READS", ()):
+        raise UserError(
+            f"expert.min_snr is {training.min_snr:g}, which the objective of mixture {name}, {row.objective}, does not "
+            "know; set it in rows of `experts` instead"
+        )
+    first, *others = names
+    targets = {expert: training_of(training, params.experts[expert]).targets for expert in names}
+    for expert in others:
+        if set(targets[expert]) != set(targets[first]):
             raise UserError(
-                f"expert.checkpoint_every is {params.expert.checkpoint_every}; "
-                f"it must be at most the {steps} steps of mixture {name}"
+                f"{key}.experts: {expert} has other targets ({', '.join(targets[expert])}) than {first} "
+                f"({', '.join(targets[first])}); mixed experts need the same"
             )
+    if states.get("LINEAR") and (found := [target for target in targets[first] if "conv" in target]):
+        raise UserError(
+            f"{key}.objective is {row.objective}, whose gates weigh linear layers alone; {first} has the target "
+            f"{found[0]}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +103,25 @@ def _check_draw(key: str, row: DrawRow, params: Params) -> None:
         [*(f"{BACKBONES}/{name}" for name in backbones), *made],
         "made by a stage",
     )
-    prompts = Path(row.prompts)
     known = [QUESTIONS, *(f"{QUESTIONS}/{skill}" for skill in params.skills)]
     known += [f"{RENDERED}/{name}" for name in params.renders]
-    if prompts.parts[:1] == ("data",) and row.prompts not in known:
-        raise UserError(f"{key}.prompts is {row.prompts}; allowed under data/: {', '.join(known)}")
+    if row.prompts in known:
+        return
+    if within(row.prompts).parts[:1] == ("data",) and within(row.prompts).parts[:2] != ("data", "own"):
+        raise UserError(f"{key}.prompts is {row.prompts}; allowed under data/: {', '.join(known)}, data/own")
+    rows = {**params.judges, **params.own.judges}
+    for name in params.rate.judges:
+        if not variants.constants("judges", rows[name].kind)["SCORES"]:
+            raise UserError(
+                f"rate.judges holds {name}, which answers questions alone, and the captions of {key}.prompts "
+                f"({row.prompts}) have none; take judges that score pictures for prompts, or filtered prompts"
+            )
+
+
+def within(path: str) -> Path:
+    """A path as it lies in this repository, or as it is where it lies elsewhere."""
+    whole = Path(os.path.normpath(Path.cwd() / path))
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else Path(path)
 
 
 def _check_pick(key: str, row: PickRow, params: Params) -> None:
@@ -124,6 +139,15 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
         )
     if options.get("judge"):
         allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")
+    if (
+        "margin" in options
+        and options["margin"] >= 1
+        and _is_share(settings_of(row, params.rate.judges, key), params)
+    ):
+        raise UserError(
+            f"{key}.options.margin is {options['margin']:g}; its judge's score is a share of questions, 0 to 1: no two "
+            "images are further apart"
+        )
     if "least" in options:
         _check_least(f"{key}.options.least", options["least"], params)
     drawn = params.images.candidates
@@ -136,6 +160,13 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
             f"{key}.picker is {row.picker}, which chooses among {states['LEAST']} images of a prompt or more; "
             f"{where} is {drawn}"
         )
+
+
+def _is_share(settings: dict[str, Any], params: Params) -> bool:
+    """Whether the judge that a picker asks gives shares of questions."""
+    rows = {**params.judges, **params.own.judges}
+    kind = variants.constants("judges", rows[settings["judge"]].kind)
+    return kind["ANSWERS"] and not kind["SCORES"]
 
 
 def _check_least(key: str, least: dict[str, float] | None, params: Params) -> None:

@@ -3,8 +3,8 @@
     loss = -log sigmoid(-beta/2 ((L_w - L_l) - (L_w_ref - L_l_ref)))
 
 L are mean squared errors of the prediction for the winner and the loser, with the same noise at the same time; the
-reference is the model without its adapter. beta stands for the paper's beta T omega(lambda_t), as in its code. SELMA
-(arXiv 2403.06952, appendix E) trains an expert for each skill by it, on pairs that CLIP's score picked.
+reference is the model without its adapter. beta / 2 stands for the paper's beta T omega(lambda_t), as in its code.
+SELMA (arXiv 2403.06952, appendix E) trains an expert for each skill by it, on pairs that CLIP's score picked.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from selma.runtime.devices import torch_dtype
 from selma.runtime.params import Training
 
 MIXES = True
+LINEAR = True  # convolutions have no gate
 READS = ("min_snr",)  # of the settings that not every objective knows
 OPTIONS = {"learning_rate": {"default": 1e-5, "gt": 0}}
 
