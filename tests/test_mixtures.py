@@ -485,7 +485,7 @@ LEARNER = {
         ({"expert.warmup": 3, "mixtures": {"moe": {**MOE, "steps": 2}}}, r"expert\.warmup is 3; .* 2 steps of mixture"),
         ({"expert.min_snr": 5.0}, r"expert\.min_snr is 5, which the objective of mixture student, distil, does not"),
         ({"experts.tags.targets": ["to_q"]}, r"mixtures\.moe\.experts: tags has other targets \(to_q\) than count"),
-        ({"expert.targets": ["conv1"]}, r"moe_gates, whose gates weigh linear layers alone; count has the target conv1"),
+        ({"expert.targets": ["conv1"]}, r"moe_gates, whose gates weigh linear layers alone; count has the target c"),
         ({"merges": {"m": {"operator": "ties", "experts": ["moe"]}}}, r"merges\.m\.experts holds moe"),
         ({"policies": {"p": LEARNER}}, r"policies\.p\.start is models/mixtures/moe"),
         ({"models.moe.weights": "models/mixtures/none"}, r"models\.moe\.weights is models/mixtures/none"),
