@@ -13,6 +13,8 @@ HEAVY = (
     "stages.draw",
     "stages.expert",
     "stages.select",
+    "stages.mixture",
+    "stages.select_mixture",
     "stages.policy",
     "stages.sample",
 )  # these start such a process

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop
+from selma.experts import examples, loop, noisy
 from selma.experts.average import Average
 from selma.experts.card import card
 from selma.experts.schedule import learning_rate
@@ -84,7 +84,7 @@ def test_min_snr_weighs_as_in_the_paper(gamma):
     snr = a / (1 - a)
     least = snr.clamp(max=gamma)
     for kind, wanted in (("epsilon", least / snr), ("v_prediction", least / (snr + 1))):
-        found = denoising.min_snr_weights(schedule_of(kind), times, gamma)
+        found = noisy.min_snr_weights(schedule_of(kind), times, gamma)
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-7)
         assert found.max() <= 1
 
@@ -94,7 +94,7 @@ def test_an_error_in_the_image_weighs_the_same_whatever_is_predicted():
     times = torch.tensor([10, 300, 600, 900])
     a = schedule_of("epsilon").alphas_cumprod[times]
     noise, velocity = (
-        denoising.min_snr_weights(schedule_of(kind), times, 5.0) for kind in ("epsilon", "v_prediction")
+        noisy.min_snr_weights(schedule_of(kind), times, 5.0) for kind in ("epsilon", "v_prediction")
     )
     torch.testing.assert_close(noise * a / (1 - a), velocity / (1 - a), rtol=1e-4, atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_an_error_in_the_image_weighs_the_same_whatever_is_predicted():
 def test_a_last_step_of_pure_noise_has_a_weight(kind, last):
     schedule = schedule_of(kind, zero=True)
     assert schedule.alphas_cumprod[-1] == 0
-    found = denoising.min_snr_weights(schedule, torch.arange(1000), 5.0)
+    found = noisy.min_snr_weights(schedule, torch.arange(1000), 5.0)
     assert found.isfinite().all() and (found >= 0).all() and found[-1] == last
 
 
@@ -193,7 +193,7 @@ def made(backbone: Path, folder: Path, settings: Training) -> Path:
         seed=0,
         folder=folder,
         state=folder.with_suffix(".safetensors"),
-        provenance=card("count", row, settings, **told),
+        provenance=card("count", row, settings, {}, **told),
     )
     return folder / f"step-{settings.steps:06d}"
 
