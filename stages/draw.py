@@ -41,9 +41,8 @@ def main(name: str, shard: str = "1/1") -> None:
     drawing = params.images.drawing
     if row.guidance is not None:
         drawing = replace(drawing, guidance=row.guidance)
-    whole = weights.parent == Path(BACKBONES)
-    backbone = weights if whole else Path(BACKBONES) / params.expert.backbone
-    lora = None if whole else weights
+    lora = None if weights.parent == Path(BACKBONES) else weights
+    backbone = Path(BACKBONES) / params.expert.backbone if lora else weights
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=lora)
 
     with work.folder(stage.name(), shared=part != (1, 1)) as folder:
@@ -64,10 +63,11 @@ def main(name: str, shard: str = "1/1") -> None:
             "split": "train",
             "images": len(rows),
             "seed": params.seed,
+            "columns": ", `k`",
+            "weights": row.weights if lora else "",
         }
-        told |= {} if whole else {"weights": name if lora is None else lora.name}
         write_items(out / FILE, items)
-        write_text(out / "README.md", card(backbone, drawing, about=about, columns=", `k`", **told))
+        write_text(out / "README.md", card(backbone, drawing, about=about, **told))
         work.publish(out, Path(DRAWN) / name)
 
 

@@ -38,7 +38,8 @@ def main(skill: str, shard: str = "1/1") -> None:
     if not prompts:
         raise UserError(f"{filtered}/prompts.jsonl: no prompts; raise prompts.candidates")
     texts = [(prompt["id"], prompt["text"]) for prompt in prompts]
-    rows = candidate_rows(texts, params.images.candidates, params.seed)
+    each = params.images.candidates
+    rows = candidate_rows(texts, each, params.seed, numbered=each > 1)
     backbone, drawing = Path(BACKBONES) / params.images.backbone, params.images.drawing
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
 
@@ -50,7 +51,6 @@ def main(skill: str, shard: str = "1/1") -> None:
         )
         if part != (1, 1):
             return
-        each = params.images.candidates
         about = (
             f"Training images for the skill `{skill}`, {'one' if each == 1 else each} for each prompt that an LLM "
             "wrote and the filter kept."

@@ -18,14 +18,12 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl
 from selma.ground.items import Item, exam_prompts, write_items
 from selma.ground.pairs import METADATA, prompt_id, write_image
-from selma.prompts.diversity import DiversityFilter
+from selma.prompts.diversity import exam_filter
 from selma.prompts.training import FILE
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import RENDERED
 from selma.shapes.world.real import real_pairs
-
-ANY_LENGTH = 10**9  # words
 
 
 def main(name: str) -> None:
@@ -36,12 +34,15 @@ def main(name: str) -> None:
         )
     row = params.renders[name]
     exam = exam_prompts(Path("data/benchmarks") / benchmark for benchmark in params.evaluate.benchmarks)
-    guard = DiversityFilter(1.0, ANY_LENGTH, exam, ())
-    unlike = lambda text: next(iter(guard.judge([text]))).kept  # noqa: E731
+    guard = exam_filter(exam)
+
+    def is_new(text: str) -> bool:
+        return next(iter(guard.judge([text]))).kept
+
     found = (
         (skill, *made)
         for skill in row.skills
-        for made in real_pairs(row.seed, skill, row.images, unlike, spread=row.spread, jitter=row.jitter)
+        for made in real_pairs(row.seed, skill, row.images, is_new, spread=row.spread, jitter=row.jitter)
     )
     with work.folder(stage.name()) as folder:
         out, rows, items = folder / "images", [], []

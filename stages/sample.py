@@ -13,15 +13,15 @@ writes  data/samples/<model>/<benchmark>/    <id>-<k>.webp and metadata.jsonl {f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.ground.items import load_split
 from selma.ground.models import read_model
-from selma.ground.pairs import image_seed, read_image, write_image
+from selma.ground.pairs import read_image, write_image
 from selma.images import sampler
+from selma.images.candidates import candidate_rows
 from selma.images.card import card
 from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
@@ -37,7 +37,9 @@ def main(model: str, benchmark: str, shard: str = "1/1") -> None:
     if model not in params.models:
         raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
     row = read_model(Path(ROWS) / model)
-    rows = _rows(benchmark, params.seed, params.evaluate.images_per_prompt)
+    items = load_split(Path("data/benchmarks") / benchmark, "test")
+    prompts = [(item.id, item.prompt) for item in items]
+    rows = candidate_rows(prompts, params.evaluate.images_per_prompt, params.seed)
     backbone = Path(BACKBONES) / params.expert.backbone
     pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=row.lora)
 
@@ -71,21 +73,6 @@ def main(model: str, benchmark: str, shard: str = "1/1") -> None:
         write_image(sheet, sampler.contact_sheet([read_image(file) for file in shown]))
         tracking.log_image(sheet, "sample.png")
         work.publish(out, Path("data/samples") / model / benchmark)
-
-
-def _rows(benchmark: str, seed: int, images_per_prompt: int) -> list[dict[str, Any]]:
-    """The metadata of every image of a benchmark's test prompts."""
-    return [
-        {
-            "file_name": f"{item.id}-{k}.webp",
-            "text": item.prompt,
-            "id": item.id,
-            "seed": image_seed(seed, item.id, k),
-            "k": k,
-        }
-        for item in load_split(Path("data/benchmarks") / benchmark, "test")
-        for k in range(images_per_prompt)
-    ]
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.ground.items import Item, load_split, splits
-from selma.prompts.diversity import DiversityFilter
+from selma.prompts.diversity import exam_filter
 
 EVERY, MOST_HELD = 10, 2000  # of the training prompts, where the exam has no dev split
-_ANY_LENGTH = 10**9  # words
 
 
 def unlike(items: Sequence[Item], exam: Iterable[str]) -> list[Item]:
     """The items that are no exam prompt and near none (ROUGE-L F of at most 0.8): the filter stage's guard once more,
     for prompts that did not go through it. Raises UserError where none is left."""
-    guard = DiversityFilter(1.0, _ANY_LENGTH, exam, ())
-    verdicts = guard.judge(item.prompt for item in items)
+    verdicts = exam_filter(exam).judge(item.prompt for item in items)
     kept = [item for item, verdict in zip(items, verdicts, strict=True) if verdict.kept]
     if not kept:
         raise UserError(

@@ -12,6 +12,7 @@ from selma.prompts.index import RougeIndex
 
 EXAM_ROUGE_L = 0.8  # no training prompt comes closer to an exam prompt, whatever the threshold (paper: 0.8)
 
+_ANY_LENGTH = 10**9  # words
 _FIRST, _BLOCK = 512, 1 << 16  # prompts in the first block and in the largest
 
 Reason = Literal["too_long", "exam", "similar"]
@@ -88,3 +89,8 @@ class DiversityFilter:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def exam_filter(exam: Iterable[str]) -> DiversityFilter:
+    """A filter that drops exam prompts and those near one, and nothing else."""
+    return DiversityFilter(1.0, _ANY_LENGTH, exam, ())

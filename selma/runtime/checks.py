@@ -23,7 +23,7 @@ from selma.runtime.origins import (
     check_own_benchmark,
     check_own_judge,
 )
-from selma.runtime.picks import check_picks, folders, origin, within
+from selma.runtime.picks import check_picks, folders, lies_in, origin, within
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, MIXTURES, PICKED, RENDERED
 from selma.runtime.policies import check_policies
 
@@ -99,7 +99,7 @@ def _check_pretraining(params: Params) -> None:
 
 def _check_experts(params: Params) -> None:
     for name, expert in params.experts.items():
-        if any(Path(root) in _above(expert.data) for root in (IMAGES, DRAWN, RENDERED, PICKED)):
+        if lies_in(expert.data, IMAGES, DRAWN, RENDERED, PICKED):
             allow(f"experts.{name}.data", expert.data, folders(params), "filled by a stage")
         if expert.skills is not None:
             if expert.data != IMAGES:
@@ -183,14 +183,14 @@ def _check_dev(params: Params) -> None:
         return
     best = params.select.policy == "best"
     for name, expert in params.experts.items():
-        if best and any(Path(root) in _above(origin(expert.data, params)) for root in (DRAWN, RENDERED)):
+        if best and lies_in(origin(expert.data, params), DRAWN, RENDERED):
             raise UserError(
                 f"select.policy is best, but {lead} has no dev split, and of experts.{name}.data ({expert.data}) no "
                 "prompts are held out; set select.policy to last"
             )
     if params.filter.dev:
         return
-    made = {name for name, row in params.experts.items() if Path(IMAGES) in _above(origin(row.data, params))}
+    made = {name for name, row in params.experts.items() if lies_in(origin(row.data, params), IMAGES)}
     if made and best:
         raise UserError(
             f"select.policy is best, but {lead} has no dev split to choose checkpoints by, and filter.dev is 0; "
@@ -208,11 +208,7 @@ def _check_dev(params: Params) -> None:
 def _is_elsewhere(expert: str, params: Params) -> bool:
     """Whether an expert's images are a stage's, and not under data/images: stage merge does not watch them."""
     data = params.experts[expert].data if expert in params.experts else ""
-    return any(Path(root) in _above(data) for root in (DRAWN, RENDERED, PICKED))
-
-
-def _above(path: str) -> set[Path]:
-    return {Path(path), *Path(path).parents}
+    return lies_in(data, DRAWN, RENDERED, PICKED)
 
 
 def _check_new(section: str, name: str, others: Mapping[str, object]) -> None:

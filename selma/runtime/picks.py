@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from selma.runtime.candidates import DrawRow, PickRow
     from selma.runtime.params import Params
 
+# selma/shapes/world/language.py has these styles, which no check may import.
+RENDERED_SKILLS = ("objects", "paragraph", "tags", "count", "counterfactual")
+
 
 def check_picks(params: Params) -> None:
     """Raise UserError, naming the key, where an expert's images could not be made or chosen."""
@@ -25,22 +28,13 @@ def check_picks(params: Params) -> None:
             raise UserError(
                 f"renders.{name}: only the embedded world (`worlds`) has a renderer; use own images"
             )
-        allow_all(f"renders.{name}.skills", row.skills, SKILLS_RENDERED, "of the embedded world's styles")
+        allow_all(f"renders.{name}.skills", row.skills, RENDERED_SKILLS, "of the embedded world's styles")
     for name, draw in params.draws.items():
         _check_draw(f"draws.{name}", draw, params)
     for name, pick in params.picks.items():
         _check_pick(f"picks.{name}", pick, params)
     for name in params.experts:
         _check_rounds(name, params)
-
-
-SKILLS_RENDERED = (
-    "objects",
-    "paragraph",
-    "tags",
-    "count",
-    "counterfactual",
-)  # selma/shapes/world/language.py
 
 
 def settings_of(row: PickRow, judges: Sequence[str], key: str) -> dict[str, Any]:
@@ -76,13 +70,22 @@ def holds_pairs(data: str, params: Params) -> bool:
     return data not in folders(params)
 
 
+def lies_in(path: str, *roots: str) -> bool:
+    """Whether a path is one of these folders, or lies in one."""
+    return any(Path(path).is_relative_to(root) for root in roots)
+
+
+def _asks_alone(judge: str, params: Params) -> bool:
+    """Whether a judge only answers questions: its score of an image is the share that is right."""
+    row = {**params.judges, **params.own.judges}[judge]
+    return not variants.constants("judges", row.kind)["SCORES"]
+
+
 def _check_rate(params: Params) -> None:
     rows = {**params.judges, **params.own.judges}
     allow_all("rate.judges", params.rate.judges, rows, "in `judges` or `own.judges`")
-    if params.questions.source != "none":
-        return
     for name in params.rate.judges:
-        if not variants.constants("judges", rows[name].kind)["SCORES"]:
+        if params.questions.source == "none" and _asks_alone(name, params):
             raise UserError(
                 f"rate.judges holds {name}, which answers questions alone, and questions.source is none, so prompts "
                 "have none; set it to llm, or take a judge that scores pictures for prompts"
@@ -109,9 +112,8 @@ def _check_draw(key: str, row: DrawRow, params: Params) -> None:
         return
     if within(row.prompts).parts[:1] == ("data",) and within(row.prompts).parts[:2] != ("data", "own"):
         raise UserError(f"{key}.prompts is {row.prompts}; allowed under data/: {', '.join(known)}, data/own")
-    rows = {**params.judges, **params.own.judges}
     for name in params.rate.judges:
-        if not variants.constants("judges", rows[name].kind)["SCORES"]:
+        if _asks_alone(name, params):
             raise UserError(
                 f"rate.judges holds {name}, which answers questions alone, and the captions of {key}.prompts "
                 f"({row.prompts}) have none; take judges that score pictures for prompts, or filtered prompts"
@@ -125,12 +127,8 @@ def within(path: str) -> Path:
 
 
 def _check_pick(key: str, row: PickRow, params: Params) -> None:
-    allow(
-        f"{key}.source",
-        row.source,
-        [each.removeprefix("data/") for each in _drawn(params)],
-        "drawn by a stage",
-    )
+    drawn = [folder.removeprefix("data/") for folder in folders(params) if lies_in(folder, IMAGES, DRAWN)]
+    allow(f"{key}.source", row.source, drawn, "drawn by a stage")
     states = variants.constants("pickers", row.picker)
     options = variants.options("pickers", row.picker, row.options, f"{key}.options")
     if not params.rate.judges:
@@ -139,34 +137,23 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
         )
     if options.get("judge"):
         allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")
-    if (
-        "margin" in options
-        and options["margin"] >= 1
-        and _is_share(settings_of(row, params.rate.judges, key), params)
-    ):
+    judge = settings_of(row, params.rate.judges, f"{key}.options").get("judge")
+    if options.get("margin", 0) >= 1 and _asks_alone(judge, params):
         raise UserError(
             f"{key}.options.margin is {options['margin']:g}; its judge's score is a share of questions, 0 to 1: no two "
             "images are further apart"
         )
     if "least" in options:
         _check_least(f"{key}.options.least", options["least"], params)
-    drawn = params.images.candidates
-    where = "images.candidates"
+    where, images = "images.candidates", params.images.candidates
     if row.source.startswith("drawn/"):
         where = f"draws.{Path(row.source).name}.images"
-        drawn = params.draws[Path(row.source).name].images
-    if drawn < states.get("LEAST", 1):
+        images = params.draws[Path(row.source).name].images
+    if images < states.get("LEAST", 1):
         raise UserError(
             f"{key}.picker is {row.picker}, which chooses among {states['LEAST']} images of a prompt or more; "
-            f"{where} is {drawn}"
+            f"{where} is {images}"
         )
-
-
-def _is_share(settings: dict[str, Any], params: Params) -> bool:
-    """Whether the judge that a picker asks gives shares of questions."""
-    rows = {**params.judges, **params.own.judges}
-    kind = variants.constants("judges", rows[settings["judge"]].kind)
-    return kind["ANSWERS"] and not kind["SCORES"]
 
 
 def _check_least(key: str, least: dict[str, float] | None, params: Params) -> None:
@@ -175,19 +162,11 @@ def _check_least(key: str, least: dict[str, float] | None, params: Params) -> No
             f"{key} is missing; it must hold a number for one of: {', '.join(params.rate.judges)}"
         )
     allow_all(key, least, params.rate.judges, "in rate.judges")
-    rows = {**params.judges, **params.own.judges}
     for name, bar in least.items():
-        kind = variants.constants("judges", rows[name].kind)
-        if bar > 1 and kind["ANSWERS"] and not kind["SCORES"]:
+        if bar > 1 and _asks_alone(name, params):
             raise UserError(
                 f"{key}.{name} is {bar:g}; its score is a share of questions, 0 to 1: no image passes"
             )
-
-
-def _drawn(params: Params) -> Iterator[str]:
-    yield IMAGES
-    yield from (f"{IMAGES}/{skill}" for skill in params.skills)
-    yield from (f"{DRAWN}/{name}" for name in params.draws)
 
 
 def _check_rounds(name: str, params: Params) -> None:

@@ -13,7 +13,6 @@ from selma.ground.files import read_json, write_json
 from selma.ground.items import Item
 from selma.lora.files import LoraWeights, save_lora
 from selma.scoring import exam
-from selma.scoring.scores import item_scores
 
 if TYPE_CHECKING:
     from selma.judging.judge import Judge
@@ -47,11 +46,18 @@ def dev_scorer(
         with tempfile.TemporaryDirectory() as folder:
             save_lora(Path(folder) / "lora", lora.state(), lora.provenance)
             pipe = load_pipeline(backbone, device, dtype, lora=Path(folder) / "lora")
-        drawn = exam.draw(pipe, items, drawing, images=images, seed=seed)
-        if held_out:
-            return fmean(exam.vqa_scores(judge, drawn, batch).values())
-        answers = exam.faithfulness(judge, items, drawn, where="the dev split", batch=batch)
-        return fmean(item_scores(answers).values())
+        scores = exam.item_means(
+            pipe,
+            judge,
+            items,
+            drawing,
+            held_out=held_out,
+            images=images,
+            seed=seed,
+            where="the dev split",
+            batch=batch,
+        )
+        return fmean(scores.values())
 
     def score(lora: LoraWeights) -> float:
         digest = _digest(lora)

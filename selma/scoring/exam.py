@@ -16,7 +16,7 @@ from selma.ground.pairs import image_seed
 from selma.judging.groups import BATCH
 from selma.judging.judge import Judge
 from selma.judging.many import ask_all, rate_all
-from selma.scoring.scores import QuestionScore, score_answers
+from selma.scoring.scores import QuestionScore, item_scores, score_answers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,6 +59,25 @@ def draw(
     )
     for i, image in drawn:
         yield *shots[i], image
+
+
+def item_means(
+    pipe: Pipeline,
+    judge: Judge,
+    items: Sequence[Item],
+    drawing: Drawing,
+    *,
+    held_out: bool,
+    images: int,
+    seed: int,
+    where: str,
+    batch: int = BATCH,
+) -> dict[str, float]:
+    """Each item's score, 0 to 1: faithfulness, or VQAScore of prompts that are `held_out` and have no questions."""
+    drawn = draw(pipe, items, drawing, images=images, seed=seed)
+    if held_out:
+        return vqa_scores(judge, drawn, batch)
+    return item_scores(faithfulness(judge, items, drawn, where=where, batch=batch))
 
 
 def faithfulness(

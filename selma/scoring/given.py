@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.ground.pairs import read_training
 from selma.runtime import variants
+from selma.runtime.picks import lies_in
 from selma.runtime.places import DRAWN, IMAGES, PICKED, RENDERED
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Given:
     def data(self, expert: str) -> tuple[Path, tuple[str, ...] | None]:
         """The folder of an expert's images, and those of its skills; a folder of one's own is in no run."""
         row = self.rows[expert]
-        made = any(Path(row.data).is_relative_to(root) for root in (IMAGES, DRAWN, RENDERED, PICKED))
+        made = lies_in(row.data, IMAGES, DRAWN, RENDERED, PICKED)
         return self.run / row.data if made else Path(row.data), row.skills
 
     def _tokens(self, experts: Mapping[str, LoraWeights]) -> Tokens:

@@ -15,7 +15,6 @@ from selma.judging.judge import load_judge
 from selma.runtime import stage
 from selma.scoring import exam
 from selma.scoring.dev import choose, dev_items
-from selma.scoring.scores import item_scores
 
 if TYPE_CHECKING:
     from selma.runtime.params import Drawing, Runtime
@@ -56,11 +55,17 @@ class Exam:
         def score(checkpoint: Path) -> dict[str, float]:
             # Loaded again each time, as in the sample stage: cheap compared to drawing, and identical to the bit.
             pipe = load_pipeline(self.backbone, device, dtype, lora=checkpoint)
-            drawn = exam.draw(pipe, items, self.drawing, images=self.images, seed=self.seed)
-            if held_out:
-                return exam.vqa_scores(judge, drawn, self.batch)
-            answers = exam.faithfulness(judge, items, drawn, where=str(checkpoint), batch=self.batch)
-            return item_scores(answers)
+            return exam.item_means(
+                pipe,
+                judge,
+                items,
+                self.drawing,
+                held_out=held_out,
+                images=self.images,
+                seed=self.seed,
+                where=str(checkpoint),
+                batch=self.batch,
+            )
 
         return score
 

@@ -88,17 +88,19 @@ class Costs:
         if path.parent == Path(RENDERED):
             return self._seconds(f"render@{path.name}")
         rated = {f"data/{row.source}" for row in params.picks.values()}
-        drawn, cost = path.parent == Path(DRAWN), Cost(images=count)
-        if rated & {folder, str(path.parent)}:
-            cost = Cost()
-            for judge in params.rate.judges:
-                found = self._source.metrics(f"metrics/rate/{path.relative_to('data')}/{judge}.json")
-                cost.images = found["images"]
-                cost += Cost(judge_calls=found["questions"])
-                cost += self._seconds(f"{'rate_drawn' if drawn else 'rate'}@{judge}-{path.name}")
-        if drawn:
-            return cost + self._seconds(f"draw@{path.name}")
-        return cost + self._seconds(*(f"{stage}@{path.name}" for stage in ("prompts", "filter", "images")))
+        drawn, judges = path.parent == Path(DRAWN), params.rate.judges
+        found = [
+            self._source.metrics(f"metrics/rate/{path.relative_to('data')}/{judge}.json")
+            for judge in judges
+            if rated & {folder, str(path.parent)}
+        ]
+        kind = "rate_drawn" if drawn else "rate"
+        stages = [f"{kind}@{judge}-{path.name}" for judge in judges]
+        stages += [
+            f"{stage}@{path.name}" for stage in (("draw",) if drawn else ("prompts", "filter", "images"))
+        ]
+        images = found[0]["images"] if found else count
+        return Cost(0, images, sum(each["questions"] for each in found)) + self._seconds(*stages)
 
     def _seconds(self, *stages: str) -> Cost:
         return Cost(seconds=sum(self._times.get(stage, 0.0) for stage in stages))
