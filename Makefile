@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile-run test study ablations selfimprove longer pretrain prune clean
+.PHONY: help setup repro profile-run test study ablations selfimprove longer trained stronger pretrain pretrain-xl prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,7 +10,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 # The stamp carries a hash of requirements.txt: a change of its content installs, a touch does not.
 STAMP := .venv/.installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
-PRETRAINED := models/backbones/shapes/model_index.json models/clip/shapes/tokenizer.json
+PRETRAINED := $(addsuffix /model_index.json,models/backbones/shapes models/backbones/shapes_xl) \
+    models/clip/shapes/tokenizer.json
+# What must be here before `dvc repro`: hours of pretraining, which the shipped remote spares.
+PULL = grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || \
+    dvc pull -r starter pretrain pretrain_xl
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -28,7 +32,7 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 repro: setup ## run the pipeline, and print the table
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+	@$(PULL)
 	dvc repro
 	@python -m selma.table
 	@echo "report: data/report/index.html"
@@ -36,9 +40,9 @@ repro: setup ## run the pipeline, and print the table
 	@python -m selma.runtime.recorder
 
 profile-run: setup ## run every stage again, and print where its seconds went: start-up, loading, work, writing, tracking
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+	@$(PULL)
 	@rm -rf .work/times
-	@SECONDS=0; dvc repro --force --single-item $$(dvc stage list --name-only | grep -v '^pretrain@'); \
+	@SECONDS=0; dvc repro --force --single-item $$(dvc stage list --name-only | grep -v '^pretrain'); \
 	    python -m selma.times --wall $$SECONDS  # `--force` alone would sign the frozen stage's lock for today's code
 
 test: setup ## lint and all tests, the end-to-end one included
@@ -47,32 +51,34 @@ test: setup ## lint and all tests, the end-to-end one included
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 study: setup ## six training seeds and the guidance curve, for the README's claim (resumable)
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+	@$(PULL)
 	python -m selma.experiments seeds
 	python -m selma.curve
 
-ablations: setup ## the comparison table, docs/ablations.md (hours from nothing, minutes for one more row; resumable)
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+ablations: setup ## the comparison table, docs/ablations.md and the four pages below (hours from nothing, minutes for one more row; resumable)
+	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations
 
 selfimprove: setup ## models that learn from a judge, docs/selfimprove.md: every algorithm at equal pictures (resumable)
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
-	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
-	python -m selma.ablations --page selfimprove
-
 longer: setup ## NFT with four times the pictures, docs/longer.md (resumable)
-	@grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || dvc pull -r starter pretrain
+trained: setup ## chosen images, preferences, gates, real pairs, docs/trained.md (resumable)
+stronger: setup ## the stronger backbone, taught by its own images and by the weaker one's, docs/stronger.md (resumable)
+selfimprove longer trained stronger:
+	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
-	python -m selma.ablations --page longer
+	python -m selma.ablations --page $@
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.
-pretrain: setup ## pretrain the embedded backbone again (hours on two cores; resumable)
+pretrain: setup ## pretrain the embedded backbone again (hours on two cores; resumable); pretrain-xl then, too
+pretrain-xl: setup ## pretrain the stronger one again, from the first (an hour on two cores; resumable)
+	@[ -f models/backbones/shapes/model_index.json ] || dvc pull -r starter pretrain
+pretrain pretrain-xl:
 	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
 	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \
-	    dvc repro --single-item pretrain@shapes
+	    dvc repro --single-item $(subst -,_,$@)@shapes
 
 prune: setup ## remove folders under data/ and models/ that params.yaml does not name
 	python -m selma.prune

@@ -77,8 +77,9 @@ def copy(folder: Path, settings: list[str]) -> None:
 
 
 def runnable(folder: Path) -> dict[str, Stage]:
-    """The stages to run, by name: all but `pretrain`."""
-    return {name: stage for name, stage in load_stages(folder).items() if not name.startswith("pretrain@")}
+    """The stages to run, by name: all but those that pretrain."""
+    pretraining = ("pretrain@", "pretrain_xl@")
+    return {name: stage for name, stage in load_stages(folder).items() if not name.startswith(pretraining)}
 
 
 def run(folder: Path, jobs: int) -> dict[str, float]:

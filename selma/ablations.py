@@ -39,15 +39,17 @@ from selma.runtime.devices import device_name, pick_device
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.experiment import run_one
 from selma.runtime.facts import flatten
+from selma.runtime.origins import embedded
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, JUDGES
 from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import load_sets
+from selma.studies.choices import Choice, choice_lines, choice_of
 from selma.studies.learning import Curves, beside, policy_curve
 from selma.studies.plan import Run, of_row, plan
 from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import COLUMNS, CURVE_COLUMNS, Cost, Found, Measured, curve_rows, table_rows
-from selma.studies.rows import BEST, EXAMINED, PAGES, Row, Table, chosen, load_table, on_page
+from selma.studies.rows import BEST, EXAMINED, PAGES, Row, Table, chosen, for_page, load_table, on_page
 from selma.studies.sources import Source, keep_times, say
 from selma.studies.weights import Weights
 
@@ -85,14 +87,16 @@ def _main(
     rows = {name: row for name, row in chosen(table, names).items() if names or of_row(row, wanted)}
     runs = plan(table, load_sets(), rows, wanted)
     params = load_params()
-    for needed in (Path(BACKBONES) / params.expert.backbone, JUDGES / params.judge.name):
+    backbones = dict.fromkeys(Path(BACKBONES) / run.params.expert.backbone for run in runs.values())
+    for needed in (*backbones, JUDGES / params.judge.name):
         if not needed.is_dir():
-            raise UserError(
-                f"{needed}: not here yet, and rows are drawn and judged with it; `dvc repro` makes it"
-            )
+            shipped = needed.name in embedded(params.worlds) and needed.parent == Path(BACKBONES)
+            by = "`dvc pull -r starter pretrain pretrain_xl` brings" if shipped else "`dvc repro` makes"
+            raise UserError(f"{needed}: not here yet, and rows are drawn and judged with it; {by} it")
     found: dict[str, dict[int, Measured]] = {name: {} for name in rows}
     models: dict[str, Drawn] = {}  # of the first seed
     curves: Curves = {name: {} for name in rows}  # of policies
+    choices: dict[str, dict[int, Choice]] = {name: {} for name in rows}  # of chosen images
     examiner: Examiner | None = None
     for (set_name, seed), run in runs.items():
         source = _source(run)
@@ -109,13 +113,15 @@ def _main(
                 found[name][seed] = _measured(table, name, model, cost, seed, examiner, counted, at)
                 if row.expert in run.params.policies:
                     curves[name][seed] = policy_curve(source, row.expert, cost.seconds)
+                if (choice := choice_of(source, run.params, row.expert)) is not None:
+                    choices[name][seed] = choice
     lines = table_rows(table, found)
     print(tabulate([[row[key] for key in SHOWN] for row in lines], SHOWN, disable_numparse=True))
     if (page or (names is None and seeds is None and at is None)) and examiner is not None:
         write_csv(OUT, beside(table, OUT, lines, page), COLUMNS)
         write_csv(CURVE, beside(table, CURVE, curve_rows(table, found), page), CURVE_COLUMNS)
         for each in [page] if page else PAGES:
-            _write_page(each, table, found, lines, models, counted, examiner, curves)
+            _write_page(each, table, found, lines, models, counted, examiner, curves, choices)
 
 
 def _seeds(table: Table, seeds: list[int] | None) -> list[int]:
@@ -147,7 +153,7 @@ def _model(name: str, row: Row, weights: Weights) -> tuple[Drawn, Cost]:
     """What a row draws with, and what making it cost."""
     lora, cost = weights.of(name, row)
     options = variants.options("guidance", row.guidance, row.options, f"rows.{name}.options")
-    return Drawn(lora, row.guidance, options), cost
+    return Drawn(lora, row.guidance, options, weights.params.expert.backbone), cost
 
 
 def _measured(
@@ -188,12 +194,14 @@ def _write_page(
     counted: Sequence[str],
     examiner: Examiner,
     curves: Curves,
+    choices: Mapping[str, Mapping[int, Choice]],
 ) -> None:
     """docs/<name>.md and its figures; the pictures are of the first seed."""
     shown = [row for row in on_page(table, name) if row in found]
     drawing = examiner.params.evaluate.drawing
     facts = {
         "page": name,
+        "again": name != PAGES[0] and name not in table.over,
         "prompts": len(counted),
         "left_out": len(examiner.items["test"]) - len(counted),
         "dev_prompts": len(examiner.items["dev"]),
@@ -202,9 +210,11 @@ def _write_page(
         "examined": f"{drawing.guidance:g}",
         "machine": device_name(pick_device(examiner.params.runtime.device)),
     }
+    facts["chosen"] = choice_lines({row: choices[row] for row in shown})
+    table = for_page(table, name)
     own = {row: found[row] for row in shown}
     extra: dict[str, Any] = {}
-    if any(curves.values()):
+    if any(curves[row] for row in shown):
         extra = learned.extra(table, own, curves, examiner.items["test"], DOCS / name)
         extra["differing"] = learned.differing(table, own, examiner.items["test"], PER_SKILL)
         _write_sheet(

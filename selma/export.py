@@ -67,7 +67,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
     anything but an export.
     """
     # Here and not above, so that Ctrl-C is one line while torch and scipy are imported, too.
-    from selma.backbones.loading import fingerprint
+    from selma.backbones.loading import check_trained_on
     from selma.lora import kohya
     from selma.lora.files import load_lora
     from selma.reporting import model_card, trained
@@ -88,10 +88,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
         raise UserError(f"--dtype {dtype}: the diffusers format keeps the run's own {own}; leave --dtype out")
     folder = Path(BACKBONES) / params.expert.backbone
     base = _base(folder)
-    if weights.provenance.get("backbone") != fingerprint(folder):
-        raise UserError(
-            f"{source}: this LoRA was trained on a different backbone than {folder}; run `dvc repro`"
-        )
+    check_trained_on(source, weights.provenance, folder)
 
     unet = read_record(folder / "unet/config.json", dict)
     scheduler = read_record(folder / "scheduler/scheduler_config.json", dict)
@@ -126,6 +123,7 @@ def export(name: str | None, format: str, dtype: str | None = None, out: Path | 
                 alpha=weights.scaling * weights.rank,
                 layers=len(weights.factors),
                 targets=weights.provenance.get("targets", []),
+                text_targets=weights.provenance.get("text_targets", []),
                 operator=weights.provenance.get("operator"),
                 experts=weights.provenance.get("experts", []),
                 runs_in_tools=kohya.family(unet, prediction) is not None,

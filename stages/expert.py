@@ -11,9 +11,10 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from selma.backbones.loading import fingerprint, load_pipeline
+from selma.backbones.loading import fingerprint, load_pipeline, text_fingerprint
 from selma.backbones.schedulers import training_schedule
 from selma.experts import examples, loop, samples
 from selma.experts.card import card
@@ -22,6 +23,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_csv
 from selma.ground.pairs import read_training
 from selma.lora.adapter import add_lora
+from selma.lora.text import add_text_lora, save_with_texts
 from selma.runtime import stage, tracking, variants, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -48,21 +50,26 @@ def main(name: str) -> None:
     own = expert.rank is not None or expert.targets is not None
     where = f"experts.{name}" if own else "expert"
     add_lora(unet, settings.rank, settings.lora_alpha, list(settings.targets), start, where)
+    model, save = unet, None
+    if settings.text_encoder:
+        told["text_backbone"] = text_fingerprint(backbone)
+        model = add_text_lora(pipe, settings.rank, settings.lora_alpha, start, where)
+        save = partial(save_with_texts, model)
 
     with work.folder(stage.name()) as folder:
-        # Encode every pair once; the VAE and the text encoders are needed after that for samples only.
+        # Encode every pair once; the VAE is needed after that for samples only, as are text encoders that do not learn.
         encoded = examples.of_pairs(folder / "examples.safetensors", pipe, pairs, settings, compares)
         texts = [pair.text for pair in pairs]
         show = samples.show(pipe, texts, settings, params.seed, folder / "samples.png")
         del pipe
         if settings.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+            model.enable_gradient_checkpointing()
 
         out = folder / "checkpoints"
         with work.called({out: f"models/checkpoints/{name}"}):
             curve = loop.train(
                 variants.load("objectives", expert.objective, f"experts.{name}.objective"),
-                unet,
+                model,
                 schedule,
                 encoded,
                 settings,
@@ -71,6 +78,7 @@ def main(name: str) -> None:
                 state=folder / "state.safetensors",
                 provenance=card(name, expert, settings, options, **told),
                 options=options,
+                save=save,
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
                 on_checkpoint=show,
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),

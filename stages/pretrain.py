@@ -18,13 +18,11 @@ from pathlib import Path
 
 import torch
 
-from selma.ground.files import read_jsonl, write_csv, write_jsonl
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.shapes.pretraining.clip import write_inputs
+from selma.shapes.pretraining.losses import Losses
 from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
-
-FIELDS = ["part", "step", "loss"]
 
 
 def main() -> None:
@@ -38,20 +36,12 @@ def main() -> None:
         unet=[UnetRun(**asdict(run)) for run in params.pretrain.unet],
     )
     with work.folder(stage.name()) as folder:
-        # A resumed run logs some steps again, with the same values: the key keeps one of each.
-        kept = read_jsonl(folder / "losses.jsonl") if (folder / "losses.jsonl").exists() else []
-        losses = {(row["part"], row["step"]): row for row in kept}
-
-        def log(part: str, step: int, loss: float) -> None:
-            losses[part, step] = {"part": part, "step": step, "loss": round(loss, 5)}
-            write_jsonl(folder / "losses.jsonl", losses.values())
-            tracking.log_metric(f"loss.{part}", loss, step)
-
-        pipeline, clip = pretrain(recipe, folder, log)
+        losses = Losses(folder / "losses.jsonl", tracking.log_metric)
+        pipeline, clip = pretrain(recipe, folder, losses.log)
         pipeline.to(torch.float16).save_pretrained(folder / "backbone", safe_serialization=True)
         clip.half().save_pretrained(folder / "clip_model")
         write_inputs(folder / "clip_model", folder / "backbone/tokenizer")
-        write_csv(folder / "pretrain.csv", list(losses.values()), FIELDS)
+        losses.write(folder / "pretrain.csv")
         work.publish_all(
             {
                 folder / "pretrain.csv": Path("metrics/pretrain.csv"),

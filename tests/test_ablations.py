@@ -38,7 +38,7 @@ from selma.studies.results import (
     table_rows,
     verdict,
 )
-from selma.studies.rows import BEST, EXAMINED, PAGES, Claim, chosen, load_table
+from selma.studies.rows import BEST, EXAMINED, PAGES, POINTS, Claim, chosen, load_table, on_page
 from tests.test_curve import item
 from tests.test_sample_stage import SETTINGS, put_lora
 
@@ -92,6 +92,25 @@ def test_the_committed_rows_can_be_made_from_the_committed_sets(monkeypatch):
     assert all(run.params.seed == seed for (_, seed), run in runs.items())
 
 
+def test_every_objective_and_picker_has_a_row(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = load_table()
+    trained: set[str] = set()
+    chosen_by: set[str] = set()
+    for (name, _), run in plan(table, load_sets(), table.rows, table.seeds[:1]).items():
+        for row in (row for row in table.rows.values() if row.set == name and row.expert):
+            if row.expert in run.params.mixtures:
+                trained.add(run.params.mixtures[row.expert].objective)
+            elif row.expert in run.params.experts:
+                expert = run.params.experts[row.expert]
+                trained.add(expert.objective)
+                chosen_by |= {
+                    pick.picker for key, pick in run.params.picks.items() if expert.data.endswith(f"/{key}")
+                }
+    for door, found in (("objectives", trained), ("pickers", chosen_by)):
+        assert {path.stem for path in (ROOT / "selma/variants" / door).glob("[!_]*.py")} == found
+
+
 def test_every_operator_and_guidance_method_has_a_row():
     rows = load_table(ROOT / "ablations.yaml").rows.values()
     files = {path.stem for path in (ROOT / "selma/variants/operators").glob("[!_]*.py")}
@@ -131,6 +150,11 @@ def test_every_operator_and_guidance_method_has_a_row():
         ({"rows__delta__paper": "a\nb"}, "it must be one line without |"),
         ({"scales": [1e30]}, "it must be less than or equal to 1000"),
         ({"base": "nobody"}, "base is nobody; allowed: base, selma, delta"),
+        (
+            {"over": {"stronger": {"base": "base", "selma": "xl"}}},
+            "over.stronger: base is base; allowed: no row",
+        ),
+        ({"over": {"ablations": {"base": "base", "selma": "delta"}}}, "a key of over is 'ablations'"),
         ({"rows__delta__dsc": ""}, "unknown key rows.delta.dsc; did you mean desc?"),
     ],
 )
@@ -145,6 +169,10 @@ def test_a_table_that_cannot_be_is_one_line(tmp_path, changes, said):
     [
         ({"rows__delta__set": "nothing"}, "rows.delta.set is nothing; it must be one in experiments.yaml"),
         ({"rows__delta__set": "steps"}, "has 2 runs of seed 42"),
+        (
+            {"rows__delta__set": "stronger"},
+            "rows.delta: draws by shapes_xl, and base, which its gain is over, by shapes; put it on a page",
+        ),
         ({"benchmark": "dsg"}, "ablations.yaml: benchmark is dsg"),
         (
             {"rows__delta__merge": {**MERGE, "experts": ["objects", "nobody"]}},
@@ -199,6 +227,63 @@ def test_what_draws_and_judges_must_be_there_before_a_run_begins(tmp_path, monke
         assert ablations.main([]) == 2
         assert capsys.readouterr().err.startswith(f"error: {missing}: not here yet")
         (tmp_path / missing).mkdir(parents=True)
+
+
+OVER = {
+    "rows": {
+        **TABLE["rows"],
+        "xl": {"desc": "another base", "page": "stronger"},
+        "xl_selma": {"desc": "merged", "page": "stronger", "merge": MERGE},
+        "xl_weak": {"desc": "taught", "page": "stronger", "merge": MERGE},
+    },
+    "over": {"stronger": {"base": "xl", "selma": "xl_selma"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"over__stronger__selma": "xl"},
+            "over.stronger: base is xl; it must be a row without expert and merge",
+        ),
+        (
+            {"over__stronger__base": "xl_weak"},
+            "over.stronger: base is xl_weak; it must be a row without expert",
+        ),
+        ({"over__stronger__selma": "selma"}, "over.stronger: selma is selma; allowed: xl, xl_selma, xl_weak"),
+        ({"rows__xl__seeds": [42]}, "rows.xl: gains are over it, with every seed"),
+    ],
+)
+def test_rows_that_a_pages_gains_are_over_must_be_its_own_and_whole(tmp_path, changes, said):
+    with pytest.raises(UserError) as raised:
+        load_table(write(tmp_path, **copy.deepcopy(OVER), **changes))
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_pages_gains_are_over_its_own_rows(tmp_path):
+    table = load_table(write(tmp_path, **OVER))
+    assert on_page(table, "stronger") == ["xl", "xl_selma", "xl_weak"]
+    assert list(chosen(table, ["xl_weak"])) == ["xl", "xl_selma", "xl_weak"]
+    assert list(chosen(table, ["delta"])) == ["base", "selma", "delta"]
+    scores = {"base": 0.1, "selma": 0.2, "delta": 0.2, "xl": 0.6, "xl_selma": 0.7, "xl_weak": 0.5}
+    found = {
+        name: {
+            seed: Measured(
+                {p: 1.0 for p in POINTS},
+                {p: {"a": s, "b": s} for p in POINTS},
+                {p: Cost() for p in POINTS},
+                {1.0: {"a": s}},
+            )
+            for seed in (42, 43, 44)
+        }
+        for name, s in scores.items()
+    }
+    rows = {row["row"]: row for row in table_rows(table, found)}
+    assert rows["xl_weak"]["gain"] == pytest.approx(-0.1)
+    assert rows["xl_weak"]["gain_over_selma"] == pytest.approx(-0.2)
+    assert rows["delta"]["gain"] == pytest.approx(0.1)
+    assert {row["row"]: row["gain"] for row in curve_rows(table, found)}["xl_selma"] == pytest.approx(0.1)
 
 
 def test_runs_come_seed_by_seed_those_that_gains_are_over_first(tmp_path, monkeypatch):
@@ -443,6 +528,8 @@ def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, name
     table = load_table(write(tmp_path))
     facts = {
         "page": name,
+        "again": True,
+        "chosen": [],
         "prompts": 40,
         "left_out": 2,
         "dev_prompts": 10,

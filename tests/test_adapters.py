@@ -121,7 +121,7 @@ def factors(a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
                 f"unet.{LAYER}.lokr_w1",
                 f"unet.{LAYER}.alpha",
                 f"{LAYER}.lora_A.weight",
-                "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+                "text_encoder_3.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
                 "base_model.model.unet.x.lora_A.weight",
                 "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight",
                 "x",

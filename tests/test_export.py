@@ -154,6 +154,40 @@ def test_the_diffusers_file_is_the_runs_own(run) -> None:
     assert weights_of(folder).read_bytes() == Path("models/experts/count", WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["tiny_backbone", "tiny_xl"])
+def test_a_lora_of_the_text_encoders_is_exported_whole(kind, make_run, request) -> None:
+    from selma.backbones.loading import load_pipeline, text_fingerprint
+    from selma.lora.adapter import add_lora
+    from selma.lora.text import TEXT_TARGETS, add_text_lora, save_with_texts
+
+    backbone = request.getfixturevalue(kind)
+    run = make_run(backbone)
+    pipe = load_pipeline(backbone)
+    add_lora(pipe.unet, 4, 6.0, TARGETS, seed=0)
+    model, random = add_text_lora(pipe, 4, 6.0, seed=0), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name and "encoders" in name:  # the UNet's changes nothing
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+    card = {"name": "merged", "rank": 4, "alpha": 6.0, "targets": TARGETS, "text_targets": list(TEXT_TARGETS)}
+    prints = {"backbone": fingerprint(backbone), "text_backbone": text_fingerprint(backbone)}
+    save_with_texts(model, run / "models/merges/merged", {**card, **prints}, torch.float32)
+    folder = export.export("merged", "kohya", "float32")
+    ours = draw(backbone, weights_of(export.export("merged", "diffusers")))
+    assert np.abs(ours - draw(backbone)).max() > 4, "the LoRA changes nothing, so this proves nothing"
+    assert np.abs(ours - draw(backbone, weights_of(folder))).max() <= 1
+    text = (folder / "README.md").read_text()
+    assert "and of the text encoders (q_proj, k_proj, v_proj, out_proj) |\n| file |" in text
+    write_json(run / "models/merges/merged/lora.json", {**card, **prints, "text_backbone": "0" * 64})
+    with pytest.raises(UserError, match=r"on a different backbone than .*, with other text encoders"):
+        export.export("merged", "kohya")
+
+
+def test_the_card_is_a_table_of_whole_rows(run) -> None:
+    text = (export.export("merged", "kohya") / "README.md").read_text()
+    assert "; text encoders unchanged |\n| file |" in text
+
+
 def test_a_kohya_file_is_half_precision_unless_asked_and_always_the_same_bytes(run) -> None:
     folder = export.export("merged", "kohya")
     with safe_open(weights_of(folder), framework="pt") as file:
@@ -191,7 +225,7 @@ def test_the_card_of_the_merged_lora(run) -> None:
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
         "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images, ddim, 12 steps at guidance 1.35, 64 px",
         sha256_file(weights_of(folder)),
-        "trained from scratch by this repository's stage `pretrain@shapes`",
+        "made by this repository's stage `pretrain@shapes`",
         "they cannot open a base model of this architecture",
     ):
         assert fact in card

@@ -61,7 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone.run("git", "config", "user.name", "test")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "small settings")
-    clone.run("dvc", "pull", "-r", "starter", "pretrain")
+    clone.run("dvc", "pull", "-r", "starter", "pretrain", "pretrain_xl")
     clone.run("dvc", "repro")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "a run")

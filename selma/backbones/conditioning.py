@@ -44,8 +44,29 @@ class Conditioning:
         return inputs
 
 
-def concatenate(parts: list[Conditioning]) -> Conditioning:
-    """Concatenate along the texts."""
+@dataclass(frozen=True)
+class TokenIds:
+    """Texts that are not encoded yet, in the place of Conditioning: `ids` int64 [n, encoders, tokens]."""
+
+    ids: torch.Tensor
+
+    def __getitem__(self, rows: Any) -> TokenIds:
+        """The texts at `rows` (a slice, a list or a tensor of indices)."""
+        return TokenIds(self.ids[rows])
+
+    def to(self, *args: Any) -> TokenIds:
+        """A copy on another device; ids stay whole numbers whatever the dtype."""
+        return TokenIds(self.ids.to(*[arg for arg in args if not isinstance(arg, torch.dtype)]))
+
+    def unet_inputs(self, time_ids: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of selma.lora.text.WithTexts' forward."""
+        return {"ids": self.ids, "time_ids": time_ids}
+
+
+def concatenate(parts: list[Conditioning] | list[TokenIds]) -> Conditioning | TokenIds:
+    """Concatenate along the texts, which are all encoded or all token ids."""
+    if isinstance(parts[0], TokenIds):
+        return TokenIds(torch.cat([part.ids for part in parts]))
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
 
@@ -93,3 +114,14 @@ def encode_texts(pipe: Pipeline, texts: list[str], batch: int = 64) -> Condition
             if tensor is not None:
                 tensor[empty] = 0
     return whole
+
+
+def token_ids(pipe: Pipeline, texts: list[str]) -> TokenIds:
+    """Texts as the pipeline's text encoders read them, padded and cut to their length, on its device."""
+    parts = []
+    for name in ("tokenizer", "tokenizer_2"):
+        if (tokenizer := getattr(pipe, name, None)) is not None:
+            length = tokenizer.model_max_length
+            found = tokenizer(texts, padding="max_length", max_length=length, truncation=True)
+            parts.append(torch.tensor(found["input_ids"]))
+    return TokenIds(torch.stack(parts, 1).to(pipe.device))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selma.backbones.bank import add_bank, add_gates
 from selma.backbones.cpu import speed_up
 from selma.backbones.parts import KINDS, check_files, check_parts, check_whole, read_kind, text_encoders
-from selma.ground.adapters import WEIGHTS, Adapter, read_adapter
+from selma.ground.adapters import TEXT_ENCODERS, UNET, WEIGHTS, Adapter, part_of, read_adapter
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import sha256_file
 from selma.ground.mixtures import Mixture, is_mixture, read_mixture
@@ -29,11 +29,33 @@ if TYPE_CHECKING:
 
 def fingerprint(folder: Path) -> str:
     """sha256 over the UNet's weight files, names and bytes: the identity of what a LoRA was trained on."""
-    files = sorted((folder / "unet").glob("*.safetensors"))
+    files = sorted((folder / UNET).glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: no UNet weights here; a backbone folder holds unet/*.safetensors")
+    return _digest(files)
+
+
+def text_fingerprint(folder: Path) -> str:
+    """The same of the text encoders: what a LoRA that adapts them was trained on, too."""
+    return _digest([file for part in TEXT_ENCODERS for file in sorted((folder / part).glob("*.safetensors"))])
+
+
+def _digest(files: Sequence[Path]) -> str:
     lines = "".join(f"{file.name} {sha256_file(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_trained_on(lora: Path, card: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError unless the LoRA or mixture in a folder, by its card, was trained on the backbone in `folder`."""
+    same = card["backbone"] == fingerprint(folder)
+    if not same or card.get("text_backbone") not in (None, text_fingerprint(folder)):
+        what, parts = (
+            ("mixture" if is_mixture(lora) else "LoRA"),
+            "" if not same else ", with other text encoders",
+        )
+        raise UserError(
+            f"{lora}: this {what} was trained on a different backbone than {folder}{parts}; train it again on this one"
+        )
 
 
 @timing.phase("loading")
@@ -140,11 +162,7 @@ def _read_lora(folder: Path, lora: Path) -> Adapter | Mixture:
     """A LoRA's or a mixture's folder, checked for belonging to the backbone in `folder`."""
     mixed = is_mixture(lora)
     adapter = read_mixture(lora) if mixed else read_adapter(lora)
-    if adapter.card["backbone"] != fingerprint(folder):
-        raise UserError(
-            f"{lora}: this {'mixture' if mixed else 'LoRA'} was trained on a different backbone than {folder}; "
-            "train it again on this one"
-        )
+    check_trained_on(lora, adapter.card, folder)
     return adapter
 
 
@@ -160,19 +178,29 @@ def _put_mixture(pipe: Pipeline, mixture: Mixture, folder: Path) -> None:
 def _put_lora(pipe: Pipeline, adapter: Adapter, lora: Path) -> None:
     """Put the LoRA of a folder on its backbone, at weight 1."""
     weights = lora / WEIGHTS
-    layers = dict(pipe.unet.named_modules())
+    layers = _adaptable(pipe)
     for name, (a, b) in adapter.factors.items():
         weight, wanted = getattr(layers.get(name), "weight", None), (b.shape[0], *a.shape[1:])
         if weight is None or tuple(weight.shape) != wanted:
             raise UserError(f"{weights}: {name} is of shape {wanted}; this backbone has no such layer")
     try:
-        with _unlogged():  # diffusers warns about a LoRA without text encoder keys; ours have none
+        with _unlogged():  # diffusers warns about a LoRA without text encoder keys; most of ours have none
             pipe.load_lora_weights(lora, weight_name=weights.name, local_files_only=True)
     except Exception as error:
         raise UserError(f"{weights}: this LoRA cannot be loaded ({first_line(error)})") from error
     # In float32 the sum W + dW is exact enough, and fusing saves two matmuls per layer; in half
     # precision the sum would round the small dW away, so there the adapter stays separate from W.
     if pipe.unet.dtype == torch.float32:
-        pipe.fuse_lora(components=["unet"])
+        pipe.fuse_lora(components=sorted({part_of(name)[0] for name in adapter.factors}))
         pipe.unload_lora_weights()
-    pipe.unet.eval().requires_grad_(False)
+    for part in (pipe.unet, *text_encoders(pipe)):
+        part.eval().requires_grad_(False)
+
+
+def _adaptable(pipe: Pipeline) -> dict[str, torch.nn.Module]:
+    """The layers that a LoRA may adapt, by the names that selma/ground/adapters.py gives them."""
+    found = dict(pipe.unet.named_modules())
+    for part, encoder in zip(TEXT_ENCODERS, text_encoders(pipe), strict=False):
+        for name, layer in encoder.named_modules():
+            found[f"{part}.text_model.{name.removeprefix('text_model.')}"] = layer
+    return found

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from selma.backbones.latents import check_scaling
 from selma.backbones.schedulers import check_schedule
+from selma.ground.adapters import TEXT_ENCODERS
 from selma.ground.errors import UserError
 from selma.ground.files import read_record
 
@@ -29,7 +30,7 @@ KINDS: dict[str, dict] = {
 }
 # Parts that are loaded, and must be there.
 _SD = ("unet", "vae", "scheduler", "text_encoder", "tokenizer")
-TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")  # Stable Diffusion has the first alone
+TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")  # Stable Diffusion has the first alone
 PARTS = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionXLPipeline": (*_SD, "text_encoder_2", "tokenizer_2"),
@@ -65,7 +66,7 @@ def check_whole(pipe: Pipeline, folder: Path) -> None:
         part: [name for name, value in part.named_parameters() if value.is_meta]
         for part in (pipe.unet, pipe.vae)
     }
-    for place, part in zip(("text_encoder", "text_encoder_2"), text_encoders(pipe), strict=False):
+    for place, part in zip(TEXT_ENCODERS, text_encoders(pipe), strict=False):
         held: set[str] = set()
         for file in (folder / place).glob("*.safetensors"):
             with safe_open(file, framework="pt") as opened:
@@ -125,7 +126,7 @@ def check_parts(pipe: Pipeline) -> None:
     if not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"unet/config.json: sample_size is {size!r}; it must be a number of latents, or two")
     encoders = text_encoders(pipe)
-    for encoder, wanted in zip(encoders, TEXT_ENCODERS, strict=False):
+    for encoder, wanted in zip(encoders, TEXT_CLASSES, strict=False):
         if type(encoder).__name__ != wanted:
             raise ValueError(
                 f"model_index.json: a text encoder is a {type(encoder).__name__}; allowed: {wanted}"
@@ -151,5 +152,5 @@ def check_parts(pipe: Pipeline) -> None:
 
 def text_encoders(pipe: Pipeline) -> list[torch.nn.Module]:
     """The backbone's text encoders: one, or SDXL's two."""
-    found = (pipe.components.get(name) for name in ("text_encoder", "text_encoder_2"))
+    found = (pipe.components.get(name) for name in TEXT_ENCODERS)
     return [encoder for encoder in found if encoder is not None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from selma.lora.text import TEXT_TARGETS
+
 if TYPE_CHECKING:
     from selma.runtime.params import Expert
     from selma.runtime.training import Training
@@ -17,10 +19,12 @@ def card(
     options: Mapping[str, Any],
     *,
     backbone: str,
+    text_backbone: str | None = None,
     images: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The card of the expert `name`, trained by `settings` on `images` images of its row; `backbone` a fingerprint.
+    """The card of the expert `name`, trained by `settings` on `images` images of its row; `backbone` and, where text
+    encoders are trained, `text_backbone` are fingerprints.
 
     `options` are those of its objective.
     """
@@ -30,6 +34,11 @@ def card(
         "rank": settings.rank,
         "alpha": settings.lora_alpha,
         "targets": list(settings.targets),
+        **(
+            {"text_targets": list(TEXT_TARGETS), "text_backbone": text_backbone}
+            if settings.text_encoder
+            else {}
+        ),
         "data": expert.data,
         **({"skills": list(expert.skills)} if expert.skills else {}),
         "images": images,

@@ -19,7 +19,7 @@ import torch
 
 from selma.backbones import conditioning
 from selma.backbones.ahead import Plan, ahead, plan
-from selma.backbones.conditioning import Conditioning
+from selma.backbones.conditioning import Conditioning, TokenIds
 from selma.backbones.latents import from_vae
 from selma.backbones.loading import image_size
 from selma.ground.errors import UserError
@@ -45,7 +45,7 @@ class Examples:
     """Encoded pairs, all on one device.
 
     mean, std  [n, channels, h, w] fp32, of the scaled latents
-    texts      every caption once; row 0 is the empty caption
+    texts      every caption once, encoded, or its token ids where text encoders are trained; row 0 is the empty one
     caption    [n], each pair's row in `texts`
     time_ids   [n, 6] fp32, each image's size and crop, which condition SDXL only
     mirror_mean, mirror_std    those of the mirrored images; None: training never mirrors
@@ -55,7 +55,7 @@ class Examples:
 
     mean: torch.Tensor
     std: torch.Tensor
-    texts: Conditioning
+    texts: Conditioning | TokenIds
     caption: torch.Tensor
     time_ids: torch.Tensor
     mirror_mean: torch.Tensor | None = None
@@ -75,8 +75,7 @@ def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Ex
     if not file.is_file():
         found = encode()
         tensors = {
-            "states": found.texts.states,
-            "pooled": found.texts.pooled,
+            **vars(found.texts),  # states and pooled, or ids
             "caption": found.caption,
             **{name: getattr(found, name) for name in _IMAGES},
             **{f"{_LOSERS}{name}": getattr(found.losers, name, None) for name in _IMAGES},
@@ -86,10 +85,12 @@ def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Ex
                 {name: each.contiguous() for name, each in tensors.items() if each is not None}, temporary
             )
     tensors = load_file(file, device=str(device))
-    texts = {
-        "texts": Conditioning(tensors.pop("states"), tensors.pop("pooled", None)),
-        "caption": tensors.pop("caption"),
-    }
+    said = (
+        TokenIds(tensors.pop("ids"))
+        if "ids" in tensors
+        else Conditioning(tensors.pop("states"), tensors.pop("pooled", None))
+    )
+    texts = {"texts": said, "caption": tensors.pop("caption")}
     lost = {key.removeprefix(_LOSERS): tensors.pop(key) for key in list(tensors) if key.startswith(_LOSERS)}
     return Examples(**texts, **tensors, losers=Examples(**texts, **lost) if lost else None)
 
@@ -104,7 +105,9 @@ def of_pairs(file: Path, pipe: Pipeline, pairs: Sequence[Pair], settings: Traini
     lost = (read_image(pair.rejected) for pair in pairs) if losers else None
     texts = [pair.text for pair in pairs]
     with enough_memory("lower expert.resolution"):
-        encoded = partial(encode, pipe, images, texts, settings.resolution, settings.flip, lost)
+        encoded = partial(
+            encode, pipe, images, texts, settings.resolution, settings.flip, lost, settings.text_encoder
+        )
         return kept(file, encoded, pipe.device)
 
 
@@ -116,10 +119,12 @@ def encode(
     resolution: int | None = None,
     flip: bool = False,
     losers: Iterable[Image] | None = None,
+    as_ids: bool = False,
 ) -> Examples:
     """Encode RGB images and their captions with the pipeline's VAE and text encoders, onto its device.
 
-    `losers` are, one for each image, those that lost against them for the same texts.
+    `losers` are, one for each image, those that lost against them for the same texts. With `as_ids` captions stay token
+    ids, for text encoders that change.
 
     An image of a size other than `resolution` (pixels of each side, by default the backbone's own) is resized and
     cropped around its centre; SDXL is conditioned on both, as in diffusers' own training. With `flip` the mirrored
@@ -132,7 +137,9 @@ def encode(
     found = _encode_images(pipe, images, texts, size, flip)
     lost = None if losers is None else _encode_images(pipe, losers, texts, size, flip)
     captions = {
-        "texts": conditioning.encode_texts(pipe, unique).to(pipe.device),
+        "texts": conditioning.token_ids(pipe, unique)
+        if as_ids
+        else conditioning.encode_texts(pipe, unique).to(pipe.device),
         "caption": torch.tensor([row[text] for text in texts], device=pipe.device),
     }
     return Examples(**captions, **found, losers=lost and Examples(**captions, **lost))

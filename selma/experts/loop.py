@@ -53,9 +53,10 @@ def train(
     progress: Callable[[range], Iterable[int]] = iter,
     state_seconds: float = 30.0,
 ) -> list[tuple[int, float]]:
-    """Train the adapter that `lora.add_lora` put on the UNet, and return the curve [(step, loss)].
+    """Train what `add_lora` put on the UNet, or what else of it learns, and return the curve [(step, loss)].
 
-    `options` are the objective's own settings; `save` writes a checkpoint of what is trained, if that is no LoRA.
+    `unet` may be WithTexts, which trains text encoders, too (selma/lora/text.py). `options` are the objective's own
+    settings; `save` writes a checkpoint of what is trained, if that is more or else than the UNet's LoRA.
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
     whose lora.json is `provenance` plus its steps; with `ema` the moving average is what they hold. Parameters, their
     average and the optimizer are saved in the file `state` at every checkpoint and every `state_seconds` (less often

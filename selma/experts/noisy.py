@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch.nn import functional
 
-from selma.backbones.conditioning import Conditioning
+from selma.backbones.conditioning import Conditioning, TokenIds
 from selma.experts.draws import batch_indices, generator
 from selma.ground.errors import UserError
 
@@ -49,7 +49,7 @@ class Batch(Parts):
 
     noisy: torch.Tensor
     times: torch.Tensor
-    texts: Conditioning
+    texts: Conditioning | TokenIds
     time_ids: torch.Tensor
     target: torch.Tensor
     weights: torch.Tensor | None
@@ -92,7 +92,10 @@ def draw_batch(
 
 
 def predict(unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """What the UNet predicts for the batch, the noise or v: [n, channels, h, w] in fp32, beside `batch.target`."""
+    """What the UNet predicts for the batch, the noise or v: [n, channels, h, w] in fp32, beside `batch.target`.
+
+    Texts that are token ids need a model that encodes them, WithTexts in the UNet's place.
+    """
     inputs = batch.texts.to(unet.dtype).unet_inputs(batch.time_ids)
     return unet(batch.noisy.to(unet.dtype), batch.times, **inputs, return_dict=False)[0].float()
 

@@ -1,17 +1,20 @@
 """LoRA folders, as the stages hand them on: a file of factors and lora.json, checked against each other.
 
-Everything in the file must be understood: a tensor that is skipped (DoRA's magnitudes, a bias, a text encoder's
-factors) or a setting that another loader would apply (use_rslora, alpha_pattern) would make another model of it.
+A layer of the UNet goes by its own name, one of a text encoder by that name after its encoder's, as in the file:
+`text_encoder.text_model.encoder.layers.0.self_attn.q_proj`.
+
+Everything in the file must be understood: a tensor that is skipped (DoRA's magnitudes, a bias) or a setting that
+another loader would apply (use_rslora, alpha_pattern) would make another model of it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
@@ -28,7 +31,17 @@ MIXED = "mixture.json"  # in a folder that is no LoRA but a mixture of several (
 PRECISIONS = ("float16", "bfloat16", "float32")
 METADATA = "lora_adapter_metadata"  # in the file's header: what diffusers takes rank, alpha and targets from
 
-_KEY = re.compile(r"unet\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight")
+UNET, TEXT_ENCODERS = "unet", ("text_encoder", "text_encoder_2")  # a pipeline's parts that a LoRA may adapt
+
+_KEY = re.compile(
+    rf"(?P<of>{UNET}|{'|'.join(TEXT_ENCODERS)})\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight"
+)
+
+
+def part_of(layer: str) -> tuple[str, str]:
+    """The pipeline's part that a layer is of, unet or a text encoder, and the layer's name in it."""
+    part, _, own = layer.partition(".")
+    return (part, own) if part in TEXT_ENCODERS else (UNET, layer)
 
 
 @record
@@ -39,6 +52,10 @@ class Card(TypedDict):
     alpha: Annotated[float, Field(gt=0, le=1e30)]  # a kohya file keeps it in float32
     targets: Annotated[Texts, Field(min_length=1)]
     backbone: str
+    text_targets: NotRequired[
+        Annotated[Texts, Field(min_length=1)]
+    ]  # where text encoders are adapted: theirs,
+    text_backbone: NotRequired[str]  # and the fingerprint of these encoders
     name: NotRequired[str]
     operator: NotRequired[str]
     experts: NotRequired[list[Id]]
@@ -56,8 +73,8 @@ class Adapter:
 def read_adapter(folder: Path) -> Adapter:
     """Read a LoRA folder: factors A [rank, in] and B [out, rank], or [rank, in, h, w] and [out, rank, 1, 1].
 
-    Raises UserError when a file is missing or corrupt, when it holds anything but finite factors of the UNet's
-    layers in one of PRECISIONS, and when they do not fit what lora.json says.
+    Raises UserError when a file is missing or corrupt, when it holds anything but finite factors of the UNet's and text
+    encoders' layers in one of PRECISIONS, and when they do not fit what lora.json says.
     """
     weights, card = folder / WEIGHTS, folder / CARD
     if (folder / MIXED).is_file():
@@ -69,18 +86,22 @@ def read_adapter(folder: Path) -> Adapter:
             raise UserError(f"{file}: file not found; a LoRA folder holds {WEIGHTS} and {CARD}")
     said: Card = read_record(card, Card)
     state, metadata = open_weights(weights, "LoRA")
-    _check_metadata(metadata, said, weights)
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in sorted(state.items()):
         match = _KEY.fullmatch(key)
         if match is None:
             raise UserError(
-                f"{weights}: holds {key}; allowed: unet.<layer>.lora_A.weight and lora_B.weight "
-                "(no DoRA, LoHa, LoKr, biases or text encoders)"
+                f"{weights}: holds {key}; allowed: unet.<layer>.lora_A.weight and lora_B.weight, also of "
+                f"{' and '.join(TEXT_ENCODERS)} (no DoRA, LoHa, LoKr or biases)"
             )
-        parts.setdefault(match["layer"], {})[match["part"]] = tensor
+        layer = match["layer"] if match["of"] == UNET else f"{match['of']}.{match['layer']}"
+        parts.setdefault(layer, {})[match["part"]] = tensor
     if not parts:
         raise UserError(f"{weights}: no LoRA factors in this file")
+    adapted = sorted({part_of(layer)[0] for layer in parts})
+    if "text_targets" in said and not set(adapted) & set(TEXT_ENCODERS):
+        raise UserError(f"{card}: has text_targets, and {WEIGHTS} no layer of a text encoder")
+    _check_metadata(metadata, said, adapted, weights)
     factors = {layer: _factors(layer, found, said, weights) for layer, found in parts.items()}
     return Adapter(factors, said)
 
@@ -96,7 +117,21 @@ def open_weights(file: Path, what: str) -> tuple[dict[str, torch.Tensor], Mappin
         raise UserError(f"{file}: this {what} cannot be read ({first_line(error)})") from error
 
 
-def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None:
+def targets_of(said: Mapping[str, Any], part: str) -> list[str]:
+    """The targets that a card names for one part of the pipeline."""
+    return list(said["targets"] if part == UNET else said.get("text_targets", []))
+
+
+def metadata_of(said: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    """What diffusers takes the adapters of a pipeline's parts from, as a LoRA's card says."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        found |= {f"{part}.r": said["rank"], f"{part}.lora_alpha": said["alpha"]}
+        found[f"{part}.target_modules"] = sorted(targets_of(said, part))
+    return found
+
+
+def _check_metadata(metadata: Mapping[str, str], said: Card, parts: Sequence[str], file: Path) -> None:
     """Raise UserError where diffusers, which reads the file's own metadata, would open another LoRA than we do."""
     if METADATA not in metadata:
         if said["alpha"] != said["rank"]:
@@ -111,11 +146,7 @@ def _check_metadata(metadata: Mapping[str, str], said: Card, file: Path) -> None
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{file}: its {METADATA} is not a JSON mapping")
-    wanted = {
-        "unet.r": said["rank"],
-        "unet.lora_alpha": said["alpha"],
-        "unet.target_modules": sorted(said["targets"]),
-    }
+    wanted = metadata_of(said, parts)
     for key, value in found.items():
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = sorted(value)
@@ -148,6 +179,7 @@ def _factors(
         raise UserError(f"{file}: {layer} does not hold two factors of rank {said['rank']}, as {CARD} says")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise UserError(f"{file}: {layer} holds values that are not finite; train this expert again")
-    if not any(f".{layer}".endswith(f".{target}") for target in said["targets"]):
+    part, own = part_of(layer)
+    if not any(f".{own}".endswith(f".{target}") for target in targets_of(said, part)):
         raise UserError(f"{file}: {layer} is named by none of the targets in {CARD}")
     return a.float(), b.float()

@@ -1,4 +1,4 @@
-"""LoRA adapters of the UNet as files, read and written as diffusers does."""
+"""LoRA adapters as files, read and written as diffusers does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from selma.ground.adapters import CARD, METADATA, WEIGHTS, read_adapter
+from selma.ground.adapters import CARD, METADATA, UNET, WEIGHTS, metadata_of, part_of, read_adapter
 from selma.ground.errors import UserError
 from selma.ground.files import atomic, write_json
 
@@ -20,6 +20,7 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  
 class LoraWeights:
     """One LoRA: module -> (A [rank, in], B [out, rank]), fp32; the layer's update is scaling * B @ A.
 
+    Modules are named as in selma/ground/adapters.py.
     A convolution's are [rank, in, h, w] and [out, rank, 1, 1]: the same product, with in, h and w as one axis.
     """
 
@@ -56,15 +57,12 @@ def save_lora(
     adapter metadata, without which a loader takes alpha = rank. Same input, same bytes.
     Raises UserError for values that are not finite in `dtype`: nothing is written.
     """
-    adapter = {
-        "unet.r": provenance["rank"],
-        "unet.lora_alpha": provenance["alpha"],
-        "unet.target_modules": sorted(provenance["targets"]),
-    }
+    adapter = metadata_of(provenance, sorted({part_of(key)[0] for key in state}))
     tensors = {}
     for key, value in state.items():
-        tensors[f"unet.{key}"] = value.detach().cpu()
-        check_finite(folder, key, tensors[f"unet.{key}"], dtype, "LoRA")
+        in_file = f"{UNET}.{key}" if part_of(key)[0] == UNET else key
+        tensors[in_file] = value.detach().cpu()
+        check_finite(folder, key, tensors[in_file], dtype, "LoRA")
     metadata = {"format": "pt", METADATA: json.dumps(adapter, indent=2, sort_keys=True)}
     with atomic(folder / WEIGHTS) as temporary:
         write_tensors(temporary, tensors, dtype, metadata)

@@ -7,6 +7,9 @@ kohya's trainer writes and both tools read:
     SD 1.x, 2.x   diffusers' names:           lora_unet_down_blocks_1_attentions_0_..._attn1_to_q
     SDXL          the original UNet's (SGM):  lora_unet_input_blocks_4_1_..._attn1_to_q
 
+A text encoder's layers are lora_te_text_model_encoder_layers_0_self_attn_q_proj and so on, SDXL's lora_te1_...
+and lora_te2_...
+
 The original UNet numbers a side's layers and resamplers in one sequence. With n layers per block, layer `i` of
 block `b` is input_blocks.{1 + b(n+1) + i} on the way down, where 0 is the first convolution and every block ends in
 a downsampler, and output_blocks.{b(n+1) + i} on the way up, where a block has n+1 layers. In a layer, .0 is the
@@ -23,6 +26,7 @@ from typing import Any
 
 import torch
 
+from selma.ground.adapters import TEXT_ENCODERS, part_of
 from selma.ground.errors import UserError
 from selma.lora.files import LoraWeights
 
@@ -70,10 +74,15 @@ def family(unet: Mapping[str, Any], prediction_type: str) -> Family | None:
 
 
 def layer_name(module: str, unet: Mapping[str, Any]) -> str:
-    """The name of a UNet layer, given diffusers' dotted name for it and the UNet's diffusers config.
+    """The name of a layer (selma/ground/adapters.py says how layers are named), given the UNet's diffusers config.
 
     Raises UserError for a layer outside the UNet's blocks: the tools do not read all of those.
     """
+    part, own = part_of(module)
+    if part in TEXT_ENCODERS:
+        number = TEXT_ENCODERS.index(part) + 1
+        name = f"lora_te{number}_" if unet.get("addition_embed_type") == "text_time" else "lora_te_"
+        return name + own.replace(".", "_")
     match = _LAYER.fullmatch(module)
     if match is None:
         raise UserError(

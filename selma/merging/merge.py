@@ -43,7 +43,9 @@ def merge(
         if {"tokens": tokens, "score": score}[need] is None:
             raise UserError(f"merges.{name}.operator: {operator} needs {_NEEDS[need]}, and was given none")
     first = next(iter(experts.values())).provenance
-    shared = {"backbone": first["backbone"], "targets": first["targets"]}
+    shared = {
+        key: first[key] for key in ("backbone", "targets", "text_targets", "text_backbone") if key in first
+    }
     named = {
         "name": name,
         "operator": operator,
@@ -75,6 +77,7 @@ def check_compatible(experts: Mapping[str, LoraWeights], *, key: str) -> None:
             raise UserError(f"{key}: the lora.json of {name!r} lacks {', '.join(sorted(missing))}")
         for field, what in (
             ("backbone", "was trained on a different backbone"),
+            ("text_backbone", "was trained with other text encoders"),
             ("targets", "has different targets"),
         ):
             theirs, ours = expert.provenance.get(field), first.provenance.get(field)

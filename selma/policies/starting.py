@@ -64,6 +64,10 @@ def start_adapter(
         raise UserError(
             f"{start}: this LoRA was trained on a different backbone than {backbone}; train it again"
         )
+    if "text_targets" in found:
+        raise UserError(
+            f"{start}: this LoRA adapts the text encoders, too; a policy learns on the UNet alone"
+        )
     add_lora(unet, found["rank"], found["alpha"], list(found["targets"]), seed)
     state = load_lora(start).state()
     with torch.no_grad():

@@ -22,6 +22,8 @@ HEADINGS = {
     "ablations": "The comparison table",
     "selfimprove": "Models that learn from a judge: the results",
     "longer": "Learning for longer: the results",
+    "trained": "Trained otherwise: the results",
+    "stronger": "Weak to strong: the results",
 }
 COMMANDS = {page: f"make {page}" for page in HEADINGS}
 _COLUMNS = 5  # of panels
@@ -38,8 +40,9 @@ def write_page(
 ) -> None:
     """Write docs/<page>.md and its figures; `rows` are those of metrics/ablations.csv.
 
-    `facts` say which page, and what the scores were measured by: prompts, left_out, dev_prompts, judge, drawing,
-    examined, machine. `extra` is what the page of policies shows besides (learned.py), empty for others.
+    `facts` say which page, whether the rows that its gains are over stand on another page, too (again), what the scores
+    were measured by: prompts, left_out, dev_prompts, judge, drawing, examined, machine, and which images were chosen
+    (chosen: lines of choices.py). `extra` is what the page of policies shows besides (learned.py), empty for others.
     """
     name = facts["page"]
     names = list(found)
@@ -59,6 +62,8 @@ def write_page(
         benchmark=table.benchmark,
         free=gain_text(gain(found, table.base, table.base, BEST, EXAMINED), places=1),
         lone=", ".join(name for name in names if len(found[name]) == 1),
+        base=table.base,
+        said={name: table.rows[name].desc for name in (table.base, table.selma)},
         selma=table.selma,
         titles=TITLES,
         rows=names,

@@ -51,6 +51,7 @@ class Lora:
     alpha: float
     layers: int
     targets: Sequence[str]
+    text_targets: Sequence[str]
     operator: str | None  # of the merge; None for an expert
     experts: Sequence[str]  # merged into it, or its teachers; empty for an expert
     runs_in_tools: bool  # whether ComfyUI and A1111 know the base model's family

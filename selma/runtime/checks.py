@@ -22,6 +22,7 @@ from selma.runtime.origins import (
     check_own_backbone,
     check_own_benchmark,
     check_own_judge,
+    embedded,
 )
 from selma.runtime.picks import check_picks, folders, lies_in, origin, within
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, MIXTURES, PICKED, RENDERED
@@ -87,14 +88,15 @@ def _check_prompts(params: Params) -> None:
 
 
 def _check_pretraining(params: Params) -> None:
-    for name, corpus in params.pretrain.corpora.items():
-        if corpus.images % 2:
-            raise UserError(
-                f"pretrain.corpora.{name}.images is {corpus.images}; it must be even: images come in pairs"
-            )
-    for number, run in enumerate(params.pretrain.unet):
-        key = f"pretrain.unet[{number}].corpora"
-        allow_all(key, run.corpora, params.pretrain.corpora, "in `pretrain.corpora`")
+    for section, recipe in (("pretrain", params.pretrain), ("pretrain_xl", params.pretrain_xl)):
+        for name, corpus in recipe.corpora.items():
+            if corpus.images % 2:
+                raise UserError(
+                    f"{section}.corpora.{name}.images is {corpus.images}; it must be even: images come in pairs"
+                )
+        for number, run in enumerate(recipe.unet):
+            key = f"{section}.unet[{number}].corpora"
+            allow_all(key, run.corpora, recipe.corpora, f"in `{section}.corpora`")
 
 
 def _check_experts(params: Params) -> None:
@@ -273,11 +275,12 @@ def _check_backbones(params: Params) -> None:
     for name, own in params.own.backbones.items():
         _check_new("backbones", name, params.backbones)
         check_own_backbone(f"own.backbones.{name}", own)
-    if EMBEDDED in rows:
-        section = "backbones" if EMBEDDED in params.backbones else "own.backbones"
-        raise UserError(f"{section}.{EMBEDDED}: the embedded backbone has this name; choose another")
+    for name in embedded([EMBEDDED]):
+        if name in rows:
+            section = "backbones" if name in params.backbones else "own.backbones"
+            raise UserError(f"{section}.{name}: an embedded backbone has this name; choose another")
     for key, name in (
         ("images.backbone", params.images.backbone),
         ("expert.backbone", params.expert.backbone),
     ):
-        allow(key, name, {*params.worlds, *rows}, "in `backbones`, `own.backbones` or `worlds`")
+        allow(key, name, {*embedded(params.worlds), *rows}, "in `backbones`, `own.backbones` or `worlds`")

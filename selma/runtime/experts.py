@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is known of a LoRA before it is trained; `scaling` is alpha / rank, as its file will say."""
+    """What is known of a LoRA before it is trained; `scaling` is alpha / rank, as its file will say.
+
+    `text`: whether it adapts the text encoders, too.
+    """
 
     rank: int
     scaling: float
     targets: tuple[str, ...]
+    text: bool = False
 
 
 def adapter_of(params: Params, name: str) -> Adapter:
@@ -35,7 +39,8 @@ def adapter_of(params: Params, name: str) -> Adapter:
             return Adapter(made.rank, made.alpha / made.rank, made.targets)
         name = start.name
     settings = training_of(params.expert, params.experts[name])
-    return Adapter(settings.rank, settings.lora_alpha / settings.rank, settings.targets)
+    scaling = settings.lora_alpha / settings.rank
+    return Adapter(settings.rank, scaling, settings.targets, settings.text_encoder)
 
 
 def check_training(params: Params, name: str) -> None:
@@ -84,9 +89,23 @@ def check_merge(params: Params, key: str, operator: str, names: Sequence[str]) -
     All merges need the same targets; what else an operator needs is SAME in its file.
     """
     first, *others = names
-    ours, same = adapter_of(params, first), variants.constants("operators", operator).get("SAME", ())
+    states, ours = variants.constants("operators", operator), adapter_of(params, first)
+    same = states.get("SAME", ())
+    if "tokens" in states.get("NEEDS", ()) and (
+        found := [name for name in names if adapter_of(params, name).text]
+    ):
+        raise UserError(
+            f"{key}.operator is {operator}, which knows what the UNet's layers read, not what text encoders' do, and "
+            f"{found[0]} trains them (text_encoder)"
+        )
     for name in others:
         theirs = adapter_of(params, name)
+        if theirs.text != ours.text:
+            one, other = (name, first) if theirs.text else (first, name)
+            raise UserError(
+                f"{key}.experts: {one} trains the text encoders, too (text_encoder), and {other} does not; merged "
+                "experts need the same"
+            )
         if set(theirs.targets) != set(ours.targets):
             raise UserError(
                 f"{key}.experts: {name} has other targets ({', '.join(theirs.targets)}) than {first} "

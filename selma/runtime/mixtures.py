@@ -76,6 +76,13 @@ def _check_training(key: str, name: str, row: Mixture, names: Sequence[str], par
             f"expert.min_snr is {training.min_snr:g}, which the objective of mixture {name}, {row.objective}, does not "
             "know; set it in rows of `experts` instead"
         )
+    trained = [expert for expert in names if training_of(training, params.experts[expert]).text_encoder]
+    if training.text_encoder or trained:
+        own = [expert for expert in trained if params.experts[expert].text_encoder]
+        owner = f"experts.{own[0]}" if own else "expert"
+        raise UserError(
+            f"{key}: {owner} has text_encoder true, and a mixture's experts adapt the UNet alone; merge such experts"
+        )
     first, *others = names
     targets = {expert: training_of(training, params.experts[expert]).targets for expert in names}
     for expert in others:

@@ -18,6 +18,7 @@ from selma.runtime import variants
 from selma.runtime.schema import Name, RowName
 
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
+_STRONGER = "_xl"  # at the end of the name of the one of SDXL's class, by stage pretrain_xl
 
 Sha256 = Annotated[str, matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")]
 Commit = Annotated[
@@ -159,6 +160,11 @@ class JudgeSource:
     tokenizer: Pinned | None = None
     matcher: Pinned | None = None
     endpoint: Endpoint | None = None
+
+
+def embedded(worlds: Iterable[str]) -> list[str]:
+    """The backbones that the embedded worlds' stages make: of each a weaker and a stronger one."""
+    return [backbone for world in worlds for backbone in (world, world + _STRONGER)]
 
 
 def check_benchmark(key: str, benchmark: Benchmark) -> None:

@@ -22,7 +22,7 @@ from selma.runtime.drawing import Drawing, NonNegative
 from selma.runtime.learning import Few, Policy, PolicyRow
 from selma.runtime.mixtures import Mixture
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
-from selma.runtime.pretraining import Pretrain
+from selma.runtime.pretraining import Pretrain, PretrainXl
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 from selma.runtime.training import Decay, Schedule, Steps, Training
 
@@ -65,6 +65,7 @@ class Expert:
     warmup: Steps | None = None
     min_snr: Positive | None = None
     ema: Decay | None = None
+    text_encoder: bool | None = None
     caption_dropout: Fraction | None = None
     batch: Count | None = None
     steps: Count | None = None
@@ -201,6 +202,7 @@ class Params:
     own: Own
     worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
+    pretrain_xl: PretrainXl
     llm: Llm
     prompts: Prompts
     filter: Filter

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
-from selma.runtime.origins import EMBEDDED, allow, allow_all
+from selma.runtime.origins import EMBEDDED, allow, allow_all, embedded
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, PICKED, QUESTIONS, RENDERED
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _check_draw(key: str, row: DrawRow, params: Params) -> None:
             f"{key}.weights is {row.weights}; merges may be made of experts that are trained on what is drawn here; "
             "take an expert"
         )
-    backbones = {*params.worlds, *params.backbones, *params.own.backbones}
+    backbones = {*embedded(params.worlds), *params.backbones, *params.own.backbones}
     made = (f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies))
     allow(
         f"{key}.weights",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.experts import adapter_of
 from selma.runtime.learning import SOLACE
 from selma.runtime.origins import allow, allow_all
 from selma.runtime.places import BACKBONES, BENCHMARKS, EXPERTS, MERGES, QUESTIONS
@@ -63,6 +64,11 @@ def _check_start(key: str, name: str, row: PolicyRow, params: Params) -> None:
         seen.add(at)
         row = params.policies[at]
         at = Path(row.start).name
+    if adapter_of(params, name).text:
+        raise UserError(
+            f"{key}.start is an expert that trains the text encoders, too (text_encoder), and policies learn on the "
+            "UNet alone; take another one"
+        )
 
 
 def _check_prompts(key: str, row: PolicyRow, params: Params) -> None:

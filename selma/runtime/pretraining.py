@@ -1,4 +1,4 @@
-"""Section `pretrain` of params.yaml: how the embedded backbone is made (selma/shapes/pretraining)."""
+"""Sections `pretrain` and `pretrain_xl` of params.yaml: how the embedded backbones are made."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ class Corpus:
 
 
 @section
-class UnetRun:
-    """One run of the embedded backbone's UNet (selma/shapes/pretraining/denoiser.py)."""
+class XlRun:
+    """One run of an embedded backbone's UNet (selma/shapes/pretraining/denoiser.py); text encoders stay as they are."""
 
     corpora: Annotated[dict[str, Count], Field(min_length=1)]
     noisy: Fraction
     zero_snr: bool
-    text: bool
     decay_from: Fraction
+
+
+@section
+class UnetRun(XlRun):
+    """The same of the first backbone, whose text encoder may learn, too."""
+
+    text: bool
 
 
 @section
@@ -43,4 +49,15 @@ class Pretrain:
     corpora: Annotated[dict[RowName, Corpus], Field(min_length=1)]
     vae_steps: Count
     clip_steps: Count
-    unet: tuple[UnetRun, ...]
+    unet: Annotated[tuple[UnetRun, ...], Field(min_length=1)]
+
+
+@section
+class PretrainXl:
+    """The stronger embedded backbone's corpora and training steps (selma/shapes/pretraining/xl.py)."""
+
+    seed: Seed
+    rare: Fraction
+    corpora: Annotated[dict[RowName, Corpus], Field(min_length=1)]
+    clip_steps: Count
+    unet: Annotated[tuple[XlRun, ...], Field(min_length=1)]

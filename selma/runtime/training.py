@@ -29,6 +29,7 @@ class Training:
     the gamma of a loss that weighs time steps (Hang et al., arXiv 2303.09556); null weighs all alike. `ema` is the
     decay, by step, of the moving average that checkpoints hold; 0 keeps the adapter itself. `rslora` scales by
     alpha / sqrt(rank). `samples` of an expert's captions are drawn at every checkpoint, for MLflow.
+    `text_encoder` trains a LoRA on the attention of the text encoders, too, both of SDXL's.
     `caption_dropout` is the share of captions made empty, `accumulate` in how many parts a batch goes through the
     UNet (more parts, less memory, the same gradient), `save_dtype` the checkpoints'; training itself is in float32.
     `flip` mirrors each image or not, at random in every step. `init` says whether all experts start from one A (shared,
@@ -58,6 +59,7 @@ class Training:
     ema: Decay = 0.0
     rslora: bool = False
     samples: Samples = 0
+    text_encoder: bool = False
 
     @property
     def lora_alpha(self) -> float:

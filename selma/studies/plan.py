@@ -14,7 +14,7 @@ from selma.runtime.origins import allow, allow_all
 from selma.runtime.params import Params, build_params
 from selma.runtime.schema import load_yaml, overridden
 from selma.runtime.sets import Set, check_runs
-from selma.studies.rows import FILE, Row, Table
+from selma.studies.rows import FILE, Row, Table, for_page
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,24 @@ def plan(table: Table, sets: Mapping[str, Set], rows: Mapping[str, Row], seeds: 
             )
             if row.merge is not None:
                 check_merge(run.params, f"{where}.merge", row.merge.operator, experts_of(row, run.params))
+    _check_backbones(table, rows, runs)
     leading = {rows[name].set: rank for rank, name in enumerate((table.selma, table.base)) if name in rows}
     # the base's set first, then SELMA's: gains are over them
     return dict(
         sorted(runs.items(), key=lambda each: (seeds.index(each[0][1]), -leading.get(each[0][0], -1)))
     )
+
+
+def _check_backbones(table: Table, rows: Mapping[str, Row], runs: Runs) -> None:
+    """Raise UserError for a row that draws by another backbone than a row that its gain is over."""
+    by = {of: run.params.expert.backbone for (of, _), run in runs.items()}
+    for name, row in rows.items():
+        for other in (for_page(table, row.page).base, row.claim.over if row.claim else name):
+            if other in rows and by[rows[other].set] != by[row.set]:
+                raise UserError(
+                    f"{FILE}, rows.{name}: draws by {by[row.set]}, and {other}, which its gain is over, by "
+                    f"{by[rows[other].set]}; put it on a page whose rows draw by one backbone"
+                )
 
 
 def of_row(row: Row, seeds: Sequence[int]) -> list[int]:

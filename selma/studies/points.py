@@ -53,11 +53,15 @@ class Kept(TypedDict):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is drawn from: a LoRA's folder (None: the backbone itself), and the method of guidance with its settings."""
+    """What is drawn from: a LoRA's folder (None: the backbone itself), and the method of guidance with its settings.
+
+    `backbone` is the backbone's name; None is that of params.yaml's experts.
+    """
 
     lora: Path | None
     guidance: str = "cfg"
     options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str | None = None
 
 
 def drawn_by(row: Model) -> Drawn:
@@ -76,12 +80,12 @@ class Examiner:
             split: load_split(benchmark, split) for split in splits(benchmark)
         }
         self._images = {"dev": 1, "test": images}
-        self._backbone = Path(BACKBONES) / params.expert.backbone
-        folders = (self._backbone, JUDGES / params.judge.name, benchmark)
+        folders = (JUDGES / params.judge.name, benchmark)
         judge = variants.path("judges", params.judge.kind)
         self._shared = [*map(folder_digest, folders), sha256_file(judge), *code_of(("sample", "answer"))]
         self._judge: Judge | None = None
-        self._opened: tuple[Path | None, Pipeline] | None = None
+        self._digests: dict[Path, str] = {}  # of backbones
+        self._opened: tuple[tuple[Path, Path | None], Pipeline] | None = None
 
     def questions(self, split: str) -> int:
         """How many questions the judge answers to score a split once."""
@@ -113,7 +117,7 @@ class Examiner:
         self, model: Drawn, items: Sequence[Item], guidance: float, images: int, seed: int
     ) -> exam.Drawn:
         return exam.draw(
-            self.pipe(model.lora),
+            self.pipe(model.lora, model.backbone),
             items,
             replace(self.params.evaluate.drawing, guidance=guidance),
             images=images,
@@ -122,15 +126,19 @@ class Examiner:
             options=model.options,
         )
 
-    def pipe(self, lora: Path | None) -> Pipeline:
-        """The backbone with a LoRA; the last one stays open."""
-        if self._opened is None or self._opened[0] != lora:
+    def pipe(self, lora: Path | None, backbone: str | None = None) -> Pipeline:
+        """The backbone, that of params.yaml's experts or another, with a LoRA; the last one stays open."""
+        asked = self._backbone(backbone), lora
+        if self._opened is None or self._opened[0] != asked:
             from selma.backbones.loading import load_pipeline  # torch: not where every score is kept
 
             self._opened = None
             runtime = self.params.runtime
-            self._opened = lora, load_pipeline(self._backbone, runtime.device, runtime.dtype, lora=lora)
+            self._opened = asked, load_pipeline(asked[0], runtime.device, runtime.dtype, lora=lora)
         return self._opened[1]
+
+    def _backbone(self, name: str | None) -> Path:
+        return Path(BACKBONES) / (name or self.params.expert.backbone)
 
     def judge(self) -> Judge:
         """The judge of params.yaml."""
@@ -141,7 +149,11 @@ class Examiner:
 
     def _key(self, model: Drawn, split: str, guidance: float, seed: int) -> str:
         drawing = results(self.params.evaluate.drawing, "evaluate.drawing") | {"guidance": guidance}
+        backbone = self._backbone(model.backbone)
+        if backbone not in self._digests:
+            self._digests[backbone] = folder_digest(backbone)
         depends = [
+            self._digests[backbone],
             *self._shared,
             _weights(model.lora),
             [model.guidance, dict(model.options), sha256_file(variants.path("guidance", model.guidance))],

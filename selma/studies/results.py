@@ -11,7 +11,7 @@ import numpy as np
 from selma.scoring.bootstrap import bootstrap_mean
 from selma.scoring.seeds import over_seeds
 from selma.scoring.summary import interval, rounded
-from selma.studies.rows import EXAMINED, POINTS, Claim, Row, Table
+from selma.studies.rows import EXAMINED, POINTS, Claim, Row, Table, for_page
 
 COLUMNS = (
     *("row", "point", "guidance", "score", "gain", "low", "high"),
@@ -73,10 +73,11 @@ def table_rows(table: Table, found: Found) -> list[dict[str, Any]]:
     """metrics/ablations.csv: a row of the table at each point; scores and gains 0 to 1, costs means over seeds."""
     rows = []
     for name, measured in found.items():
+        own = for_page(table, table.rows[name].page)
         for point in POINTS:
             runs = list(measured.values())
-            over_base = gain(found, name, table.base, point)
-            over_selma = gain(found, name, table.selma, point)
+            over_base = gain(found, name, own.base, point)
+            over_selma = gain(found, name, own.selma, point)
             cost = {key: float(np.mean([vars(run.cost[point])[key] for run in runs])) for key in vars(Cost())}
             rows.append(
                 {
@@ -104,9 +105,10 @@ def curve_rows(table: Table, found: Found) -> list[dict[str, Any]]:
     """metrics/ablations_dev.csv: every row's dev score by guidance, and its gain over the base there; over seeds."""
     rows = []
     for name, measured in found.items():
+        own = for_page(table, table.rows[name].page)
         for scale in next(iter(measured.values())).curve:
             mine = [_mean(run.curve[scale]) for run in measured.values()]
-            base = [_mean(found[table.base][seed].curve[scale]) for seed in measured]
+            base = [_mean(found[own.base][seed].curve[scale]) for seed in measured]
             rows.append(
                 {
                     "row": name,

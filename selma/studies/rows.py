@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from selma.runtime.schema import ROW, ROW_WORDS, Name, RowName, load_yaml
 FILE = Path("ablations.yaml")
 EXAMINED, BEST = "examined", "best"  # the guidance of params.yaml, and each model's own best on dev
 POINTS = (EXAMINED, BEST)
-PAGES = ("ablations", "selfimprove", "longer")  # docs/<page>.md
+PAGES = ("ablations", "selfimprove", "longer", "trained", "stronger")  # docs/<page>.md
 CARRYING = 3  # training seeds that a claim needs
 
 
@@ -71,12 +72,20 @@ class Row:
 
 
 @section
+class Over:
+    """The two rows that the gains of a page are over."""
+
+    base: RowName
+    selma: RowName
+
+
+@section
 class Table:
     """All of ablations.yaml.
 
     Models are examined on the test split of `benchmark`, `images` of each prompt and seed; each model's own guidance is
-    the one of `scales` that scores best on its dev split. `base` and `selma` are the rows that gains are over;
-    `reading` is what people made of the numbers, by page.
+    the one of `scales` that scores best on its dev split. `base` and `selma` are the rows that gains are over, on pages
+    that do not name others under `over`; `reading` is what people made of the numbers, by page.
     """
 
     benchmark: Name
@@ -87,25 +96,33 @@ class Table:
     selma: RowName
     pictures: Count
     rows: Annotated[dict[RowName, Row], Field(min_length=1)]
+    over: dict[Annotated[str, one_of(PAGES[1:])], Over] = Field(default_factory=dict)
     reading: dict[Annotated[str, one_of(PAGES)], str] = Field(default_factory=dict)
 
 
 def load_table(path: Path = FILE) -> Table:
     """The table that a file states; raises UserError, one line, for one that cannot be."""
     table = build(Table, load_yaml(path), where=str(path))
-    for name in ("base", "selma"):
-        if getattr(table, name) not in table.rows:
-            raise UserError(f"{path}: {name} is {getattr(table, name)}; allowed: {', '.join(table.rows)}")
-    for name in (table.base, table.selma):
+    for page in (PAGES[0], *table.over):
+        _check_over(path, for_page(table, page), page)
+    for name, row in table.rows.items():
+        _check_row(f"{path}, rows.{name}", name, row, table)
+    return table
+
+
+def _check_over(path: Path, table: Table, page: str) -> None:
+    where = str(path) if page == PAGES[0] else f"{path}, over.{page}"
+    for key in ("base", "selma"):
+        name = getattr(table, key)
+        own = [row for row, found in table.rows.items() if page == PAGES[0] or found.page == page]
+        if name not in own:
+            raise UserError(f"{where}: {key} is {name}; allowed: {', '.join(own) or 'no row has this page'}")
         if table.rows[name].seeds is not None:
             raise UserError(f"{path}, rows.{name}: gains are over it, with every seed; leave out its seeds")
     if table.base == table.selma or table.rows[table.base].expert or table.rows[table.base].merge:
         raise UserError(
-            f"{path}: base is {table.base}; it must be a row without expert and merge, and not selma"
+            f"{where}: base is {table.base}; it must be a row without expert and merge, and not selma"
         )
-    for name, row in table.rows.items():
-        _check_row(f"{path}, rows.{name}", name, row, table)
-    return table
 
 
 def _check_row(where: str, name: str, row: Row, table: Table) -> None:
@@ -126,18 +143,27 @@ def _check_row(where: str, name: str, row: Row, table: Table) -> None:
             )
 
 
+def for_page(table: Table, page: str) -> Table:
+    """The table as a page reads it: `base` and `selma` are the rows that its gains are over."""
+    over = table.over.get(page)
+    return table if over is None else replace(table, base=over.base, selma=over.selma)
+
+
 def on_page(table: Table, page: str) -> list[str]:
     """The rows of a page: its own, and those that gains are over."""
-    return [name for name, row in table.rows.items() if row.page == page or name in (table.base, table.selma)]
+    own = for_page(table, page)
+    return [name for name, row in table.rows.items() if row.page == page or name in (own.base, own.selma)]
 
 
 def chosen(table: Table, names: list[str] | None) -> dict[str, Row]:
-    """The rows to compute: those named, and always `base` and `selma`; None for all of them."""
+    """The rows to compute: those named, and always those that their gains are over; None for all of them."""
     if names is None:
         return dict(table.rows)
+    wanted = set(names)
     for name in names:
         if not re.fullmatch(ROW, name) or name not in table.rows:
             known = ", ".join(table.rows) if re.fullmatch(ROW, name) else ROW_WORDS
             raise UserError(f"--rows: {name[:80]}; allowed: {known}")
-    wanted = {table.base, table.selma, *names}
+        own = for_page(table, table.rows[name].page)
+        wanted |= {own.base, own.selma}
     return {name: row for name, row in table.rows.items() if name in wanted}

@@ -1,4 +1,4 @@
-"""The backbone's UNet: v-prediction on cached latents, in the end together with the text encoder."""
+"""A backbone's UNet: v-prediction on cached latents, in the end together with what encodes its captions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel
+from torch import nn
 
 from selma.shapes.pretraining.clip import WIDTH
 from selma.shapes.pretraining.optimise import optimise
@@ -83,30 +84,41 @@ class UnetRun:
     decay_from: float
 
 
+@dataclass(frozen=True)
+class TextSide:
+    """What conditions a UNet on captions.
+
+    encoders: those that a run may train, by name. condition: the UNet's keyword arguments for token ids [n, 77].
+    """
+
+    encoders: Mapping[str, nn.Module]
+    condition: Callable[[torch.Tensor], dict[str, Any]]
+
+
 def pretrain_denoiser(
+    unet: UNet2DConditionModel,
+    text: TextSide,
     runs: Sequence[UnetRun],
     encoded: Callable[[str], Encoded],
-    text_encoder: CLIPTextModel,
     empty: torch.Tensor,
     *,
     seed: int,
     folder: Path,
     log: Callable[[int, float], None],
-) -> UNet2DConditionModel:
-    """Train run after run, as Stable Diffusion was (v1.1 on all of the web, v1.2 on its better part, ...).
+) -> None:
+    """Train the UNet run after run, as Stable Diffusion's was (v1.1 on all of the web, v1.2 on its better part, ...).
 
-    encoded: a corpus by name, called when a step needs it. text_encoder: changed in place by the runs that train
-    it. empty: int16 [77], the empty caption's token ids.
+    unet: changed in place, as are the encoders of `text` by the runs that train them. encoded: a corpus by name,
+    called when a step needs it. empty: int16 [77], the empty caption's token ids.
     log: called with (step over all runs, mean loss).
     """
-    torch.manual_seed(seed)
-    unet = make_unet()
     done = 0
     for number, run in enumerate(runs):
-        text_encoder.requires_grad_(run.text)
+        for encoder in text.encoders.values():
+            encoder.requires_grad_(run.text)
         optimise(
-            {"unet": unet, "text_encoder": text_encoder},
-            _loss(unet, text_encoder, run, encoded, empty),
+            {"unet": unet, **text.encoders},
+            _loss(unet, text, run, encoded, empty),
             steps=sum(run.corpora.values()),
             learning_rate=1e-3,
             seed=seed + number,
@@ -115,13 +127,14 @@ def pretrain_denoiser(
             log=lambda step, loss, done=done: log(done + step, loss),
         )
         done += sum(run.corpora.values())
-    text_encoder.requires_grad_(True)
-    return unet.eval()
+    for encoder in text.encoders.values():
+        encoder.requires_grad_(True)
+    unet.eval()
 
 
 def _loss(
     unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
+    text: TextSide,
     run: UnetRun,
     encoded: Callable[[str], Encoded],
     empty: torch.Tensor,
@@ -138,7 +151,7 @@ def _loss(
         left_empty = torch.rand(BATCH, generator=generator) < _EMPTY_CAPTIONS
         ids = torch.where(left_empty[:, None], empty, corpus.captions[index, which])
         with torch.set_grad_enabled(run.text):
-            text = text_encoder(ids.long()).last_hidden_state
+            conditioned = text.condition(ids.long())
         noisy = torch.rand(BATCH, generator=generator) < run.noisy
         time = torch.where(
             noisy,
@@ -147,7 +160,7 @@ def _loss(
         )
         noise = torch.randn(clean.shape, generator=generator)
         a = alphas[time][:, None, None, None]
-        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, time, text).sample
+        predicted = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, time, **conditioned).sample
         return (predicted - (a.sqrt() * noise - (1 - a).sqrt() * clean)).pow(2).mean()
 
     return loss

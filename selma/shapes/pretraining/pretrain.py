@@ -8,13 +8,20 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTextModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from selma.shapes.pretraining.autoencoder import encode, pretrain_autoencoder
 from selma.shapes.pretraining.clip import make_tokenizer, pretrain_clip, tokenize
 from selma.shapes.pretraining.corpus import Corpus, make_corpus
-from selma.shapes.pretraining.denoiser import Encoded, UnetRun, make_scheduler, pretrain_denoiser
+from selma.shapes.pretraining.denoiser import (
+    Encoded,
+    TextSide,
+    UnetRun,
+    make_scheduler,
+    make_unet,
+    pretrain_denoiser,
+)
 
 Log = Callable[[str, int, float], None]  # part, step, loss
 
@@ -78,17 +85,16 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
     text_encoder = CLIPTextModel(clip.config.text_config).eval()
     text_encoder.load_state_dict(clip.text_model.state_dict())
 
-    @cache
-    def encoded(name: str) -> Encoded:
-        # Images are encoded once; clone() turns inference tensors into ones autograd may use.
-        images, captions = corpus(name).images, corpus(name).captions
-        latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, images)]).clone()
-        return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, captions))
+    def condition(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"encoder_hidden_states": text_encoder(ids).last_hidden_state}
 
-    unet = pretrain_denoiser(
+    torch.manual_seed(seed)
+    unet = make_unet()
+    pretrain_denoiser(
+        unet,
+        TextSide({"text_encoder": text_encoder}, condition),
         recipe.unet,
-        encoded,
-        text_encoder,
+        cache(lambda name: encode_corpus(corpus(name), vae, tokenizer)),
         tokenize(tokenizer, [[""]])[0, 0],
         seed=seed,
         folder=folder / "unet",
@@ -105,3 +111,10 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
         requires_safety_checker=False,
     )
     return pipeline, clip
+
+
+def encode_corpus(corpus: Corpus, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Encoded:
+    """A corpus as a UNet sees it: each image is encoded once."""
+    # clone() turns inference tensors into ones autograd may use.
+    latents = torch.cat([torch.stack(posterior, 1) for posterior in encode(vae, corpus.images)]).clone()
+    return Encoded(latents * vae.config.scaling_factor, tokenize(tokenizer, corpus.captions))
