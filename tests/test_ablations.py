@@ -170,7 +170,7 @@ def test_a_table_that_cannot_be_is_one_line(tmp_path, changes, said):
         ({"rows__delta__set": "nothing"}, "rows.delta.set is nothing; it must be one in experiments.yaml"),
         ({"rows__delta__set": "steps"}, "has 2 runs of seed 42"),
         (
-            {"rows__delta__set": "stronger"},
+            {"rows__delta": {"desc": "", "set": "stronger", "expert": "single"}},
             "rows.delta: draws by shapes_xl, and base, which its gain is over, by shapes; put it on a page",
         ),
         ({"benchmark": "dsg"}, "ablations.yaml: benchmark is dsg"),

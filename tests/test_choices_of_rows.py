@@ -69,8 +69,8 @@ def test_lines_are_means_over_seeds_and_one_image_of_a_prompt_has_no_diversity(p
     assert [line["name"] for line in lines] == ["a", "b"]
     assert (
         lines[0]["kept"] == "25"
-        and lines[0]["diversity"] == "0.150"
-        and lines[0]["mean_scores"] == "oracle 0.700"
+        and lines[0]["diversity"] == "0.180"
+        and lines[0]["mean_scores"] == "oracle 0.640"
     )
     assert lines[1]["diversity"] == ""
 

@@ -62,6 +62,7 @@ def write_page(
         benchmark=table.benchmark,
         free=gain_text(gain(found, table.base, table.base, BEST, EXAMINED), places=1),
         lone=", ".join(name for name in names if len(found[name]) == 1),
+        fewer=", ".join(name for name in names if 1 < len(found[name]) < len(table.seeds)),
         base=table.base,
         said={name: table.rows[name].desc for name in (table.base, table.selma)},
         selma=table.selma,
