@@ -193,7 +193,7 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
             {"source": "dsg", "path": "x"},
             "own.benchmarks.shapes: `benchmarks` has a row of that name; choose another",
         ),
-        ("own.backbones.shapes", {"path": "x"}, "own.backbones.shapes: the embedded backbone has this name"),
+        ("own.backbones.shapes", {"path": "x"}, "own.backbones.shapes: an embedded backbone has this name"),
         (
             "judge.kind",
             "blip2",

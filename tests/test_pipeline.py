@@ -269,8 +269,8 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
     ]
     titles = {json.dumps(spec["title"]): spec for spec in specs}
     assert (
-        len(specs) == len(SKILLS) + 2 + 4 and "<DVC_METRIC" not in page
-    )  # losses, the policy's rewards, pretrain, skill, category, items
+        len(specs) == len(SKILLS) + 2 + 5 and "<DVC_METRIC" not in page
+    )  # losses, the policy's rewards, pretrain, pretrain_xl, skill, category, items
     for title, spec in titles.items():
         rows = spec["data"]["values"]
         assert rows, title
@@ -283,8 +283,8 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
         (spec,) = (spec for title, spec in titles.items() if f"by_{column}" in title)
         assert spec["encoding"]["y"]["field"] == column and spec["encoding"]["color"]["field"] == "model"
         assert {row["model"] for row in spec["data"]["values"]} == set(clone.metrics()["models"])
-    (spec,) = (spec for title, spec in titles.items() if "pretrain" in title)
-    assert spec["encoding"]["column"]["field"] == "part"
+    parts = [spec for title, spec in titles.items() if "pretrain" in title]
+    assert len(parts) == 2 and all(spec["encoding"]["column"]["field"] == "part" for spec in parts)
     shutil.rmtree(clone.folder / "page")
 
 
