@@ -36,7 +36,7 @@ OUT = Path("metrics/study")
 
 def main(backbone: str = EMBEDDED) -> None:
     params = load_params()
-    allow("--backbone", backbone, embedded([EMBEDDED]), "an embedded one")
+    allow("--backbone", backbone, embedded([EMBEDDED]), "that a pretrain stage makes")
     items = load_split(Path("data/benchmarks/shapes"), "dev")
     runtime, drawing = params.runtime, params.evaluate.drawing
     judge = load_judge("oracle", runtime.device, runtime.dtype)
