@@ -22,19 +22,12 @@ from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.shapes.pretraining.clip import write_inputs
 from selma.shapes.pretraining.losses import Losses
-from selma.shapes.pretraining.pretrain import CorpusSpec, Recipe, UnetRun, pretrain
+from selma.shapes.pretraining.pretrain import Recipe, pretrain
 
 
 def main() -> None:
     params = load_params()
-    recipe = Recipe(
-        seed=params.pretrain.seed,
-        rare=params.pretrain.rare,
-        corpora={name: CorpusSpec(**asdict(spec)) for name, spec in params.pretrain.corpora.items()},
-        vae_steps=params.pretrain.vae_steps,
-        clip_steps=params.pretrain.clip_steps,
-        unet=[UnetRun(**asdict(run)) for run in params.pretrain.unet],
-    )
+    recipe = Recipe.of(asdict(params.pretrain))
     with work.folder(stage.name()) as folder:
         losses = Losses(folder / "losses.jsonl", tracking.log_metric)
         pipeline, clip = pretrain(recipe, folder, losses.log)

@@ -20,7 +20,6 @@ from diffusers import StableDiffusionPipeline
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.shapes.pretraining.losses import Losses
-from selma.shapes.pretraining.pretrain import CorpusSpec, UnetRun
 from selma.shapes.pretraining.xl import XlRecipe, pretrain_xl
 
 START = Path("models/backbones/shapes")
@@ -28,13 +27,7 @@ START = Path("models/backbones/shapes")
 
 def main() -> None:
     params = load_params()
-    recipe = XlRecipe(
-        seed=params.pretrain_xl.seed,
-        rare=params.pretrain_xl.rare,
-        corpora={name: CorpusSpec(**asdict(spec)) for name, spec in params.pretrain_xl.corpora.items()},
-        clip_steps=params.pretrain_xl.clip_steps,
-        unet=[UnetRun(**asdict(run), text=False) for run in params.pretrain_xl.unet],
-    )
+    recipe = XlRecipe.of(asdict(params.pretrain_xl))
     start = StableDiffusionPipeline.from_pretrained(START, dtype=torch.float32, safety_checker=None)
     with work.folder(stage.name()) as folder:
         losses = Losses(folder / "losses.jsonl", tracking.log_metric)

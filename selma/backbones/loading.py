@@ -14,7 +14,7 @@ import torch
 from selma.backbones.bank import add_bank, add_gates
 from selma.backbones.cpu import speed_up
 from selma.backbones.parts import KINDS, check_files, check_parts, check_whole, read_kind, text_encoders
-from selma.ground.adapters import TEXT_ENCODERS, UNET, WEIGHTS, Adapter, part_of, read_adapter
+from selma.ground.adapters import TEXT_ENCODERS, UNET, WEIGHTS, Adapter, layer_of, part_of, read_adapter
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import sha256_file
 from selma.ground.mixtures import Mixture, is_mixture, read_mixture
@@ -202,5 +202,5 @@ def _adaptable(pipe: Pipeline) -> dict[str, torch.nn.Module]:
     found = dict(pipe.unet.named_modules())
     for part, encoder in zip(TEXT_ENCODERS, text_encoders(pipe), strict=False):
         for name, layer in encoder.named_modules():
-            found[f"{part}.text_model.{name.removeprefix('text_model.')}"] = layer
+            found[layer_of(part, name)] = layer
     return found

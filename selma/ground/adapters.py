@@ -38,6 +38,11 @@ _KEY = re.compile(
 )
 
 
+def layer_of(part: str, own: str) -> str:
+    """The name here of a layer that goes by `own` in its part; in files, CLIPTextModel's stand under text_model."""
+    return own if part == UNET else f"{part}.text_model.{own.removeprefix('text_model.')}"
+
+
 def part_of(layer: str) -> tuple[str, str]:
     """The pipeline's part that a layer is of, unet or a text encoder, and the layer's name in it."""
     part, _, own = layer.partition(".")
@@ -94,8 +99,7 @@ def read_adapter(folder: Path) -> Adapter:
                 f"{weights}: holds {key}; allowed: unet.<layer>.lora_A.weight and lora_B.weight, also of "
                 f"{' and '.join(TEXT_ENCODERS)} (no DoRA, LoHa, LoKr or biases)"
             )
-        layer = match["layer"] if match["of"] == UNET else f"{match['of']}.{match['layer']}"
-        parts.setdefault(layer, {})[match["part"]] = tensor
+        parts.setdefault(layer_of(match["of"], match["layer"]), {})[match["part"]] = tensor
     if not parts:
         raise UserError(f"{weights}: no LoRA factors in this file")
     adapted = sorted({part_of(layer)[0] for layer in parts})

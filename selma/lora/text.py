@@ -9,7 +9,7 @@ import torch
 
 from selma.backbones.conditioning import token_ids
 from selma.backbones.parts import text_encoders
-from selma.ground.adapters import TEXT_ENCODERS
+from selma.ground.adapters import TEXT_ENCODERS, layer_of
 from selma.lora.adapter import add_lora, lora_state
 from selma.lora.files import save_lora
 
@@ -22,7 +22,6 @@ TEXT_TARGETS = (
     "v_proj",
     "out_proj",
 )  # an encoder's attention, as diffusers' own trainers
-_OWN = "text_model."  # where CLIPTextModel keeps its layers in files, and in memory before transformers 5
 
 
 class WithTexts(torch.nn.Module):
@@ -88,7 +87,7 @@ class WithTexts(torch.nn.Module):
         found = lora_state(self.unet)
         for name, encoder in zip(TEXT_ENCODERS, self.encoders, strict=False):
             for key, value in lora_state(encoder).items():
-                found[f"{name}.{_OWN}{key.removeprefix(_OWN)}"] = value
+                found[layer_of(name, key)] = value
         return found
 
 

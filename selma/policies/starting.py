@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from selma.backbones.loading import fingerprint
+from selma.backbones.loading import check_trained_on, fingerprint
 from selma.backbones.schedulers import training_schedule
 from selma.experts.loop import check_precision
 from selma.ground.adapters import read_adapter
@@ -60,10 +60,7 @@ def start_adapter(
         add_lora(unet, policy.rank, policy.alpha, list(policy.targets), seed, "policy")
         return card | {"rank": policy.rank, "alpha": policy.alpha, "targets": list(policy.targets)}
     found = read_adapter(start).card
-    if found["backbone"] != card["backbone"]:
-        raise UserError(
-            f"{start}: this LoRA was trained on a different backbone than {backbone}; train it again"
-        )
+    check_trained_on(start, found, backbone)
     if "text_targets" in found:
         raise UserError(
             f"{start}: this LoRA adapts the text encoders, too; a policy learns on the UNet alone"

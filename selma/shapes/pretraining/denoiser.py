@@ -80,8 +80,8 @@ class UnetRun:
     corpora: Mapping[str, int]
     noisy: float
     zero_snr: bool
-    text: bool
     decay_from: float
+    text: bool = False
 
 
 @dataclass(frozen=True)

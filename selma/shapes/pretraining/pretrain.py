@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -39,16 +40,37 @@ class CorpusSpec:
     jitter: float
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The first corpus trains every part; the UNet continues on better ones, as Stable Diffusion's did."""
+@dataclass(frozen=True, kw_only=True)
+class BaseRecipe:
+    """What both backbones are made by: corpora, the steps of a CLIP on the first of them, and the UNet's runs."""
 
     seed: int
     rare: float
     corpora: Mapping[str, CorpusSpec]
-    vae_steps: int
     clip_steps: int
     unet: Sequence[UnetRun]
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """A recipe from plain values, as params.yaml has them."""
+        corpora = {name: CorpusSpec(**spec) for name, spec in plain["corpora"].items()}
+        return cls(**{**plain, "corpora": corpora, "unet": [UnetRun(**run) for run in plain["unet"]]})
+
+    def corpus(self) -> Callable[[str], Corpus]:
+        """A function from a corpus's name to the corpus, which is made once."""
+        names = list(self.corpora)
+        return cache(
+            lambda name: make_corpus(
+                self.seed + names.index(name), rare=self.rare, **asdict(self.corpora[name])
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """The first corpus trains every part; the UNet continues on better ones, as Stable Diffusion's did."""
+
+    vae_steps: int
 
 
 def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPipeline, CLIPModel]:
@@ -57,14 +79,8 @@ def pretrain(recipe: Recipe, folder: Path, log: Log) -> tuple[StableDiffusionPip
     State is kept under `folder`, so that a killed run, started again with the same recipe, resumes.
     """
     seed = recipe.seed
-    first = next(iter(recipe.corpora))
-
-    @cache
-    def corpus(name: str) -> Corpus:
-        number = list(recipe.corpora).index(name)
-        return make_corpus(seed + number, rare=recipe.rare, **asdict(recipe.corpora[name]))
-
-    broad = corpus(first)
+    corpus = recipe.corpus()
+    broad = corpus(next(iter(recipe.corpora)))
     vae = pretrain_autoencoder(
         broad.images,
         steps=recipe.vae_steps,

@@ -7,9 +7,8 @@ the UNet learns: as SDXL's, both encoders are finished before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from selma.shapes.pretraining.clip import WIDTH, pretrain_clip, tokenize
-from selma.shapes.pretraining.corpus import make_corpus
-from selma.shapes.pretraining.denoiser import TextSide, UnetRun, make_scheduler, pretrain_denoiser
-from selma.shapes.pretraining.pretrain import CorpusSpec, Log, encode_corpus
+from selma.shapes.pretraining.denoiser import TextSide, make_scheduler, pretrain_denoiser
+from selma.shapes.pretraining.pretrain import BaseRecipe, Log, encode_corpus
 from selma.shapes.world.render import CANVAS
 
 TIME_IDS = (CANVAS, CANVAS, 0, 0, CANVAS, CANVAS)  # every image is of this size and whole
@@ -29,15 +27,13 @@ _TIME_WIDTH = 32  # of each time id's embedding
 _SAMPLE = 512  # captions by which the scale of an encoder's states is measured
 
 
-@dataclass(frozen=True)
-class XlRecipe:
+@dataclass(frozen=True, kw_only=True)
+class XlRecipe(BaseRecipe):
     """The first corpus trains the second text encoder, by contrast; then the UNet's runs, none of which trains text."""
 
-    seed: int
-    rare: float
-    corpora: Mapping[str, CorpusSpec]
-    clip_steps: int
-    unet: Sequence[UnetRun]
+    def __post_init__(self) -> None:
+        if any(run.text for run in self.unet):
+            raise ValueError("a run trains the text encoders; here they stay as they are")
 
 
 def pretrain_xl(
@@ -46,16 +42,10 @@ def pretrain_xl(
     """The stronger pipeline, float32, from the first backbone, `start`, in float32.
 
     State is kept under `folder`, so that a killed run, started again with the same recipe, resumes.
-    Raises ValueError for a run that trains text encoders.
     """
-    if any(run.text for run in recipe.unet):
-        raise ValueError("a run trains the text encoders; here they stay as they are")
     seed, tokenizer, vae = recipe.seed, start.tokenizer, start.vae
-    names = list(recipe.corpora)
-    corpus = cache(
-        lambda name: make_corpus(seed + names.index(name), rare=recipe.rare, **asdict(recipe.corpora[name]))
-    )
-    first = corpus(names[0])
+    corpus = recipe.corpus()
+    first = corpus(next(iter(recipe.corpora)))
     ids = tokenize(tokenizer, first.captions)
     clip = pretrain_clip(
         first.images,
