@@ -1,8 +1,13 @@
-"""Draw one prompt with several models, side by side, from the same initial noise.
+"""Draw one prompt with several models, side by side, from the same initial noise, and let the judge look.
 
-    python -m selma.draw "two red circles on a black background" [--models base merged] [--images 4] [--seed 0]
+    python -m selma.draw "two red circles on a black background"
+    python -m selma.draw "a blue square above a green cross" --models base,merged,count --images 2 --open
+    python -m selma.draw "three white squares" --grid guidance=1,1.5,2,3        a row for each guidance scale
+    python -m selma.draw "three white squares" --grid seed=0,1,2,3              a row for each seed
 
-Backbone, scheduler, steps and guidance are those of params.yaml's evaluation.
+Backbone, scheduler, steps and guidance are those of params.yaml's evaluation, and so is the judge. It answers a
+prompt's questions where they are known: the prompt stands in a benchmark or among the training prompts, or the
+embedded LLM reads it. `--ask` asks another LLM for them, which may cost money.
 """
 
 from __future__ import annotations
@@ -10,55 +15,132 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
+from selma.ground.adapters import read_adapter
 from selma.ground.errors import UserError
 from selma.ground.items import Item
+from selma.ground.mixtures import is_mixture, read_mixture
 from selma.ground.pairs import write_image
+from selma.reporting.beside import Column, Shown, compose
 from selma.runtime import command
-from selma.runtime.params import Params, load_params
-from selma.runtime.places import BACKBONES
+from selma.runtime.origins import embedded
+from selma.runtime.params import Drawing, Params, load_params
+from selma.runtime.places import BACKBONES, JUDGES
+from selma.studies.points import INDEX
+from selma.studies.prompted import item_of, unseen
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from selma.backbones.loading import Pipeline
+    from selma.judging.judge import Judge
 
-TILE = 256  # smaller images are enlarged to about this size, pixel by pixel
-MARGIN = 24
 MOST = 100  # images of a model on one page
+MOST_GUIDANCE = 1000.0  # as params.yaml allows
+GRIDS = ("guidance", "seed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the page: how it is drawn, from which seed, which image of it, and its name at the left."""
+
+    drawing: Drawing
+    seed: int
+    k: int
+    label: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selma.draw", description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", help="rows of `models` (default: the first pair in `compare`)"
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="rows of `models`, with spaces or commas between (default: the first pair in `compare`)",
     )
     parser.add_argument("--out", type=Path, default=Path("draw.png"))
-    parser.add_argument("--images", type=int, default=4, help="number of images per model (default: 4)")
+    parser.add_argument("--images", type=int, help="number of images per model (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default: 0)")
+    parser.add_argument("--grid", metavar="WHAT=VALUES", help="rows: guidance=1,1.5,2 or seed=0,1,2")
+    parser.add_argument(
+        "--ask", action="store_true", help="ask the LLM of params.yaml for the prompt's questions"
+    )
+    parser.add_argument("--open", action="store_true", help="show the picture when it is drawn")
     arguments = parser.parse_args()
     if code := command.run(lambda: _main(arguments)):
         sys.exit(code)
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if not 1 <= arguments.images <= MOST:
-        raise UserError(f"--images: {arguments.images}; allowed: 1 to {MOST}")
+    prompt, out = arguments.prompt, arguments.out
     try:
-        arguments.prompt.encode()
+        prompt.encode()
     except UnicodeEncodeError:  # bytes of a terminal that is not set to UTF-8
-        raise UserError(f"prompt: {arguments.prompt!a} is not UTF-8 text") from None
-    _check_out(arguments.out)
+        raise UserError(f"prompt: {prompt!a} is not UTF-8 text") from None
+    if not prompt.strip():
+        raise UserError("prompt: empty; allowed: a text to draw")
+    _check_out(out)
     params = load_params()
-    names = arguments.models or [*reversed(params.compare[0])]
+    rows = _rows(params.evaluate.drawing, arguments.images, arguments.seed, arguments.grid)
+    names = _names(params, arguments.models)
+    for name in names:
+        _check_weights(Path(params.models[name].weights))
+    item = item_of(prompt, params, ask=arguments.ask)
+    columns = _drawn(params, names, item, rows)
+    write_image(out, compose(prompt, columns, [row.label for row in rows if row.label]))
+    print(out)
+    if arguments.open and not webbrowser.open(out.resolve().as_uri()):
+        print("--open: no program to show it was found here", file=sys.stderr)
+
+
+def _names(params: Params, given: Sequence[str] | None) -> list[str]:
+    names = [name for part in given or () for name in part.split(",") if name]
+    names = names or [*reversed(params.compare[0])]
     for name in names:
         if name not in params.models:
             raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}")
-    item = Item(arguments.prompt, arguments.prompt, "", "", ())
-    columns = {name: _draw(params, name, item, arguments.images, arguments.seed) for name in names}
-    write_image(arguments.out, side_by_side(arguments.prompt, columns))
-    print(arguments.out)
+    return list(dict.fromkeys(names))
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise UserError for a LoRA or mixture that is missing or corrupt, before the first model draws."""
+    if not (folder / INDEX).is_file():
+        read_mixture(folder) if is_mixture(folder) else read_adapter(folder)
+
+
+def _rows(drawing: Drawing, images: int | None, seed: int, grid: str | None) -> list[Row]:
+    """The page's rows: images of one seed, or what --grid names."""
+    if grid is None:
+        images = 4 if images is None else images
+        if not 1 <= images <= MOST:
+            raise UserError(f"--images: {images}; allowed: 1 to {MOST}")
+        return [Row(drawing, seed, k, "") for k in range(images)]
+    if images is not None:
+        raise UserError("--images: not with --grid, which says how many rows there are")
+    what, _, values = grid.partition("=")
+    if what not in GRIDS:
+        raise UserError(f"--grid: {grid}; allowed: guidance=1,1.5,2 or seed=0,1,2")
+    rows = []
+    for text in values.split(","):
+        try:
+            value = float(text) if what == "guidance" else int(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= (MOST_GUIDANCE if what == "guidance" else 2**63):
+            raise UserError(
+                f"--grid: {text!r} is no {what}; allowed: numbers of 0 or more with commas between"
+            )
+        own = replace(drawing, guidance=value) if what == "guidance" else drawing
+        rows.append(Row(own, seed if what == "guidance" else int(value), 0, f"{what} {value:g}"))
+    if len(rows) > MOST:
+        raise UserError(f"--grid: {len(rows)} rows; allowed: 1 to {MOST}")
+    return rows
 
 
 def _check_out(out: Path) -> None:
@@ -70,53 +152,66 @@ def _check_out(out: Path) -> None:
         pass
 
 
-def _draw(params: Params, model: str, item: Item, images: int, seed: int) -> list[Image]:
-    """Images of one prompt by one model, drawn as the evaluation draws."""
+def _drawn(params: Params, names: Sequence[str], item: Item, rows: Sequence[Row]) -> list[Column]:
+    """A column for each model, and a line for each on stderr: what the judge says, and how long drawing took."""
     from selma.backbones.loading import open_model  # torch: not before the options are known to be right
+
+    runtime, backbone = params.runtime, Path(BACKBONES) / params.expert.backbone
+    judge = _judge(params) if item.questions else None
+    columns = []
+    for name in names:
+        pipe = open_model(Path(params.models[name].weights), backbone, runtime.device, runtime.dtype)
+        if not columns and params.expert.backbone in embedded(params.worlds):
+            _warn_of(unseen(item.prompt, pipe.tokenizer))
+        columns.append(_column(params, name, pipe, judge, item, rows))
+    if judge is None:
+        print(
+            "not judged: no questions about this prompt are known here; --ask has the LLM write them",
+            file=sys.stderr,
+        )
+    return columns
+
+
+def _judge(params: Params) -> Judge | None:
+    from selma.judging.judge import load_judge
+
+    name, runtime = params.judge.name, params.runtime
+    return load_judge(name, runtime.device, runtime.dtype) if (JUDGES / name).is_dir() else None
+
+
+def _warn_of(words: Sequence[str]) -> None:
+    if words:
+        print(f"words that the embedded model never saw: {', '.join(words)}", file=sys.stderr)
+
+
+def _column(
+    params: Params, name: str, pipe: Pipeline, judge: Judge | None, item: Item, rows: Sequence[Row]
+) -> Column:
     from selma.scoring import exam
 
-    row, runtime = params.models[model], params.runtime
-    pipe = open_model(
-        Path(row.weights), Path(BACKBONES) / params.expert.backbone, runtime.device, runtime.dtype
-    )
-    drawn = exam.draw(
-        pipe,
-        [item],
-        params.evaluate.drawing,
-        images=images,
-        seed=seed,
-        method=row.guidance,
-        options=row.options,
-    )
-    return [image for _, _, image in drawn]
-
-
-def side_by_side(prompt: str, columns: dict[str, list[Image]]) -> Image:
-    """One column of images per model under its name, enlarged pixel by pixel, with the prompt beneath."""
-    from PIL import Image, ImageDraw
-
-    width, height = next(iter(columns.values()))[0].size
-    scale = max(1, TILE // width)
-    width, height = width * scale, height * scale
-    rows = len(next(iter(columns.values())))
-    lines = _wrap(prompt, len(columns) * (width + MARGIN) // 7)
-    size = (MARGIN + len(columns) * (width + MARGIN), 2 * MARGIN + rows * (height + 8) + 16 * len(lines))
-    page = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(page)
-    for column, (name, images) in enumerate(columns.items()):
-        left = MARGIN + column * (width + MARGIN)
-        pen.text((left, 6), name, fill="black")
-        for row, image in enumerate(images):
-            large = image.resize((width, height), Image.Resampling.NEAREST)
-            page.paste(large, (left, MARGIN + row * (height + 8)))
-    pen.multiline_text((MARGIN, MARGIN + rows * (height + 8) + 4), "\n".join(lines), fill="black")
-    return page
-
-
-def _wrap(text: str, characters: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, characters) or [""]
+    row, started = params.models[name], time.monotonic()
+    images = []
+    for drawing, seed in dict.fromkeys((each.drawing, each.seed) for each in rows):
+        ks = [each.k for each in rows if (each.drawing, each.seed) == (drawing, seed)]
+        drawn = exam.draw(
+            pipe, [item], drawing, images=max(ks) + 1, seed=seed, method=row.guidance, options=row.options
+        )
+        images += [image for _, _, image in drawn]
+    seconds = time.monotonic() - started
+    if judge is None:
+        print(f"{name}: {len(images)} images in {seconds:.1f} s", file=sys.stderr)
+        return Column(name, [Shown(image) for image in images])
+    shots = [(item, k, image) for k, image in enumerate(images)]
+    scores = exam.faithfulness(judge, [item], iter(shots), where=name, batch=params.judge.batch)
+    texts = {question.id: question.text for question in item.questions}
+    shown = []
+    for k, image in enumerate(images):
+        own = [score for score in scores if score.k == k]
+        wrong = [texts[score.question] for score in own if not score.score]
+        shown.append(Shown(image, len(own) - len(wrong), len(own), wrong))
+    found = f"{100 * fmean(score.score for score in scores):.0f}% faithful by {params.judge.name}"
+    print(f"{name}: {found}, {len(images)} images in {seconds:.1f} s", file=sys.stderr)
+    return Column(name, shown)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from selma import draw
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, sha256_file
@@ -131,62 +129,3 @@ def test_a_models_row_holds_what_it_is_drawn_from(project, monkeypatch, tmp_path
     assert read_model(Path("models/rows/count")) == Model(
         "models/experts/count", Path("models/rows/count/lora"), "cfg"
     )
-
-
-def test_draw_puts_base_beside_merged(project, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["draw", "a red circle", "--out", "out.png", "--images", "2"])
-    draw.main()
-    assert capsys.readouterr().out == "out.png\n"
-    with Image.open("out.png") as page:
-        pixels = np.asarray(page.convert("RGB"))
-    left, right = draw.MARGIN, 2 * draw.MARGIN + draw.TILE
-    base, merged = (
-        pixels[draw.MARGIN : draw.MARGIN + draw.TILE, x : x + draw.TILE].astype(int) for x in (left, right)
-    )
-    assert np.abs(base - merged).max() <= 1
-    assert (base[:8, :8] == base[0, 0]).all()  # enlarged eight times, pixel by pixel
-
-
-def test_draw_is_interrupted_in_one_line(project, monkeypatch, capsys):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(draw, "_draw", interrupt)
-    monkeypatch.setattr("sys.argv", ["draw", "a red circle"])
-    with pytest.raises(SystemExit) as left:
-        draw.main()
-    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
-    assert not Path("draw.png").exists()
-
-
-def test_a_prompt_that_is_not_text_is_refused(project, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["draw", "a red \udcff circle"])
-    with pytest.raises(SystemExit) as left:
-        draw.main()
-    assert left.value.code == 2
-    assert "prompt: 'a red \\udcff circle' is not UTF-8 text" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--images", "0"], "--images"),
-        (["--images", str(10**12)], "--images: 1000000000000; allowed: 1 to 100"),
-        (["--merged-away"], "models/merges/merged"),
-        (["--out", "page.jpg"], "--out: page.jpg; allowed: a file that ends in .png or .webp"),
-        (["--out", "models"], "--out: models"),
-        (["--out", "params.yaml/page.png"], "params.yaml"),
-        (["--out", "/proc/page.png"], "/proc"),
-        (["--models", "nobody"], "--models: nobody"),
-    ],
-)
-def test_draw_refuses_bad_input_in_one_line(project, monkeypatch, capsys, tmp_path, options, named):
-    if options == ["--merged-away"]:
-        options = []
-        (tmp_path / "project/models/merges/merged/lora.json").unlink()
-    monkeypatch.setattr("sys.argv", ["draw", "a red circle", *options])
-    with pytest.raises(SystemExit) as left:
-        draw.main()
-    error = capsys.readouterr().err
-    assert (left.value.code, error.count("\n")) == (2, 1)
-    assert named in error
