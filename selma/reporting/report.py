@@ -16,10 +16,11 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.pairs import read_image
 from selma.reporting import charts, lineage, other_tables, policies
+from selma.reporting.explorer import as_json
 from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
 from selma.reporting.table import gain_cells, percent, span, verdict
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.j2", "report.js"))
 
 _SENTENCES = {
     "gain": "in this run, over prompts, the interval lies above zero.",
@@ -38,12 +39,15 @@ def render(
     merges: Sequence[str],
     learned: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Mapping[str, Any]],
+    detail: Mapping[str, Any] | None = None,
+    ran: Sequence[Sequence[str]] = (),
 ) -> str:
     """The page's HTML from a metrics folder and a grid folder.
 
     `experts` names those whose loss and selection are shown, `merges` those whose cosines, `skills` those whose filter
     statistics; `learned` holds the rows of `policies`; `settings` is shown section by section. Models and compared
-    pairs are those of eval.json.
+    pairs are those of eval.json. `detail` is what detail.py read of the pictures and answers (None: that part of the
+    page is left out), `ran` the rows of "What ran".
     Raises UserError for a file that is missing or malformed.
     """
     import jinja2
@@ -77,6 +81,7 @@ def render(
             ],
             **lineage.read(metrics, skills, experts, merges),
             "learned": policies.read(metrics, learned),
+            **_detail(detail),
         }
     except (
         ArithmeticError,
@@ -91,6 +96,7 @@ def render(
         chart["svg"] = Markup(chart["svg"])  # charts.py escapes its input
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         profile=profile,
+        ran=ran,
         settings=[
             {"name": name, "rows": [(key, _plain(value)) for key, value in section.items()]}
             for name, section in settings.items()
@@ -173,6 +179,20 @@ def _categories(by_category: Parts, pair: Sequence[str]) -> list[dict[str, str]]
 
 
 # Images ----------------------------------------------------------------------------------------
+
+
+def _detail(detail: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The page's parts that detail.py read; its JSON and script are escaped or ours, so they go in as they are."""
+    from markupsafe import Markup
+
+    if detail is None:
+        return {"detail": None}
+    return {
+        "detail": detail,
+        "explorer_json": Markup(as_json(detail["explorer"])),
+        "script": Markup(SCRIPT.read_text(encoding="utf-8")),
+        **{part: [_example(card, Path()) for card in cards] for part, cards in detail["picked"].items()},
+    }
 
 
 def _example(example: Mapping[str, Any], grid: Path) -> dict[str, Any]:

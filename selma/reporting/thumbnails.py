@@ -1,0 +1,38 @@
+"""Small pictures inside a page: lossy WebP as data URIs, a few hundred bytes each."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from selma.ground.pairs import read_image
+
+SIDE = 128  # pixels, at most; the embedded world's 64 stay as they are
+QUALITY = 80
+
+
+def strip(files: Sequence[Path]) -> tuple[str, int]:
+    """The images side by side as one data URI, and how many there are; all have the first one's shape."""
+    images = [read_image(file) for file in files]
+    scale = min(1.0, SIDE / max(images[0].size))
+    width, height = (max(1, round(side * scale)) for side in images[0].size)
+    sheet = Image.new("RGB", (width * len(images), height))
+    for n, image in enumerate(images):
+        shown = (
+            image
+            if image.size == (width, height)
+            else image.resize((width, height), Image.Resampling.LANCZOS)
+        )
+        sheet.paste(shown, (n * width, 0))
+    return data_uri(sheet), len(images)
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a data URI."""
+    buffer = BytesIO()
+    image.save(buffer, format="WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
