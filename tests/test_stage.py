@@ -145,3 +145,21 @@ def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error:") and "evaluate.benchmarks" in line
+
+
+PIPELINE = """
+stages:
+  draw: {cmd: python -m toy draw, deps: [data/kept], outs: [data/drawn]}
+  keep: {cmd: python -m toy keep, outs: [data/kept/count]}
+  toy@count: {cmd: python -m toy count, deps: [data/drawn/file]}
+"""
+
+
+def test_under_dvc_a_stage_says_its_place(start, tmp_path) -> None:
+    """The second in the file is the first to run, as the first reads what it makes."""
+    (tmp_path / "params.yaml").write_text("{}\n")
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    for given, place in (("keep", 1), ("draw", 2), ("toy@count", 3)):
+        assert f"stage {place} of 3: {given}\n" in start("pass", "count", DVC_STAGE=given).communicate()[1]
+    assert "stage 3 of 3" not in start("pass", "count").communicate()[1]
+    assert "stage 3 of 3" not in start("pass", "count", DVC_STAGE="another").communicate()[1]

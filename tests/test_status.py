@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selma import skill
-from selma.runtime.dvcfile import load_stages
+from selma.runtime.dvcfile import in_order, load_stages
 from selma.runtime.params import SPEED, load_params
 from selma.runtime.schema import load_yaml
 from tests.clones import ROOT, Clone
@@ -211,3 +211,12 @@ def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> N
     edit(model)
     assert {"own_backbone@mine", *(f"images@{name}" for name in SKILLS)} <= stale(clone)
     assert "expert@cats" not in stale(clone), "its images are nobody's drawing"
+
+
+def test_stages_are_counted_in_dvcs_own_order(clone: Clone) -> None:
+    """What a stage says of its place ("stage 12 of 57") follows the order in which `dvc repro` runs them."""
+    shown = clone.run("dvc", "repro", "--dry", "--force")
+    taken = [line.split("'")[1] for line in shown.splitlines() if line.startswith("Running stage")]
+    ours = in_order(load_stages(clone.folder))
+    frozen = {"pretrain@shapes", "pretrain_xl@shapes"}
+    assert set(ours) - set(taken) == frozen and [name for name in ours if name not in frozen] == taken

@@ -63,6 +63,32 @@ def load_stage(root: Path, name: str) -> Stage:
     return stages[name]
 
 
+def in_order(stages: Mapping[str, Stage]) -> list[str]:
+    """The stages' names as `dvc repro` takes them: each after those whose outs it reads, depth first."""
+    makers = {
+        out: name for name, stage in stages.items() for out in (*stage.outs, *stage.metrics, *stage.plots)
+    }
+
+    def needed(dep: str) -> Iterator[str]:
+        """The stages that make `dep`, what it lies in, or what lies in it."""
+        for out, name in makers.items():
+            if out == dep or out.startswith(f"{dep}/") or dep.startswith(f"{out}/"):
+                yield name
+
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in found:
+            for dep in stages[name].deps:
+                for maker in needed(dep):
+                    visit(maker)
+            found.setdefault(name)
+
+    for name in stages:
+        visit(name)
+    return list(found)
+
+
 def lookup(params: Mapping[str, Any], key: str) -> Any:
     """The value at a key of params.yaml's plain contents: a.b, or a list's item as a[0] (templates) and a.0 (params).
 

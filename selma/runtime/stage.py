@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.ground.errors import UserError, first_line
 from selma.runtime import timing, tracking
-from selma.runtime.dvcfile import load_stages
+from selma.runtime.dvcfile import in_order, load_stages
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -43,6 +43,7 @@ def run(main: Callable[..., None]) -> None:
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
+        _say_where()
         with timing.stage(name()), tracking.stage_run(name()):
             main(*arguments, **options)
     except UserError as error:
@@ -53,6 +54,15 @@ def run(main: Callable[..., None]) -> None:
         if (lacking := _lacking(error)) is None:
             raise
         _leave(f"error: {UserError(lacking)}; then run the same command again to resume", 2)
+
+
+def _say_where() -> None:
+    """Under DVC, the stage's place in the pipeline on stderr: "stage 12 of 57: images@count"."""
+    if not os.environ.get("DVC_STAGE") or not Path("dvc.yaml").is_file():
+        return
+    stages = in_order(load_stages(Path.cwd()))
+    if name() in stages:
+        print(f"stage {stages.index(name()) + 1} of {len(stages)}: {name()}", file=sys.stderr, flush=True)
 
 
 def name() -> str:
