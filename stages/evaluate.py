@@ -5,11 +5,10 @@
 reads   data/answers/<model>/<benchmark>.jsonl   for every model and benchmark in use
         data/preferences/<judge>/<model>/        by the judges in `preferences`
         data/samples/<model>/, data/benchmarks/
-writes  metrics/eval.json             the leading benchmark: every model's score, every pair's gain (scoring/summary.py)
-        metrics/benchmarks.json       the same of each further benchmark, by name
-        metrics/preferences.json      preference scores, by benchmark and judge
-        metrics/by_skill.csv          model, skill, score
-        metrics/by_category.csv       model, category, score
+writes  metrics/headline.json         the compared models and their gains, for DVC's own tables
+        metrics/eval.json             the leading benchmark: every model's score, every pair's gain (scoring/summary.py)
+        metrics/benchmarks.json, metrics/preferences.json   the same of each further benchmark; preference scores
+        metrics/by_skill.csv, metrics/by_category.csv   model, skill or category, score
         metrics/items.csv             item, skill, and a column of scores for each model
         data/grid/                    before_after.png, examples.json and the images that it names
 """
@@ -27,7 +26,7 @@ from selma.reporting import sheets
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.scoring import measure
-from selma.scoring.summary import Scores, category_rows, example, item_rows, over, skill_rows, summarise
+from selma.scoring import summary as scored
 
 PER_SKILL = 2  # prompts of each skill in the grid
 DATA, METRICS = Path("data"), Path("metrics")
@@ -46,7 +45,7 @@ def main() -> None:
         "benchmark": lead,
         "judge": params.judge.name,
         "drawing": drawn,
-        **summarise(scores, params.compare, **bootstrap),
+        **scored.summarise(scores, params.compare, **bootstrap),
     }
     others = measure.further_benchmarks(DATA, further, models, params.compare, **bootstrap)
     preferred = measure.preferences(
@@ -58,20 +57,21 @@ def main() -> None:
         after, before = params.compare[0]
         _write_grid(out, lead, {name: scores[name] for name in (before, after)}, params.seed)
         metrics = folder / "metrics"
+        write_json(metrics / "headline.json", scored.headline(summary))
         write_json(metrics / "eval.json", summary)
         write_json(metrics / "benchmarks.json", others)
         write_json(metrics / "preferences.json", preferred)
-        write_csv(metrics / "by_skill.csv", skill_rows(scores), ["model", "skill", "score"])
-        write_csv(metrics / "by_category.csv", category_rows(scores), ["model", "category", "score"])
-        write_csv(metrics / "items.csv", rows := item_rows(scores), list(rows[0]))
+        write_csv(metrics / "by_skill.csv", scored.skill_rows(scores), ["model", "skill", "score"])
+        write_csv(metrics / "by_category.csv", scored.category_rows(scores), ["model", "category", "score"])
+        write_csv(metrics / "items.csv", rows := scored.item_rows(scores), list(rows[0]))
         tracking.log_image(out / "before_after.png", "before_after")
-        tracking.log_results({"gain": summary["gains"][over(after, before)]})
+        tracking.log_results({"gain": summary["gains"][scored.over(after, before)]})
         work.publish_all(
             {file: METRICS / file.name for file in sorted(metrics.iterdir())} | {out: DATA / "grid"}
         )
 
 
-def _write_grid(out: Path, benchmark: str, models: Scores, seed: int) -> None:
+def _write_grid(out: Path, benchmark: str, models: scored.Scores, seed: int) -> None:
     """The sheet, the first image of each chosen prompt by each model, and examples.json next to them."""
     items: list[Item] = load_split(DATA / "benchmarks" / benchmark, "test")
     files = {
@@ -90,7 +90,7 @@ def _write_grid(out: Path, benchmark: str, models: Scores, seed: int) -> None:
         for name, image in images.items():
             write_image(out / pictures[name], image)
         cells.append(sheets.Cell(item.prompt, item.skill, images))
-        examples.append(example(item, pictures, models))
+        examples.append(scored.example(item, pictures, models))
     write_image(out / "before_after.png", sheets.compose(cells))
     write_json(out / "examples.json", examples)
 

@@ -7,7 +7,6 @@ reads   metrics/     eval.json, benchmarks.json, preferences.json, by_skill.csv,
         data/grid/   examples.json and the images that it names
         data/benchmarks/, data/answers/, data/samples/   the leading benchmark's prompts, answers and pictures
         data/images/ the training images of each skill
-        models/backbones/<expert.backbone>/source.json   where it came from, if it was downloaded
 writes  data/report/index.html
 """
 
@@ -41,6 +40,7 @@ def main() -> None:
         resamples=params.evaluate.bootstrap,
         seed=params.seed,
     )
+    card = DATA / "samples" / params.compare[0][1] / summary["benchmark"] / "README.md"
     page = report.render(
         METRICS,
         DATA / "grid",
@@ -51,7 +51,7 @@ def main() -> None:
         learned={name: asdict(policy) for name, policy in params.policies.items()},
         settings=shown(params),
         detail=detail,
-        ran=[*what_ran(params), *spent(METRICS, params, detail)],
+        ran=[*what_ran(params, card), *spent(METRICS, params, detail)],
     )
     with work.folder(stage.name()) as folder:
         write_text(folder / "report" / "index.html", page)

@@ -182,6 +182,12 @@ def other_metrics() -> None:
             "unused": 0,
         }
         write_json(Path("metrics/filter") / f"{skill}.json", counts)
+        for what in ("prompts", "questions"):
+            write_json(Path("metrics") / what / f"{skill}.json", {"requests": 3})
+        images = Path("data/images") / skill
+        write_image(images / "0.png", Image.new("RGB", (32, 32), "red"))
+        drawn = {"file_name": "0.png", "text": f"a {skill}", "id": f"{skill}-0", "seed": 1}
+        write_jsonl(images / "metadata.jsonl", [drawn])
     merge = {
         "operator": "factor_mean",
         "experts": ["count", "tags"],
@@ -418,6 +424,10 @@ def test_scores_gains_plots_and_grid(project, monkeypatch):
         "merged over base": {"mean": 1.0, "low": 1.0, "high": 1.0},
         "merged over single": {"mean": 0.0, "low": 0.0, "high": 0.0},
     }
+    assert read_json(Path("metrics/headline.json")) == {
+        "faithful": {"base": 0.0, "merged": 1.0, "single": summary["models"]["single"]["mean"]},
+        "gain": summary["gains"],
+    }
     assert Path("metrics/by_skill.csv").read_text().startswith("model,skill,score\nbase,objects,0.0\n")
     assert "merged,color,1.0" in Path("metrics/by_category.csv").read_text().splitlines()
 
@@ -541,7 +551,7 @@ def test_further_benchmarks_are_measured_and_change_nothing_of_the_leading_one(p
     assert list(alone) == ["shapes"] and list(alone["shapes"]) == ["hpsv2"]
     add_benchmarks()
     evaluated(monkeypatch)
-    assert leading_outs() == before and len(before) == 2 * len(load_params().models) + 5
+    assert leading_outs() == before and len(before) == 2 * len(load_params().models) + 6
 
     found = read_json(Path("metrics/benchmarks.json"))
     assert list(found) == ["many"]  # `styles` asks nothing
@@ -649,7 +659,7 @@ def test_the_report_is_one_file_and_the_table_is_printed(project, monkeypatch, c
     other_metrics()
     run(monkeypatch, report)
     page = Path("data/report/index.html").read_text()
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 8 + 8  # by chance, and the biggest wins
     assert "learning_rate" in page and "accumulate" not in page, (
         "what changes speed alone is no dep of the page"
     )

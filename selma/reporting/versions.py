@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
-from selma.ground.files import read_json
+from selma.ground.files import read_text
 from selma.reporting.spent import Row
 from selma.runtime.params import Params
-from selma.runtime.places import BACKBONES
 
 PACKAGES = (
     "torch",
@@ -18,10 +18,13 @@ PACKAGES = (
 )  # those that results depend on; requirements.txt pins them
 
 
-def what_ran(params: Params) -> list[Row]:
-    """Rows (what, which, where from) for the page. Neither date nor host: the same run gives the same bytes."""
+def what_ran(params: Params, card: Path) -> list[Row]:
+    """Rows (what, which, where from) for the page. Neither date nor host: the same run gives the same bytes.
+
+    `card` is the dataset card of images that the base model drew (selma/images/card.py), which says where it came from.
+    """
     llm, backbone = params.llm, params.expert.backbone
-    rows = [("base model", backbone, _came(Path(BACKBONES) / backbone))]
+    rows = [("base model", backbone, _came(card))]
     if params.images.backbone != backbone:
         rows.append(("training images by", params.images.backbone, ""))
     rows += [
@@ -33,11 +36,15 @@ def what_ran(params: Params) -> list[Row]:
     return rows
 
 
-def _came(folder: Path) -> str:
-    """The hub's repository, commit and licence, from source.json; the embedded ones are pretrained here."""
-    file = folder / "source.json"
-    if not file.is_file():
-        return "pretrained by this repository"
-    came = read_json(file)
-    named = (("", "id"), ("commit ", "commit"), ("licence ", "licence"))
-    return ", ".join(f"{name}{came[key]}" for name, key in named if came.get(key))
+def _came(card: Path) -> str:
+    """The model's name or hub repository with its commit, and the licence of its images; "" where no card says."""
+    if not card.is_file():
+        return ""
+    text = read_text(card)
+    found = [
+        re.search(pattern, text, re.MULTILINE)
+        for pattern in (r"^\| drawn by \| (.+) \|$", r'^license: "?([^"\n]+)')
+    ]
+    return ", ".join(
+        prefix + match[1] for prefix, match in zip(("", "licence "), found, strict=True) if match
+    )

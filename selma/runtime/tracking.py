@@ -142,9 +142,10 @@ def _close(name: str, status: str) -> None:
     from selma.runtime.dvcfile import load_stages
 
     stage = load_stages(Path.cwd()).get(name) if Path("dvc.yaml").is_file() else None
-    for path in stage.metrics if stage and status == "FINISHED" else ():
-        if not Path(path).is_file():
-            continue  # DVC reports that
+    made = (*stage.outs, *stage.metrics) if stage and status == "FINISHED" else ()
+    for path in made:
+        if not (path.startswith("metrics/") and path.endswith(".json") and Path(path).is_file()):
+            continue  # a file that is missing is DVC's to report
         values = flatten(json.loads(Path(path).read_text(encoding="utf-8")))
         file = Path(path).relative_to("metrics").with_suffix("").as_posix()
         _spool.write(event="metrics", file=file, values={k: v for k, v in values.items() if _number(v)})

@@ -46,6 +46,18 @@ def summarise(models: Scores, compare: Pairs, *, resamples: int, seed: int) -> d
     }
 
 
+def headline(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The few numbers of metrics/headline.json, which DVC's own tables show: the compared models and their gains.
+
+    `faithful` holds a model's mean, `gain` a pair's, with its interval, all 0 to 1 and of the leading benchmark.
+    """
+    compared = dict.fromkeys(name for pair in summary["gains"] for name in reversed(pair.split(" over ")))
+    return {
+        "faithful": {name: summary["models"][name]["mean"] for name in compared},
+        "gain": {name: dict(gain) for name, gain in summary["gains"].items()},
+    }
+
+
 def summarise_preferences(
     models: Means, items: Sequence[Item], compare: Pairs, *, resamples: int, seed: int
 ) -> dict[str, Any]:
