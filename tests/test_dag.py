@@ -231,7 +231,7 @@ FLOORS = (
     ("variants",),
     ("scoring",),
     ("rewards",),
-    ("studies",),
+    ("studies", "rating"),
     ("reporting",),
 )
 
