@@ -3,7 +3,7 @@
     python -m stages.report
 
 reads   metrics/     eval.json, benchmarks.json, preferences.json, by_skill.csv, by_category.csv, merge/, filter/,
-                     loss/, select/, policy/, prompts/, questions/
+                     loss/, select/, policy/, prompts/, questions/, human/
         data/grid/   examples.json and the images that it names
         data/benchmarks/, data/answers/, data/samples/   the leading benchmark's prompts, answers and pictures
         data/images/ the training images of each skill

@@ -184,9 +184,8 @@ def test_data_deps_are_made_by_a_stage_or_in_git() -> None:
         for dep in stage.deps:
             made = any(_within(dep, out) or _within(out, dep) for out in outs)
             own = stage.name.startswith("own_") and dep == f"/{stage.name.partition('@')[2]}"
-            assert made or own or (ROOT / dep).is_file() or dep.startswith("selma/"), (
-                f"{stage.name}: nothing makes {dep}"
-            )
+            kept = (ROOT / dep).is_file() or dep == "metrics/human"  # which a command writes to
+            assert made or own or kept or dep.startswith("selma/"), f"{stage.name}: nothing makes {dep}"
 
 
 def test_no_two_stages_write_the_same_out() -> None:

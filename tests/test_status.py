@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("selma", "stages", "data/skills"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".tmp-*"))
-    for name in ("data/preferences", "metrics/policy"):  # by git
+    for name in ("data/preferences", "metrics/human", "metrics/policy"):  # by git
         (folder / name).mkdir(parents=True)
     clone = Clone(folder)
     clone.run("dvc", "init", "--no-scm", "--quiet")

@@ -15,7 +15,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.pairs import read_image
-from selma.reporting import charts, lineage, other_tables, policies
+from selma.reporting import charts, human, lineage, other_tables, policies
 from selma.reporting.explorer import as_json
 from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
 from selma.reporting.table import gain_cells, percent, span, verdict
@@ -76,6 +76,7 @@ def render(
                 read_record(metrics / "benchmarks.json", Benchmarks),
                 read_record(metrics / "preferences.json", Preferences),
             ),
+            "human": human.read(metrics),
             "examples": [
                 _example(example, grid) for example in read_record(grid / "examples.json", Examples)
             ],
