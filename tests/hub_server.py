@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".bin")  # kept as LFS files, whose hash the hub knows
+from tests.hub_uploads import Uploads, git_hash
+
+LARGE = (".safetensors", ".bin", ".webp")  # kept as LFS files, whose hash the hub knows
 
 
 @dataclass
@@ -23,11 +25,15 @@ class Repo:
     card: dict[str, object] = field(default_factory=dict)
     error: tuple[int, str] | None = None  # status and the hub's error code, for every request
     said: dict[str, object] | bytes = field(default_factory=dict)  # what its description holds instead
+    private: bool = False
 
 
 @dataclass
 class Hub:
-    """What the server holds and what it was asked; `half` names a file of which the next answer stops half-way."""
+    """What the server holds and what it was asked; `half` names a file of which the next answer stops half-way.
+
+    A data set is held as "datasets/OWNER/REPO". `uploads` is what is written to it.
+    """
 
     endpoint: str
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -37,6 +43,7 @@ class Hub:
     go_on: threading.Event = field(default_factory=threading.Event)
     tokens: set[str | None] = field(default_factory=set)
     lies: set[str] = field(default_factory=set)  # files whose content is not what the hub says
+    uploads: Uploads = field(default_factory=Uploads)
 
     def got(self) -> list[str]:
         """Files whose content was asked for, in order."""
@@ -63,14 +70,34 @@ def serve() -> Iterator[Hub]:
         def do_GET(self) -> None:
             self._answer()
 
+        def do_POST(self) -> None:
+            self._take()
+
+        def do_PUT(self) -> None:
+            self._take()
+
+        def _take(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.asked.append((self.command, path, None))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, said = hub.uploads.take(hub, self.command, path, body, self.headers.get("Authorization"))
+            self._send(status, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append((self.command, path, self.headers.get("Range")))
-            api = path.startswith("/api/models/")
+            api = path.startswith(("/api/models/", "/api/datasets/"))
             if "/models/" in path or "/resolve/" in path:
                 hub.tokens.add(self.headers.get("Authorization"))
-            parts = path.removeprefix("/api/models/").strip("/").split("/")
-            repo, (kind, revision) = hub.repos.get("/".join(parts[:2])), [*parts[2:4], "", ""][:2]
+            if refused := hub.uploads.refusal(self.command, path, self.headers.get("Authorization")):
+                return self._send(refused, b"{}", {})
+            prefix = "datasets/" if path.startswith(("/api/datasets/", "/datasets/")) else ""
+            path = path.removeprefix("/api/models/").removeprefix("/api/datasets/").strip("/")
+            parts = path.removeprefix("datasets/").split("/")
+            repo = hub.repos.get(prefix + "/".join(parts[:2]))
+            kind, revision = [*parts[2:4], "", ""][:2]
+            if api and not kind and repo is not None:
+                kind, revision = "revision", repo.commit
             if repo is None:
                 return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             if repo.error is not None:
@@ -90,12 +117,17 @@ def serve() -> Iterator[Hub]:
         def _info(self, id: str, repo: Repo) -> dict[str, object]:
             siblings = []
             for name, content in repo.files.items():
-                sibling: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+                sibling: dict[str, object] = {
+                    "rfilename": name,
+                    "size": len(content),
+                    "blobId": git_hash(content),
+                }
                 if name.endswith(LARGE):
                     digest = hashlib.sha256(content).hexdigest()
                     sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
                 siblings.append(sibling)
-            return {"id": id, "sha": repo.commit, "siblings": siblings, "cardData": repo.card, "tags": []}
+            about = {"cardData": repo.card, "tags": [], "private": repo.private}
+            return {"id": id, "sha": repo.commit, "siblings": siblings, **about}
 
         def _file(self, repo: Repo, name: str) -> None:
             content = repo.files[name]

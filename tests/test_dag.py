@@ -232,6 +232,7 @@ FLOORS = (
     ("rewards",),
     ("studies", "rating"),
     ("reporting",),
+    ("publishing",),
 )
 
 

@@ -20,6 +20,7 @@ from selma import export
 from selma.backbones.loading import fingerprint
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, sha256_file, write_json
+from selma.lora import kohya
 from selma.lora.files import WEIGHTS, load_lora, save_lora
 from selma.runtime.schema import load_yaml
 
@@ -412,7 +413,8 @@ def test_the_card_names_a_hub_model_by_id_revision_and_licence(make_run, tiny_xl
 def test_a_base_of_unknown_licence_is_said_to_be_one(run) -> None:
     write_json(run / "models/backbones/shapes/source.json", {"id": None, "revision": None, "licence": None})
     folder = export.export("merged", "kohya")
-    assert front_matter(folder)["license"] == "unknown"
+    data = front_matter(folder)
+    assert (data["license"], data["license_name"]) == ("other", "not-stated")
     assert "| licence | unknown" in (folder / "README.md").read_text()
 
 
@@ -509,7 +511,7 @@ def test_an_interrupted_export_is_one_line_and_leaves_nothing(run, monkeypatch, 
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "_write", interrupt)
+    monkeypatch.setattr(kohya, "tensors", interrupt)
     monkeypatch.setattr(sys, "argv", ["export", "--format", "kohya"])
     with pytest.raises(SystemExit) as left:
         export.main()

@@ -1,1 +1,1 @@
-"""What a person reads: tables, charts, the report, the model card."""
+"""What a person reads: tables, charts, the report."""

@@ -12,6 +12,7 @@ IMAGES = "data/images"
 QUESTIONS = "data/questions"
 DRAWN, RENDERED, PICKED = "data/drawn", "data/rendered", "data/picked"  # rows of `draws`, `renders`, `picks`
 BENCHMARKS = "data/benchmarks"
+SAMPLES = "data/samples"  # of each row of `models`, by benchmark
 JUDGES = Path("models/judges")
 JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its files came from
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own from Pyth
 from selma.ground.adapters import CARD, Card
 from selma.ground.files import read_record
 from selma.ground.schema import Index, record
-from selma.reporting.model_card import Data, Learned
+from selma.publishing.model_card import Data, Learned
 from selma.runtime.learning import SOLACE
 from selma.runtime.places import DRAWN, EXPERTS, IMAGES, PICKED, QUESTIONS, RENDERED
 
@@ -69,7 +69,7 @@ def data(experts: Iterable[str], params: Params) -> Data | None:
         drawn_by=params.images.backbone,
         steps=params.images.drawing.steps,
         guidance=params.images.drawing.guidance,
-        prompts=f"written by {_author(params)}",
+        prompts=f"written by {author(params)}",
     )
 
 
@@ -117,11 +117,11 @@ def _reward(judge: str, weight: float) -> str:
 def _prompts(folder: Path, params: Params) -> str:
     if Path(QUESTIONS) in (folder, *folder.parents):
         skills = params.skills if folder == Path(QUESTIONS) else [folder.name]
-        return f"the pipeline's filtered prompts of {', '.join(skills)}, written by {_author(params)}"
+        return f"the pipeline's filtered prompts of {', '.join(skills)}, written by {author(params)}"
     return f"the dev split of the benchmark `{folder.name}`"
 
 
-def _author(params: Params) -> str:
+def author(params: Params) -> str:
     """Who wrote the pipeline's prompts."""
     by = f"llm.provider `{params.llm.provider}`"
     return f"`{params.llm.model}` ({by})" if params.llm.model else by

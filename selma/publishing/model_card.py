@@ -1,8 +1,11 @@
 """The model card of an exported LoRA: README.md with the front matter that the Hugging Face hub reads.
 
 It says what the LoRA was made from and what was measured, and nothing without a source: figures come from
-metrics/eval.json, the licence from the base model's source. The text is model_card.md.j2, next to this file.
-The same run gives the same bytes.
+metrics/eval.json and its neighbours, the licence from the base model's source. The text is model_card.md.j2, next to
+this file. The same run gives the same bytes.
+
+The front matter's keys are https://huggingface.co/docs/hub/model-cards', and its `model-index` is built by
+huggingface_hub. That format has no field for an interval, so each metric's 95% interval stands in its `args`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selma.publishing import licences, results
+from selma.publishing.gallery import Sample
 from selma.reporting.table import gain_text, percent, verdict
 from selma.scoring.summary import over
 
@@ -95,6 +100,17 @@ class Learned:
     rounds: int | None
 
 
+@dataclass(frozen=True)
+class Hub:
+    """What of this run is on the hub, as OWNER/REPO: the folder itself, once it is, and its training images."""
+
+    repo: str | None = None
+    dataset: str | None = None
+
+
+NOT_ON_HUB = Hub()
+
+
 def render(
     *,
     base: Base,
@@ -102,20 +118,57 @@ def render(
     data: Data | None,
     learned: Sequence[Learned] = (),
     dtype: str,
-    summary: Mapping[str, Any] | None,
+    measured: results.Measured | None,
+    samples: Sequence[Sample] = (),
+    hub: Hub = NOT_ON_HUB,
 ) -> str:
-    """The card's Markdown, from the contents of metrics/eval.json (None: nothing was measured) and the run's dtype.
+    """The card's Markdown, from what was measured (None: nothing was) and the run's dtype.
 
-    `data` is None where nothing was trained on images; `learned` are the policies that it was made of.
+    `data` is None where nothing was trained on images; `learned` are the policies that it was made of; `samples` are
+    the gallery's images.
     """
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    scores = _scores(summary, lora) if summary else None
+    scores = _scores(measured.summary, lora) if measured else None
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return (
-        template.render(base=base, lora=lora, data=data, learned=learned, dtype=dtype, scores=scores) + "\n"
+    text = template.render(
+        base=base,
+        lora=lora,
+        data=data,
+        learned=learned,
+        dtype=dtype,
+        scores=scores,
+        samples=samples,
+        hub=hub,
     )
+    return f"---\n{_front_matter(base, lora, measured, samples, hub)}\n---\n\n{text}\n"
+
+
+def _front_matter(
+    base: Base, lora: Lora, measured: results.Measured | None, samples: Sequence[Sample], hub: Hub
+) -> str:
+    """The card's YAML. There is no `instance_prompt`: no word triggers the LoRA."""
+    from huggingface_hub import ModelCardData
+
+    found = results.eval_results(measured, lora.model, lora.base_model) if measured else []
+    of_hub = {"base_model": base.id, "base_model_relation": "adapter"} if base.id else {}
+    widget = {"widget": [{"text": one.text, "output": {"url": one.file}} for one in samples]}
+    card = ModelCardData(
+        **of_hub,
+        library_name="diffusers",
+        **licences.front_matter(base.licence, base.id),
+        pipeline_tag=results.TASK,
+        tags=["text-to-image", "lora", "diffusers", "template:sd-lora", _family(base), "selma"],
+        **({"datasets": [hub.dataset]} if hub.dataset else {}),
+        **(widget if samples else {}),
+        **({"model_name": lora.title, "eval_results": found} if found else {}),
+    )
+    return card.to_yaml(line_break="\n")
+
+
+def _family(base: Base) -> str:
+    return "stable-diffusion-xl" if "XL" in base.pipeline else "stable-diffusion"
 
 
 def _scores(summary: Mapping[str, Any], lora: Lora) -> dict[str, Any]:
