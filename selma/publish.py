@@ -93,7 +93,7 @@ def _write(params: Params, arguments: argparse.Namespace) -> Path:
     said = Hub(arguments.to, arguments.trained_on)
     folder = lora.write(params, name, arguments.format or "diffusers", out, dtype=arguments.dtype, hub=said)
     if not (folder / "samples").is_dir():
-        print("note: no sample images are here for the gallery; `dvc repro` draws them", file=sys.stderr)
+        print("note: the gallery is left out, as no sample images are here; `dvc pull` or `dvc repro`")
     return folder
 
 
