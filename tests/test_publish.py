@@ -422,9 +422,19 @@ def test_an_interrupted_publication_is_one_line(drawn, hub, monkeypatch, capsys)
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_names_of_the_hub_are_not_of_this_machine(drawn, hub) -> None:
-    assert call("merged", "--to", TO) == 0
-    assert not [name for name, content in arrived(hub, TO).items() if str(drawn).encode() in content]
+def test_no_path_of_this_machine_leaves_it(drawn, hub) -> None:
+    own = str(drawn / "pictures/cats")
+    text = (drawn / "params.yaml").read_text()
+    (drawn / "params.yaml").write_text(
+        text.replace("count: {data: data/images/count,", f"count: {{data: {own},")
+    )
+    card = read_json(drawn / "models/experts/count/lora.json")
+    write_json(drawn / "models/experts/count/lora.json", {**card, "data": own})
+    for name in ("count", "merged"):
+        assert call(name, "--to", f"somebody/{name}") == 0
+        sent = arrived(hub, f"somebody/{name}")
+        assert not [file for file, content in sent.items() if str(drawn).encode() in content]
+    assert read_json(Path("exports/shapes-count-hub/export.json"))["lora"]["data"] == "cats"
 
 
 def test_a_mark_that_is_broken_is_not_ours(drawn, hub, capsys) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selma.ground.adapters import WEIGHTS
 from selma.ground.errors import UserError
@@ -114,8 +115,15 @@ def write(
         )
         write_text(temporary / README, card)
         about = {"name": name, "profile": params.profile, "format": format, "dtype": dtype}
-        write_mark(temporary, about, {"lora": weights.provenance})
+        write_mark(temporary, about, {"lora": _told(weights.provenance)})
     return out
+
+
+def _told(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """lora.json for others' eyes: a folder of one's own outside the repository goes by its name alone."""
+    data = provenance.get("data")
+    outside = isinstance(data, str) and Path(data).is_absolute()
+    return {**provenance, **({"data": Path(data).name} if outside else {})}
 
 
 def _kind(params: Params, name: str) -> tuple[str, str]:
