@@ -213,3 +213,16 @@ def make_project(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium for tests marked `needs_browser` (tests/browsing.py), with a context of its own for each window."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browsing import CHROMIUM, FLAGS
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

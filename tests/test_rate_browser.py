@@ -1,45 +1,18 @@
-"""The page of human evaluation in a real browser: keys, a phone, light and dark, undo, two raters.
-
-Needs a Chromium: the environment variable CHROMIUM names one, else it is looked for on PATH.
-"""
+"""The page of human evaluation in a real browser: keys, a phone, light and dark, undo, two raters."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sqlite3
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browsing import needs_browser
 from tests.rating_project import items, make, serving
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 N = 6
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium, or set CHROMIUM to one)"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")

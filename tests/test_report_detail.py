@@ -15,7 +15,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import write_image
-from selma.reporting import detail, explorer, picked, report, spent
+from selma.reporting import detail, explorer, pages, picked, spent
 from selma.scoring.parts import kind_gains, skill_gains
 from selma.scoring.scores import QuestionScore
 from tests.test_report import HOSTILE, Tags, page, run  # noqa: F401 - a fixture
@@ -192,5 +192,5 @@ def test_what_was_spent_is_counted_from_the_metrics(tmp_path):
 
 
 def test_the_script_is_a_file_of_its_own_that_fetches_nothing():
-    script = report.SCRIPT.read_text()
+    script = pages.SCRIPT.read_text()
     assert not re.search(r"fetch\(|XMLHttp|import\(|https?:|innerHTML|eval\(", script)

@@ -16,11 +16,11 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.pairs import read_image
 from selma.reporting import charts, human, lineage, other_tables, policies
-from selma.reporting.explorer import as_json
 from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
+from selma.reporting.pages import search, template
 from selma.reporting.table import gain_cells, percent, span, verdict
 
-TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.j2", "report.js"))
+TEMPLATE = "report.html.j2"
 
 _SENTENCES = {
     "gain": "in this run, over prompts, the interval lies above zero.",
@@ -50,11 +50,9 @@ def render(
     page is left out), `ran` the rows of "What ran".
     Raises UserError for a file that is missing or malformed.
     """
-    import jinja2
     from markupsafe import Markup
 
     summary = read_summary(metrics / "eval.json")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
         pair = next(iter(summary["gains"])).split(" over ")  # the leading one: after, before
         by_skill, by_category = (
@@ -95,7 +93,7 @@ def render(
         ) from error
     for chart in content["pair_charts"] + content["line_charts"] + content["learned"].get("charts", []):
         chart["svg"] = Markup(chart["svg"])  # charts.py escapes its input
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return template(TEMPLATE).render(
         profile=profile,
         ran=ran,
         settings=[
@@ -183,15 +181,12 @@ def _categories(by_category: Parts, pair: Sequence[str]) -> list[dict[str, str]]
 
 
 def _detail(detail: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The page's parts that detail.py read; its JSON and script are escaped or ours, so they go in as they are."""
-    from markupsafe import Markup
-
+    """The page's parts that detail.py read."""
     if detail is None:
         return {"detail": None}
     return {
         "detail": detail,
-        "explorer_json": Markup(as_json(detail["explorer"])),
-        "script": Markup(SCRIPT.read_text(encoding="utf-8")),
+        **search(detail["explorer"]),
         **{part: [_example(card, Path()) for card in cards] for part, cards in detail["picked"].items()},
     }
 

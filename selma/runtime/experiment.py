@@ -30,7 +30,7 @@ def run_one(set_name: str, run_name: str, settings: Settings, targets: Sequence[
     and for a run that fails.
     """
     experiment = f"{set_name}-{run_name}-{_digest(settings, targets)}"
-    if (there := _reference(experiment)) is None:
+    if (there := reference(experiment)) is None:
         words = ["dvc", "exp", "run", "--temp", "--name", experiment]
         for override in overrides(settings):
             words += ["--set-param", override]
@@ -40,7 +40,7 @@ def run_one(set_name: str, run_name: str, settings: Settings, targets: Sequence[
             raise UserError(
                 f"{set_name}, run {run_name}: `dvc exp run` failed; fix the error above and run the set again"
             )
-        there = _reference(experiment)
+        there = reference(experiment)
     if there is None:
         raise UserError(
             f"{set_name}, run {run_name}: `dvc exp run` produced no experiment {experiment}; "
@@ -81,7 +81,7 @@ def _digest(settings: Settings, targets: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
 
 
-def _reference(experiment: str) -> str | None:
+def reference(experiment: str) -> str | None:
     """The git reference of a DVC experiment of this name, the newest one; None if it does not exist."""
     names = output(["git", "for-each-ref", "--format=%(refname)", "--sort=-committerdate", "refs/exps"])
     return next((ref for ref in names.split() if ref.endswith(f"/{experiment}")), None)

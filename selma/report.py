@@ -1,0 +1,104 @@
+"""Put several runs side by side on one self-contained page: commits, branches, tags or experiments of `dvc exp run`.
+
+    python -m selma.report main my-branch
+    python -m selma.report HEAD steps-double-1a2b3c4d5e workspace --out compare.html
+
+`workspace` is what lies here. The first run is the one that the others are compared with; all must have been examined
+on the same prompts, and their images and answers must be in DVC's cache (`dvc pull`, or `dvc exp run` here).
+
+writes  report.html, or what --out names
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from selma.ground.errors import UserError
+from selma.ground.files import read_record, write_text
+from selma.reporting.explorer import examined
+from selma.reporting.metrics import Summary, read_summary
+from selma.reporting.runs import Run, render
+from selma.runtime import command
+from selma.runtime.experiment import reference
+from selma.runtime.params import load_params
+from selma.runtime.schema import load_yaml
+from selma.studies.sources import Source
+
+HERE = "workspace"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m selma.report", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "runs", nargs="+", metavar="REV", help="commits or experiments; `workspace`: what lies here"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="default: report.html")
+    given = parser.parse_args()
+    if code := command.run(lambda: _main(given.runs, given.out)):
+        sys.exit(code)
+
+
+def _main(names: list[str], out: Path) -> None:
+    if len(set(names)) < len(names):
+        raise UserError("REV: one is named twice; name each run once")
+    if out.suffix != ".html" or out.is_dir():
+        raise UserError(f"--out: {out}; allowed: a file that ends in .html")
+    commits = {name: _commit(name) for name in names}
+    params = load_params()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [_run(name, commit, Path(folder) / str(n)) for n, (name, commit) in enumerate(commits.items())]
+        page = render(runs, resamples=params.evaluate.bootstrap, seed=params.seed)
+    write_text(out, page)
+    print(out)
+
+
+def _commit(name: str) -> str:
+    """The full hash of a commit, branch, tag or experiment; "" for the workspace. UserError for a name of nothing."""
+    if name == HERE:
+        return ""
+    for tried in (name, reference(name)):
+        words = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{tried}^{{commit}}"]
+        found = subprocess.run(words, capture_output=True, text=True).stdout.strip() if tried else ""
+        if found:
+            return found
+    raise UserError(
+        f"{name}: no commit, branch, tag or experiment of that name; `dvc exp list` names experiments"
+    )
+
+
+def _run(name: str, commit: str, folder: Path) -> Run:
+    """A run's metrics from git and its images and answers from DVC's cache, copied into a folder; or what lies here."""
+    if not commit:
+        params, summary, data = load_yaml(Path("params.yaml")), read_summary(), Path("data")
+        pair = _pair(name, params)
+        return Run(name, "", params, summary, examined(data, summary["benchmark"], [*pair]), pair)
+    source = Source(commit, folder)
+    for file in ("params.yaml", "metrics/eval.json"):
+        write_text(folder / file, source.text(file))
+    params, summary = load_yaml(folder / "params.yaml"), read_record(folder / "metrics/eval.json", Summary)
+    benchmark, pair = summary["benchmark"], _pair(name, params)
+    source.out(f"data/benchmarks/{benchmark}")
+    for model in pair:
+        source.out(f"data/samples/{model}/{benchmark}")
+        source.out(f"data/answers/{model}/{benchmark}.jsonl")
+    return Run(name, commit, params, summary, examined(folder / "data", benchmark, [*pair]), pair)
+
+
+def _pair(name: str, params: Any) -> tuple[str, str]:
+    """The leading pair of a run's params.yaml."""
+    try:
+        after, before = params["compare"][0]
+        return str(after), str(before)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise UserError(
+            f"{name}: its params.yaml has no leading pair in `compare`; it is an older run"
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""`python -m selma.report`: runs side by side, from a real git repository and DVC's cache."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from selma import report as command
+from selma.ground.files import write_json
+from selma.reporting.runs import differing
+from tests.test_report import summary
+from tests.test_report_detail import data  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).parents[1]
+# The stages as far as a page needs their outs; `dvc commit` tells DVC that they have run.
+PIPELINE = {
+    "stages": {
+        "benchmark": {"cmd": "true", "outs": ["data/benchmarks/shapes"]},
+        **{
+            f"{stage}-{model}": {"cmd": "true", "outs": [out.format(model)]}
+            for model in ("base", "merged")
+            for stage, out in (
+                ("sample", "data/samples/{}/shapes"),
+                ("answer", "data/answers/{}/shapes.jsonl"),
+            )
+        },
+    }
+}
+
+
+def git(*words: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(message: str) -> str:
+    subprocess.run(["dvc", "commit", "--force", "--quiet"], check=True)
+    git("add", "--all")
+    git("commit", "--quiet", "-m", message)
+    return git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path, data, monkeypatch):  # noqa: F811
+    """Two commits of one run; in the second merged draws as base does, and one setting is another."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    shutil.move(data, root / "data")
+    shutil.rmtree(root / "data/images")
+    shutil.copy(ROOT / "params.yaml", root)
+    (root / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
+    write_json(root / "metrics/eval.json", made(0.02))
+    git("init", "--quiet")
+    subprocess.run(["dvc", "init", "--quiet"], check=True)
+    first = commit("first")
+    for what in ("answers/{}/shapes.jsonl", "samples/{}/shapes"):
+        base, merged = (root / "data" / what.format(model) for model in ("base", "merged"))
+        shutil.rmtree(merged) if merged.is_dir() else merged.unlink()
+        (shutil.copytree if base.is_dir() else shutil.copy)(base, merged)
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("rouge_l: 0.8", "rouge_l: 0.7"))
+    write_json(root / "metrics/eval.json", made(0.0))
+    second = commit("second")
+    git("branch", "other", second)
+    git("update-ref", "refs/exps/aa/bb/steps-half-0123456789", first)
+    return root, first, second
+
+
+def made(gain: float) -> dict:
+    found = {"mean": gain, "low": gain - 0.01, "high": gain + 0.01}
+    return summary(n_prompts=5, gains={"merged over base": found})
+
+
+def shown(monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.setattr("sys.argv", ["report", *words])
+    command.main()
+    assert capsys.readouterr().out == "report.html\n"
+    return Path("report.html").read_text()
+
+
+def items(page: str) -> dict:
+    return json.loads(re.search(r'id="items">(.*?)</script>', page)[1])
+
+
+def test_runs_stand_side_by_side_with_what_differs(repository, monkeypatch, capsys):
+    _, first, second = repository
+    page = shown(monkeypatch, capsys, "steps-half-0123456789", "other")
+    assert first[:10] in page and second[:10] in page
+    text = " ".join(re.sub(r"<[^>]*>", " ", page.partition('<section id="all">')[0]).split())
+    assert "filter.rouge_l 0.8 0.7" in text and "filter.keep" not in text
+    # merged gains 1/5 of c0's image, 1/4 of c2's and loses o0's whole one of two images each: what the second lacks.
+    assert re.search(r"other merged 62\.10 \[59\.10, 65\.10\] \+0\.00 \[-1\.00, \+1\.00\] -5\.00 \[", text)
+    found = items(page)
+    assert found["models"] == ["base", "steps-half-0123456789: merged", "other: merged"]
+    assert found["items"][0]["scores"] == [0, 1, 0]
+
+
+def test_what_lies_here_is_the_run_workspace(repository, monkeypatch, capsys):
+    _, first, _ = repository
+    page = shown(monkeypatch, capsys, first[:12], "workspace")
+    assert items(page)["models"] == ["base", f"{first[:12]}: merged", "workspace: merged"]
+
+
+def test_a_run_examined_otherwise_is_refused(repository, monkeypatch, capsys):
+    root, first, _ = repository
+    (root / "metrics/eval.json").unlink()
+    other = made(0.0)
+    other["drawing"]["guidance"] = 3.0
+    write_json(root / "metrics/eval.json", other)
+    assert "workspace: its drawing is" in refused(monkeypatch, capsys, first, "workspace")
+
+
+def refused(monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.setattr("sys.argv", ["report", *words])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    error = capsys.readouterr().err
+    assert (left.value.code, error.count("\n")) == (2, 1) and not Path("report.html").exists()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nobody"], "nobody: no commit, branch, tag or experiment of that name"),
+        (["--out=x.pdf", "HEAD"], "--out: x.pdf; allowed: a file that ends in .html"),
+        (["HEAD", "HEAD"], "REV: one is named twice"),
+        (["HEAD", "--out", "data.html/x.html"], "data.html"),
+    ],
+)
+def test_bad_input_is_one_line(repository, monkeypatch, capsys, words, says):
+    Path("data.html").write_text("")
+    assert says in refused(monkeypatch, capsys, *words)
+
+
+def test_images_that_are_not_in_the_cache_are_named(repository, monkeypatch, capsys):
+    root, first, _ = repository
+    shutil.rmtree(root / ".dvc/cache")
+    assert "dvc get" in refused(monkeypatch, capsys, first)
+
+
+def test_settings_that_differ_are_found_at_any_depth():
+    class Made:
+        def __init__(self, params):
+            self.params = params
+
+    runs = [Made({"a": {"b": 1, "c": [1, 2]}, "d": 1}), Made({"a": {"b": 1.0, "c": [1, 2]}, "e": None})]
+    assert differing(runs) == [
+        {"key": "a.b", "cells": ["1", "1.0"]},
+        {"key": "d", "cells": ["1", "-"]},
+    ]
