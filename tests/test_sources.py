@@ -337,7 +337,7 @@ def test_what_is_wrong_in_a_users_file_is_named_by_its_own_name(stage, tmp_path,
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: dsg, hps, shapes, tifa"),
+        ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: csv, dsg, hps, shapes, tifa"),
         ({"source": "shapes", "seed": 1, "dev_per_skill": 1}, "benchmarks.x.test_per_skill is missing"),
         ({"source": "dsg"}, "benchmarks.x.url is missing; the source dsg needs it"),
         (
