@@ -37,6 +37,7 @@ def _stages() -> dict[str, Stage]:
         text = text.replace("  backbones: {} ", "  backbones: {mine: {path: /mine}} ")
         text = text.replace("  benchmarks: {} ", "  benchmarks: {ours: {source: hps, path: /ours}} ")
         text = text.replace("\n  judges: {}\n", "\n  judges: {theirs: {kind: pickscore, path: /theirs}}\n")
+        text = text.replace("\n  loras: {} ", "\n  loras: {styled: {path: /styled}} ")
         text = text.replace(
             "policies: {}",
             "policies: {learner: {algorithm: nft, start: models/backbones/sdxl, prompts: data/questions, "
@@ -222,7 +223,7 @@ FLOORS = (
     ("net",),
     ("backbones",),
     ("lora",),
-    ("prompts", "experts", "images", "published", "picking"),
+    ("prompts", "experts", "images", "published", "picking", "foreign"),
     ("merging", "policies"),
     ("shapes/world",),
     ("judging",),

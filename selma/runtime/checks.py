@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from selma.ground.errors import UserError
 from selma.runtime import variants
 from selma.runtime.experts import check_merge, check_training
+from selma.runtime.loras import check_loras
 from selma.runtime.mixtures import check_mixtures
 from selma.runtime.origins import (
     EMBEDDED,
@@ -37,6 +38,7 @@ def cross_check(params: Params) -> None:
     _check_prompts(params)
     _check_pretraining(params)
     _check_experts(params)
+    check_loras(params)
     check_picks(params)
     check_policies(params)
     check_mixtures(params)
@@ -127,12 +129,19 @@ def _check_merges(params: Params) -> None:
                 f"{other[0]} is trained on {params.experts[other[0]].data}"
             )
         if merge.experts is not None:
-            made = {**params.experts, **params.policies}
-            allow_all(f"merges.{name}.experts", merge.experts, made, "in `experts` or `policies`")
+            made = {**params.experts, **params.policies, **params.own.loras}
+            allow_all(
+                f"merges.{name}.experts", merge.experts, made, "in `experts`, `policies` or `own.loras`"
+            )
             if needs and (drawn := [each for each in merge.experts if each in params.policies]):
                 raise UserError(
                     f"merges.{name}.operator is {merge.operator}, which needs the experts' own pictures or "
                     f"prompts; {drawn[0]} is a policy, whose pictures are not kept"
+                )
+            if needs and (taken := [each for each in merge.experts if each in params.own.loras]):
+                raise UserError(
+                    f"merges.{name}.operator is {merge.operator}, which needs the experts' own pictures or "
+                    f"prompts; {taken[0]} is a LoRA of your own, which has none"
                 )
         for skill in params.skills if merge.experts is None else ():
             if skill not in params.experts:
@@ -148,7 +157,7 @@ def _check_models(params: Params) -> None:
         f"{BACKBONES}/{params.expert.backbone}",
         *(f"{MERGES}/{name}" for name in params.merges),
         *(f"{MIXTURES}/{name}" for name in params.mixtures),
-        *(f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies)),
+        *(f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies, *params.own.loras)),
     }
     for name, model in params.models.items():
         if name in ("item", "skill"):

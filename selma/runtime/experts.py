@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selma.ground.errors import UserError
-from selma.runtime import variants
+from selma.runtime import loras, variants
 from selma.runtime.picks import holds_pairs
 from selma.runtime.places import EXPERTS
 from selma.runtime.training import training_of
@@ -83,11 +83,54 @@ def _check_objective(params: Params, name: str) -> None:
         )
 
 
+def _trained(params: Params, key: str, operator: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that are trained here; LoRAs of one's own are held against the first one of them.
+
+    Only as far as the header of a file tells: scales stand in tensors, which stage merge reads.
+    """
+    trained = [name for name in names if name not in params.own.loras]
+    same = variants.constants("operators", operator).get("SAME", ())
+    for name in names:
+        shapes = loras.header(Path(params.own.loras[name].path)) if name in params.own.loras else None
+        if shapes is None or not trained:
+            continue
+        ours = adapter_of(params, trained[0])
+        if loras.adapts_texts(shapes) != ours.text:
+            one, other = (trained[0], name) if ours.text else (name, trained[0])
+            raise UserError(
+                f"{key}.experts: {one} adapts the text encoders, too, and {other} does not; merged experts need the "
+                "same"
+            )
+        if found := loras.stranger(shapes, ours.targets):
+            raise UserError(
+                f"{key}.experts: {name} adapts other layers than {trained[0]} ({', '.join(ours.targets)}): {found} is "
+                "of one of them alone; merged experts need the same"
+            )
+        if "rank" in same and (rank := loras.rank_of(shapes)) != ours.rank:
+            raise UserError(
+                f"{key}.operator is {operator}, which needs experts of one rank; {name} has {rank}, {trained[0]} "
+                f"{ours.rank}; allowed: {', '.join(_without('rank'))}"
+            )
+    return trained
+
+
+def _without(what: str) -> list[str]:
+    """The operators that do not need experts to have the same of that."""
+    return [
+        name
+        for name in variants.names("operators")
+        if what not in variants.constants("operators", name).get("SAME", ())
+    ]
+
+
 def check_merge(params: Params, key: str, operator: str, names: Sequence[str]) -> None:
     """Raise UserError, opened by `key`, where experts will not have what the operator needs to be the same.
 
     All merges need the same targets; what else an operator needs is SAME in its file.
     """
+    names = _trained(params, key, operator, names)
+    if not names:
+        return
     first, *others = names
     states, ours = variants.constants("operators", operator), adapter_of(params, first)
     same = states.get("SAME", ())
@@ -113,12 +156,7 @@ def check_merge(params: Params, key: str, operator: str, names: Sequence[str]) -
             )
         for what in same:
             if getattr(theirs, what) != getattr(ours, what):
-                allowed = [
-                    other
-                    for other in variants.names("operators")
-                    if what not in variants.constants("operators", other).get("SAME", ())
-                ]
                 raise UserError(
                     f"{key}.operator is {operator}, which needs experts of one {what}; {name} has "
-                    f"{getattr(theirs, what):g}, {first} {getattr(ours, what):g}; allowed: {', '.join(allowed)}"
+                    f"{getattr(theirs, what):g}, {first} {getattr(ours, what):g}; allowed: {', '.join(_without(what))}"
                 )

@@ -121,12 +121,20 @@ class OwnJudge:
 
 
 @section
+class OwnLora:
+    """A LoRA of one's own: a file in safetensors by kohya's, diffusers' or peft's names, or a folder with one."""
+
+    path: OnDisk
+
+
+@section
 class Own:
     """Section `own`: what is read from paths on this disk, which DVC watches."""
 
     backbones: dict[RowName, OwnBackbone]
     benchmarks: dict[RowName, OwnBenchmark]
     judges: dict[RowName, OwnJudge]
+    loras: dict[RowName, OwnLora]
 
 
 @section
@@ -226,6 +234,15 @@ def check_own_judge(key: str, judge: OwnJudge) -> None:
         raise UserError(f"{key}.kind is {judge.kind}, which no folder holds; it belongs in `judges`")
     if Path(judge.path).suffix in WEIGHTS:
         raise UserError(f"{key}.path is a single file; the folder of a judge's files is needed")
+
+
+def check_own_lora(key: str, lora: OwnLora) -> None:
+    """Raise UserError, naming `key`, for a file of pickles."""
+    if (found := Path(lora.path).suffix) in WEIGHTS[1:]:
+        raise UserError(
+            f"{key}.path is a {found} file, which is never loaded, because it may run code; a .safetensors file, or a "
+            "folder with one, is needed"
+        )
 
 
 def allow(key: str, value: str, allowed: Iterable[str], kind: str) -> None:

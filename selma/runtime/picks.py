@@ -99,7 +99,7 @@ def _check_draw(key: str, row: DrawRow, params: Params) -> None:
             "take an expert"
         )
     backbones = {*embedded(params.worlds), *params.backbones, *params.own.backbones}
-    made = (f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies))
+    made = (f"{EXPERTS}/{name}" for name in (*params.experts, *params.policies, *params.own.loras))
     allow(
         f"{key}.weights",
         row.weights,
