@@ -54,6 +54,10 @@ def data(experts: Iterable[str], params: Params) -> Data | None:
     skills: dict[str, None] = {}
     own: dict[str, None] = {}
     for expert in experts:
+        if expert in params.own.loras:
+            file = Path(params.own.loras[expert].path).name
+            own[f"what another tool trained `{expert}` on ({file}), which was brought to it"] = None
+            continue
         row = params.experts.get(expert)
         folder = Path(row.data if row else f"{IMAGES}/{expert}")
         if Path(IMAGES) in (folder, *folder.parents):
