@@ -169,21 +169,25 @@ def test_a_guidance_method_runs_what_names_it(clone: Clone) -> None:
 
 
 def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> None:
-    """A backbone's and a judge's folder, a benchmark's file and images to train on, in the repository or outside."""
+    """A backbone's and a judge's folder, a benchmark's and a LoRA's file and images to train on, in the repository or
+    outside."""
     weights = tmp_path / "judge/model.safetensors"
     model, table = tmp_path / "mine/unet/config.json", tmp_path / "ours.csv"
     pictures = clone.folder / "data/own/cats/metadata.csv"
-    for path in (model, table, pictures, weights):
+    lora = tmp_path / "styled.safetensors"
+    for path in (model, table, pictures, weights, lora):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1\n")
     params = clone.params()
     params["own"] = {
         "backbones": {"mine": {"path": str(tmp_path / "mine")}},
-        "benchmarks": {"ours": {"source": "dsg", "path": str(table)}},
+        "benchmarks": {"ours": {"source": "csv", "path": str(table)}},
         "judges": {"pickscore": {"kind": "pickscore", "path": str(weights.parent)}},
+        "loras": {"styled": {"path": str(lora)}},
     }
     params["preferences"] = ["pickscore"]
     params["experts"]["cats"] = {"data": "data/own/cats", "objective": "denoising"}
+    params["models"]["styled"] = {"weights": "models/experts/styled", "guidance": "cfg"}
     params["models"]["cats"] = {"weights": "models/experts/cats", "guidance": "cfg"}
     params["evaluate"]["benchmarks"].append("ours")
     params["images"]["backbone"] = "mine"
@@ -193,7 +197,7 @@ def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> N
 
     edit(table)
     guard = {f"filter@{name}" for name in SKILLS}
-    models = [*MODELS, "cats"]
+    models = [*MODELS, "styled", "cats"]
     rated = {name: {f"prefer@pickscore-{model}-{name}" for model in models} for name in ("shapes", "ours")}
     asked = drawn(*models, benchmark="ours") | rated["ours"]
     assert stale(clone, same=["filter"]) == {"own_benchmark@ours"} | guard | asked | LAST
@@ -201,6 +205,17 @@ def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> N
 
     edit(weights)
     assert stale(clone) == {"own_judge@pickscore"} | rated["shapes"] | rated["ours"] | LAST
+    finish(clone)
+
+    edit(lora)
+    redrawn = (
+        drawn("styled")
+        | drawn("styled", benchmark="ours")
+        | {f"prefer@pickscore-styled-{name}" for name in rated}
+    )
+    assert (
+        stale(clone, same=["merge"]) - redrawn == {"own_lora@styled", "model@styled", "merge@merged"} | LAST
+    )
     finish(clone)
 
     edit(pictures)
