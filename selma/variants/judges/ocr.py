@@ -4,8 +4,8 @@
 
 The score of one quoted text is the normalised edit similarity, 1 - distance / longer length, of that text and what was
 read: a line, or several lines on end, whichever is nearest (AnyText, arXiv 2311.03054, takes lines alone). Case, spaces
-and punctuation do not count. A prompt's score is the mean over its quoted texts. Of a prompt that quotes nothing, it is
-1 where nothing can be read in the image and 0 otherwise.
+and punctuation do not count. A prompt's score is the mean over its quoted texts. A prompt that quotes nothing asks for
+nothing that could be missing: 1, whatever the image shows (a ring reads as O), so take prompts that quote.
 
 The package is optional, and brings its weights: pip install -r requirements-ocr.txt
 """
@@ -47,7 +47,8 @@ class OcrScorer:
 
     def score(self, image: Image.Image, prompt: str) -> float:
         """How well the image shows what the prompt quotes."""
-        return similarity(asked(prompt), self._read(image))
+        wanted = asked(prompt)
+        return similarity(wanted, self._read(image)) if wanted else 1.0
 
 
 def asked(prompt: str) -> list[str]:
@@ -56,11 +57,9 @@ def asked(prompt: str) -> list[str]:
 
 
 def similarity(wanted: Sequence[str], lines: Sequence[str]) -> float:
-    """The mean over the texts `wanted` of each one's similarity, 0..1, to the nearest run of `lines`."""
+    """The mean over the texts `wanted`, at least one, of each one's similarity, 0..1, to the nearest run of `lines`."""
     read = [_letters(line) for line in lines][:LINES]
     runs = {"".join(read[i:j]) for i in range(len(read)) for j in range(i + 1, len(read) + 1)} - {""}
-    if not wanted:
-        return float(not runs)
     return fmean(
         max((Levenshtein.normalized_similarity(_letters(text), run) for run in runs), default=0.0)
         for text in wanted
