@@ -525,5 +525,8 @@ def test_what_a_merge_cannot_hold_is_said_before_anything_is_trained(tiny_xl, la
     convolutions = {"expert.targets": [*ATTENTION, "conv1", "conv_shortcut"]}
     save_file(layout(lora(tiny_xl, (*ATTENTION, "conv1", "conv_shortcut")), tiny_xl), mine)
     write_params(tmp_path, row, both | convolutions)
+    save_file(layout(lora(tiny_xl, WHAT_KOHYA_TRAINS), tiny_xl), mine)
+    named = [*ATTENTION, "proj_in", "proj_out", "proj", "net.2"]  # as docs/own-data.md says
+    write_params(tmp_path, row, both | {"expert.targets": named})
     save_file(layout(lora(tiny_xl, (*ATTENTION, *TEXTS)), tiny_xl), mine)
     assert "mine adapts the text encoders, too, and count does not" in refused(tmp_path, row, both)

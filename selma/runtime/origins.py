@@ -134,7 +134,7 @@ class Own:
     backbones: dict[RowName, OwnBackbone]
     benchmarks: dict[RowName, OwnBenchmark]
     judges: dict[RowName, OwnJudge]
-    loras: dict[RowName, OwnLora]
+    loras: dict[RowName, OwnLora] = Field(default_factory=dict)  # runs from before it have none
 
 
 @section
