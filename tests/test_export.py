@@ -266,6 +266,37 @@ policies:
 """
 
 
+def test_the_card_claims_no_licence_for_a_lora_that_was_brought(run, tiny_backbone) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml"))
+    params["own"]["loras"]["styled"] = {"path": "/loras/styled.safetensors"}
+    params["merges"]["blended"] = {"operator": "ties", "experts": ["count", "styled"]}
+    yaml.dump(params, Path("params.yaml"))
+    random_lora(tiny_backbone, Path("models/experts/styled"), name="styled")
+    random_lora(
+        tiny_backbone,
+        Path("models/merges/blended"),
+        name="blended",
+        operator="ties",
+        experts=["count", "styled"],
+    )
+    folder = export.export("blended", "kohya")
+    card = (folder / "README.md").read_text()
+    assert "on what `styled`, a LoRA of another tool (styled.safetensors), was trained on" in " ".join(
+        card.split()
+    )
+    assert (
+        "| licence | unknown: the terms of styled, which other tools made, hold beside the base model's"
+        in card
+    )
+    assert (front_matter(folder)["license"], front_matter(folder)["license_name"]) == ("other", "not-stated")
+    assert "license_link" not in front_matter(folder)
+    with safe_open(weights_of(folder), framework="pt") as opened:
+        assert "modelspec.license" not in opened.metadata()
+
+
 @pytest.fixture
 def learned_run(run: Path, tiny_backbone: Path) -> Path:
     """The same run with three policies, and two merges of them."""

@@ -69,6 +69,8 @@ def write(
     made_of = trained.origins(weights.provenance.get("experts", [name]), params)
     data = trained.data([one for one in made_of if one not in params.policies], params)
     learned = trained.learned([one for one in made_of if one in params.policies], params)
+    brought = [one for one in made_of if one in params.own.loras]
+    licence = None if brought else base.licence
     measured = results.read()
     model = _row(params, source)
     drawn = gallery.place(model, measured.summary["benchmark"]) if measured else None
@@ -80,7 +82,7 @@ def write(
     with replaced(out) as temporary:
         if format == "kohya":
             metadata = kohya.metadata(
-                weights, unet, name=stem, title=title, prediction_type=prediction, licence=base.licence
+                weights, unet, name=stem, title=title, prediction_type=prediction, licence=licence
             )
             _write(temporary / file, kohya.tensors(weights, unet, dtype), metadata)
         else:
@@ -105,6 +107,7 @@ def write(
                 runs_in_tools=kohya.family(unet, prediction) is not None,
                 model=model,
                 base_model=_row(params, folder),
+                brought=brought,
             ),
             data=data,
             learned=learned,

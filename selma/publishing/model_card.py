@@ -62,6 +62,7 @@ class Lora:
     runs_in_tools: bool  # whether ComfyUI and A1111 know the base model's family
     model: str | None  # its row of `models`, by which eval.json names its scores; None if it was not measured
     base_model: str | None  # the backbone's row
+    brought: Sequence[str] = ()  # LoRAs of other tools that were merged into it, under terms of their own
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _front_matter(
     card = ModelCardData(
         **of_hub,
         library_name="diffusers",
-        **licences.front_matter(base.licence, base.id),
+        **(licences.front_matter(None) if lora.brought else licences.front_matter(base.licence, base.id)),
         pipeline_tag=results.TASK,
         tags=["text-to-image", "lora", "diffusers", "template:sd-lora", _family(base), "selma"],
         **({"datasets": [hub.dataset]} if hub.dataset else {}),

@@ -56,7 +56,7 @@ def data(experts: Iterable[str], params: Params) -> Data | None:
     for expert in experts:
         if expert in params.own.loras:
             file = Path(params.own.loras[expert].path).name
-            own[f"what another tool trained `{expert}` on ({file}), which was brought to it"] = None
+            own[f"what `{expert}`, a LoRA of another tool ({file}), was trained on"] = None
             continue
         row = params.experts.get(expert)
         folder = Path(row.data if row else f"{IMAGES}/{expert}")
