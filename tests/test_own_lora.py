@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from safetensors.torch import save_file
 
 from selma.backbones.loading import fingerprint, load_pipeline, text_fingerprint
 from selma.foreign.backbone import open_backbone
+from selma.foreign.names import by_name
 from selma.foreign.reading import Read, find, read
 from selma.ground.adapters import METADATA, UNET, WEIGHTS, part_of
 from selma.ground.errors import UserError
 from selma.lora import kohya
 from selma.lora.files import LoraWeights, load_lora, save_lora
+from selma.lora.text import TEXT_TARGETS
+from selma.runtime import loras
 from selma.runtime.params import load_params
 from stages import merge as merge_stage
 from stages import own_lora
 from tests.test_export import tiny_xl  # noqa: F401 - a fixture
+from tests.unets import SD14, SDXL
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 WHAT_KOHYA_TRAINS = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
@@ -203,6 +208,36 @@ def test_a_peft_folders_alpha_is_read(tiny_backbone, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2}))
     file = find(tmp_path)
     assert_same(read(file, open_backbone(tiny_backbone)), weights, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("base", "encoders", "modules"),
+    [(SD14, [(768, 12)], {UNET: 192, "text_encoder": 72}),
+     (SDXL, [(768, 12), (1280, 32)], {UNET: 722, "text_encoder": 72, "text_encoder_2": 192})],
+    ids=["sd14", "sdxl"],
+)  # fmt: skip
+def test_every_module_of_kohyas_trainer_has_a_layer_on_the_published_models(
+    base, encoders, modules, tmp_path
+):
+    """As many as the trainer itself says that it makes, each under a name of its own."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig
+
+    with torch.device("meta"):
+        UNet2DConditionModel(**base).save_config(tmp_path / "unet")
+    for part, (width, layers) in zip(("text_encoder", "text_encoder_2"), encoders, strict=False):
+        config = CLIPTextConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+        config.save_pretrained(tmp_path / part)
+    whole = open_backbone(tmp_path)
+    ends = {UNET: WHAT_KOHYA_TRAINS}
+    adapted = [
+        layer
+        for layer in whole.shapes
+        if f".{part_of(layer)[1]}".endswith(tuple(f".{end}" for end in ends.get(part_of(layer)[0], TEXTS)))
+    ]
+    assert Counter(part_of(layer)[0] for layer in adapted) == modules
+    names = by_name(whole.shapes, whole.unet)
+    assert [names[kohya.layer_name(layer, whole.unet)] for layer in adapted] == adapted
 
 
 # What is refused -------------------------------------------------------------------------------
@@ -530,3 +565,8 @@ def test_what_a_merge_cannot_hold_is_said_before_anything_is_trained(tiny_xl, la
     write_params(tmp_path, row, both | {"expert.targets": named})
     save_file(layout(lora(tiny_xl, (*ATTENTION, *TEXTS)), tiny_xl), mine)
     assert "mine adapts the text encoders, too, and count does not" in refused(tmp_path, row, both)
+    both |= {"expert.text_encoder": True}
+    assert "adapts other layers than count (q_proj, k_proj, v_proj, out_proj)" in refused(tmp_path, row, both)
+    save_file(layout(lora(tiny_xl, (*ATTENTION, *TEXTS[:4])), tiny_xl), mine)
+    write_params(tmp_path, row, both)
+    assert loras.TEXT_TARGETS == TEXT_TARGETS

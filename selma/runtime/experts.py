@@ -101,11 +101,12 @@ def _trained(params: Params, key: str, operator: str, names: Sequence[str]) -> l
                 f"{key}.experts: {one} adapts the text encoders, too, and {other} does not; merged experts need the "
                 "same"
             )
-        if found := loras.stranger(shapes, ours.targets):
-            raise UserError(
-                f"{key}.experts: {name} adapts other layers than {trained[0]} ({', '.join(ours.targets)}): {found} is "
-                "of one of them alone; merged experts need the same"
-            )
+        for targets, texts in ((ours.targets, False), *([(loras.TEXT_TARGETS, True)] if ours.text else [])):
+            if found := loras.stranger(shapes, targets, texts):
+                raise UserError(
+                    f"{key}.experts: {name} adapts other layers than {trained[0]} ({', '.join(targets)}): {found} is "
+                    "of one of them alone; merged experts need the same"
+                )
         if "rank" in same and (rank := loras.rank_of(shapes)) != ours.rank:
             raise UserError(
                 f"{key}.operator is {operator}, which needs experts of one rank; {name} has {rank}, {trained[0]} "

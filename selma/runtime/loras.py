@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _DOWN = re.compile(r"(?P<name>.+?)(\.lora_A(\.default)?|[._]lora(_linear_layer)?\.down|\.lora_down)\.weight")
 _TEXT = ("lora_te", "text_encoder")
+TEXT_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "out_proj",
+)  # what experts train of the text encoders: lora/text.py
 # The original UNet's names of a ResNet's layers and of a downsampler's, as SDXL's kohya files have them: diffusers'.
 _ORIGINAL = {
     "_in_layers_2": "_conv1",
@@ -76,12 +82,15 @@ def adapts_texts(shapes: Iterable[str]) -> bool:
     return any(key.startswith(_TEXT) for key in shapes)
 
 
-def stranger(shapes: Iterable[str], targets: Iterable[str]) -> str | None:
-    """A layer of the UNet that none of `targets` names, or a target that names none of its layers; None if they agree.
+def stranger(shapes: Iterable[str], targets: Iterable[str], texts: bool = False) -> str | None:
+    """A layer of the UNet, or with `texts` of a text encoder, that none of `targets` names, or a target that names none
+    of its layers; None if they agree.
 
     By the ends of names in all layouts: a kohya file has underscores for dots.
     """
-    names = [match["name"] for key in shapes if (match := _DOWN.fullmatch(key)) and not key.startswith(_TEXT)]
+    names = [
+        match["name"] for key in shapes if (match := _DOWN.fullmatch(key)) and key.startswith(_TEXT) == texts
+    ]
     ends = {target: target.replace(".", "_") for target in targets}
     flat = {name: _flat(name) for name in names}
     for name, own in flat.items():
