@@ -106,6 +106,18 @@ def test_going_from_one_profile_to_another_leaves_nothing_of_the_first(copy: Pat
     assert text(copy) == direct and load_params(copy / "params.yaml").expert.rank == 3
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_value_is_overlaid_as_null_is(name: str, copy: Path) -> None:
+    """As editors and ruamel.yaml write null."""
+    before = text(copy)
+    (copy / "params.yaml").write_text(before.replace("  model: null ", "  model: "), encoding="utf-8")
+    assert text(copy) != before
+    profile.apply(name, copy)
+    assert load_params(copy / "params.yaml").profile == name
+    profile.apply("shapes", copy)
+    assert load_params(copy / "params.yaml") == build_params(YAML(typ="safe").load(before), "params.yaml")
+
+
 def test_a_value_is_written_as_the_profile_writes_it(copy: Path) -> None:
     (copy / "profiles" / "other.yaml").write_text("profile: other\nexpert: {learning_rate: 3e-5}\n")
     profile.apply("other", copy)

@@ -57,7 +57,10 @@ def overlay(text: str, profile: Path, theirs: Mapping[str, set[str]]) -> str:
     for key in sorted(new, key=lambda key: old[key].start, reverse=True):  # from the end: offsets stay valid
         mine, its = old[key], new[key]
         if mine.block == its.block:
-            text = text[: mine.start] + source[its.start : its.end] + text[mine.end :]
+            space = (
+                " " if text[mine.start - 1] == ":" else ""
+            )  # an empty value, which is null, ends at its colon
+            text = text[: mine.start] + space + source[its.start : its.end] + text[mine.end :]
         else:  # in braces here, over lines there: all that follows the key
             text = text[: mine.key] + source[its.key : its.end] + text[mine.end :]
     for section, written, in_braces in rows:
