@@ -20,7 +20,7 @@ from selma.reporting import report, table
 from selma.reporting.detail import read
 from selma.reporting.metrics import read_summary
 from selma.reporting.settings import shown
-from selma.reporting.spent import spent
+from selma.reporting.spent import by_cost, spent
 from selma.reporting.versions import what_ran
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
@@ -52,6 +52,7 @@ def main() -> None:
         settings=shown(params),
         detail=detail,
         ran=[*what_ran(params, card), *spent(METRICS, params, detail)],
+        cost=by_cost(METRICS, params, summary["models"], detail),
     )
     with work.folder(stage.name()) as folder:
         write_text(folder / "report" / "index.html", page)

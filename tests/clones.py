@@ -42,11 +42,12 @@ class Clone:
         return done.stdout
 
     def change(self, **values: object) -> None:
-        """Set params: change(filter={"keep": 6})."""
+        """Set params: change(filter={"keep": 6}); an empty section takes the place of what is there."""
         path, yaml = self.folder / "params.yaml", YAML()
+        yaml.width = 10**6  # a wrapped address in braces is no YAML for every reader
         params = yaml.load(path)
         for section, value in values.items():
-            if isinstance(value, dict) and section not in ("experts", "models"):
+            if isinstance(value, dict) and value and section not in ("experts", "models"):
                 params[section].update(value)
             else:
                 params[section] = value

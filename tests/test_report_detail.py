@@ -146,7 +146,12 @@ def test_training_images_are_some_by_chance_and_the_same_again(data):
 
 
 def test_the_page_is_whole_and_no_text_breaks_out_of_it(run, data):  # noqa: F811
-    html = page(run, detail=read(data), ran=[("base model", HOSTILE, "")])
+    html = page(
+        run,
+        detail=read(data),
+        ran=[("base model", HOSTILE, "")],
+        cost=[{"name": HOSTILE, "steps": "1", "images": "1", "judged": "0", "mean": "1", "span": ""}],
+    )
     for script in re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL):
         assert "alert('x')</script" not in script
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL)
@@ -156,7 +161,14 @@ def test_the_page_is_whole_and_no_text_breaks_out_of_it(run, data):  # noqa: F81
     inside = [link for link in tags.links if not link.startswith("data:image/")]
     anchors = set(re.findall(r'id="([\w-]+)"', html))
     assert inside and {link.removeprefix("#") for link in inside} <= anchors
-    for heading in ("Biggest wins and losses", "All test prompts", "Training images", "What ran", "Glossary"):
+    for heading in (
+        "Biggest wins and losses",
+        "All test prompts",
+        "Training images",
+        "What ran",
+        "Methods by cost",
+        "Glossary",
+    ):
         assert heading in tags.text
     assert "All test prompts" not in page(run) and "What ran" not in page(run)
 
@@ -194,3 +206,51 @@ def test_what_was_spent_is_counted_from_the_metrics(tmp_path):
 def test_the_script_is_a_file_of_its_own_that_fetches_nothing():
     script = pages.SCRIPT.read_text()
     assert not re.search(r"fetch\(|XMLHttp|import\(|https?:|innerHTML|eval\(", script)
+
+
+def test_models_are_listed_by_what_they_cost(tmp_path):
+    for name, last in (("count", 300), ("tags", 200), ("gates", 50)):
+        write_csv(
+            tmp_path / f"loss/{name}.csv",
+            [{"step": 1, "loss": 1}, {"step": last, "loss": 1}],
+            ["step", "loss"],
+        )
+    write_json(tmp_path / "policy/nft.json", {"updates": 40})
+    params = SimpleNamespace(
+        skills=["count", "tags"],
+        experts={
+            "count": SimpleNamespace(data="data/images/count", skills=None),
+            "tags": SimpleNamespace(data="data/images", skills=["tags"]),
+            "own": SimpleNamespace(data="/pictures", skills=None),
+        },
+        merges={
+            "merged": SimpleNamespace(experts=None),
+            "brought": SimpleNamespace(experts=["count", "styled"]),
+        },
+        mixtures={"gates": SimpleNamespace(experts=None)},
+        policies={"nft": SimpleNamespace(images=2880, start="models/experts/count")},
+        models={
+            name: SimpleNamespace(weights=weights)
+            for name, weights in {
+                "merged": "models/merges/merged",
+                "base": "models/backbones/shapes",
+                "count": "models/experts/count",
+                "gates": "models/mixtures/gates",
+                "nft": "models/experts/nft",
+                "brought": "models/merges/brought",
+            }.items()
+        },
+    )
+    write_csv(tmp_path / "loss/own.csv", [{"step": 7, "loss": 1}], ["step", "loss"])
+    gallery = [{"skill": "count", "number": 200}, {"skill": "tags", "number": 100}]
+    scores = {name: {"mean": 0.5, "low": 0.4, "high": 0.6} for name in params.models}
+    found = spent.by_cost(tmp_path, params, scores, {"gallery": gallery})
+    assert [tuple(row[key] for key in ("name", "steps", "images", "judged")) for row in found] == [
+        ("base", "0", "0", "0"),
+        ("brought", "300", "200", "0"),
+        ("count", "300", "200", "0"),
+        ("merged", "500", "300", "0"),
+        ("gates", "550", "300", "0"),
+        ("nft", "340", "3,080", "2,880"),
+    ]
+    assert found[0]["mean"] == "50.00" and found[0]["span"] == "[40.00, 60.00]"

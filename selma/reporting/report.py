@@ -41,13 +41,14 @@ def render(
     settings: Mapping[str, Mapping[str, Any]],
     detail: Mapping[str, Any] | None = None,
     ran: Sequence[Sequence[str]] = (),
+    cost: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The page's HTML from a metrics folder and a grid folder.
 
     `experts` names those whose loss and selection are shown, `merges` those whose cosines, `skills` those whose filter
     statistics; `learned` holds the rows of `policies`; `settings` is shown section by section. Models and compared
     pairs are those of eval.json. `detail` is what detail.py read of the pictures and answers (None: that part of the
-    page is left out), `ran` the rows of "What ran".
+    page is left out), `ran` the rows of "What ran", `cost` those of "Methods by cost".
     Raises UserError for a file that is missing or malformed.
     """
     from markupsafe import Markup
@@ -96,6 +97,7 @@ def render(
     return template(TEMPLATE).render(
         profile=profile,
         ran=ran,
+        cost=cost,
         settings=[
             {"name": name, "rows": [(key, _plain(value)) for key, value in section.items()]}
             for name, section in settings.items()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.files import number, read_csv, read_json
+from selma.reporting.table import percent, span
 from selma.runtime.params import Params
+from selma.runtime.places import EXPERTS, IMAGES, MERGES, MIXTURES
 
 Row = tuple[str, str, str]  # what, how much, where it went
 
@@ -47,3 +49,68 @@ def _tokens(told: Sequence[Mapping[str, float]]) -> str:
     if all("estimated_cost" in each for each in told):
         parts.append(f"about {sum(each['estimated_cost'] for each in told):.2f} in the prices of params.yaml")
     return ", ".join(parts)
+
+
+def by_cost(
+    metrics: Path, params: Params, scores: Mapping[str, Mapping[str, float]], detail: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """What each row of `models` was made from, and what it scores: rows for the page, the cheapest first.
+
+    Steps and images of everything that it was trained or merged from, each once. Images of one's own, rendered or
+    picked ones are not counted: their number is not the drawing's cost.
+    """
+    drawn = {f"{IMAGES}/{part['skill']}": part["number"] for part in detail["gallery"]}
+    rows = []
+    for name, row in params.models.items():
+        parts = _parts(params, Path(row.weights))
+        folders = {folder for part in parts if part in params.experts for folder in _folders(params, part)}
+        steps = sum(_trained(metrics, params, part) for part in parts)
+        judged = sum(params.policies[part].images for part in parts if part in params.policies)
+        images = sum(drawn.get(folder, 0) for folder in folders) + judged
+        rows.append((steps + images, name, steps, images, judged, scores[name]))
+    return [
+        {
+            "name": name,
+            "steps": f"{steps:,}",
+            "images": f"{images:,}",
+            "judged": f"{judged:,}",
+            "mean": percent(score["mean"]),
+            "span": span(score),
+        }
+        for _, name, steps, images, judged, score in sorted(rows, key=lambda row: row[:2])
+    ]
+
+
+def _parts(params: Params, weights: Path) -> list[str]:
+    """The experts, policies and mixtures that a row's weights were made from, each once."""
+    found: dict[str, None] = {}
+    todo = [weights]
+    while todo:
+        place = todo.pop()
+        home, name = place.parent.as_posix(), place.name
+        if home == MERGES:
+            todo += [Path(EXPERTS) / one for one in params.merges[name].experts or params.skills]
+        elif home in (EXPERTS, MIXTURES) and name not in found:
+            found[name] = None
+            if name in params.mixtures:
+                todo += [Path(EXPERTS) / one for one in params.mixtures[name].experts or params.skills]
+            if name in params.policies:
+                todo.append(Path(params.policies[name].start))
+    return list(found)
+
+
+def _folders(params: Params, expert: str) -> list[str]:
+    """The folders of images that an expert was trained on."""
+    row = params.experts[expert]
+    if row.data != IMAGES:
+        return [row.data]
+    return [f"{IMAGES}/{skill}" for skill in row.skills or params.skills]
+
+
+def _trained(metrics: Path, params: Params, name: str) -> int:
+    """Training steps: a policy's updates, or the last step of a loss curve; a LoRA of one's own took none here."""
+    if name in params.policies:
+        return int(read_json(metrics / "policy" / f"{name}.json").get("updates", 0))
+    return (
+        _steps(metrics / "loss" / f"{name}.csv") if name in params.experts or name in params.mixtures else 0
+    )

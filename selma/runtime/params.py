@@ -198,7 +198,7 @@ class Params:
     models: Annotated[dict[RowName, Model], Field(min_length=1)]
     compare: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     backbones: dict[RowName, Backbone]
-    benchmarks: Annotated[dict[RowName, Benchmark], Field(min_length=1)]
+    benchmarks: dict[RowName, Benchmark]
     own: Own
     worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
