@@ -60,9 +60,7 @@ def test_every_cell_runs_and_prints_what_it_found(tmp_path: Path):
         )
         assert 50 < low < score < high <= 100
     for model in ("merged", "ties"):
-        gain, low, high = map(
-            float, re.search(rf"{model} over base: (\S+) \[(\S+), (\S+)\]", out).groups()
-        )
+        gain, low, high = map(float, re.search(rf"{model} over base: (\S+) \[(\S+), (\S+)\]", out).groups())
         assert low <= gain <= high
     width, height = map(int, re.search(r"page (\d+) (\d+)", out).groups())
     assert width > 500 and height > 600
