@@ -73,8 +73,8 @@ selfimprove longer trained stronger:
 # whether pretraining ends, fails or is interrupted.
 pretrain: setup ## pretrain the embedded backbone again (hours on two cores; resumable); pretrain-xl then, too
 pretrain-xl: setup ## pretrain the stronger one again, from the first (an hour on two cores; resumable)
-	@[ -f models/backbones/shapes/model_index.json ] || dvc pull -r starter pretrain
 pretrain pretrain-xl:
+	@$(if $(filter pretrain-xl,$@),[ -f models/backbones/shapes/model_index.json ] || dvc pull -r starter pretrain,:)
 	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \
 	    sed '/^ *frozen: true/d' .work/dvc.yaml.frozen > dvc.yaml; \

@@ -73,3 +73,10 @@ def test_every_make_target_the_readme_names_exists():
     named = set(re.findall(r"`?make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))) - {"lists"}
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets, named - targets
+
+
+def test_make_reads_its_file_without_a_warning():
+    """A recipe that is written twice is dropped with a warning alone."""
+    for target in ("help", "pretrain", "pretrain-xl", "repro", "test", "ablations", "trained"):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), target
