@@ -31,9 +31,14 @@ def what_ran(params: Params, card: Path) -> list[Row]:
         ("LLM", llm.model or "the embedded stand-in", f"provider {llm.provider}"),
         ("judge", params.judge.name, f"kind {params.judge.kind}"),
         ("training seed", str(params.seed), ""),
-        ("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES), ""),
+        ("packages", ", ".join(f"{name} {_release(name)}" for name in PACKAGES), ""),
     ]
     return rows
+
+
+def _release(package: str) -> str:
+    """A package's version without what it was built for: 2.13.0, not 2.13.0+cpu."""
+    return version(package).partition("+")[0]
 
 
 def _came(card: Path) -> str:
