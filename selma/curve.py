@@ -53,6 +53,9 @@ def _rows(means: Mapping[str, Mapping[str, float]], params: Params) -> list[dict
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0)
     if sys.argv[1:]:
         print("usage: python -m selma.curve", file=sys.stderr)
         sys.exit(2)

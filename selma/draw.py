@@ -38,7 +38,9 @@ from selma.studies.prompted import item_of, unseen
 
 if TYPE_CHECKING:
     from selma.backbones.loading import Pipeline
+    from selma.ground.items import Question
     from selma.judging.judge import Judge
+    from selma.scoring.scores import QuestionScore
 
 MOST = 100  # images of a model on one page
 MOST_GUIDANCE = 1000.0  # as params.yaml allows
@@ -91,6 +93,9 @@ def _main(arguments: argparse.Namespace) -> None:
     names = _names(params, arguments.models)
     for name in names:
         _check_weights(Path(params.models[name].weights))
+    backbone = Path(BACKBONES) / params.expert.backbone
+    if not backbone.is_dir():
+        _check_weights(backbone)
     item = item_of(prompt, params, ask=arguments.ask)
     columns = _drawn(params, names, item, rows)
     write_image(out, compose(prompt, columns, [row.label for row in rows if row.label]))
@@ -109,7 +114,11 @@ def _names(params: Params, given: Sequence[str] | None) -> list[str]:
 
 
 def _check_weights(folder: Path) -> None:
-    """Raise UserError for a LoRA or mixture that is missing or corrupt, before the first model draws."""
+    """Raise UserError for weights that are missing or corrupt, before the first model draws."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: not here yet; `dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
+        )
     if not (folder / INDEX).is_file():
         read_mixture(folder) if is_mixture(folder) else read_adapter(folder)
 
@@ -165,11 +174,17 @@ def _drawn(params: Params, names: Sequence[str], item: Item, rows: Sequence[Row]
             _warn_of(unseen(item.prompt, pipe.tokenizer))
         columns.append(_column(params, name, pipe, judge, item, rows))
     if judge is None:
-        print(
-            "not judged: no questions about this prompt are known here; --ask has the LLM write them",
-            file=sys.stderr,
-        )
+        print(f"not judged: {_why_not(item, params)}", file=sys.stderr)
     return columns
+
+
+def _why_not(item: Item, params: Params) -> str:
+    if item.questions:
+        return f"{JUDGES / params.judge.name} is not here yet; `dvc repro judge own_judge` makes it"
+    known = "no questions about this prompt are known here"
+    if params.llm.provider == "openai":
+        return f"{known}; --ask has the LLM write them"
+    return f"{known}, and the embedded LLM reads prompts of its own world only"
 
 
 def _judge(params: Params) -> Judge | None:
@@ -203,15 +218,21 @@ def _column(
         return Column(name, [Shown(image) for image in images])
     shots = [(item, k, image) for k, image in enumerate(images)]
     scores = exam.faithfulness(judge, [item], iter(shots), where=name, batch=params.judge.batch)
-    texts = {question.id: question.text for question in item.questions}
+    questions = {question.id: question for question in item.questions}
     shown = []
     for k, image in enumerate(images):
         own = [score for score in scores if score.k == k]
-        wrong = [texts[score.question] for score in own if not score.score]
+        wrong = [_said(score, questions[score.question]) for score in own if not score.score]
         shown.append(Shown(image, len(own) - len(wrong), len(own), wrong))
     found = f"{100 * fmean(score.score for score in scores):.0f}% faithful by {params.judge.name}"
     print(f"{name}: {found}, {len(images)} images in {seconds:.1f} s", file=sys.stderr)
     return Column(name, shown)
+
+
+def _said(score: QuestionScore, question: Question) -> str:
+    """What the judge answered to a question that counts as wrong; void: it depends on one that is answered wrongly."""
+    answer = "void" if score.answer == question.answer else score.answer or "no answer"
+    return f"{answer}: {question.text}"
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ ItemScores = Mapping[str, Mapping[str, float]]  # by model, then by item
 
 def main(arguments: list[str]) -> int:
     """Run the named set, or list the sets; exit code 2 with one line for bad input."""
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     return command.run(
         lambda: _main(arguments), interrupted="interrupted: run the same command again to resume"
     )

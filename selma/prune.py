@@ -58,6 +58,9 @@ def strangers(root: Path) -> list[Path]:
 
 def main() -> int:
     """Remove them, and print which."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     return command.run(_main)
 
 

@@ -93,7 +93,9 @@ def _write(params: Params, arguments: argparse.Namespace) -> Path:
     said = Hub(arguments.to, arguments.trained_on)
     folder = lora.write(params, name, arguments.format or "diffusers", out, dtype=arguments.dtype, hub=said)
     if not (folder / "samples").is_dir():
-        print("note: the gallery is left out, as no sample images are here; `dvc pull` or `dvc repro`")
+        print(
+            "note: no gallery, as there are no sample images; `dvc repro` draws them, `dvc pull -r starter` brings ours"
+        )
     return folder
 
 

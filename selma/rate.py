@@ -23,7 +23,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
 from selma.ground.items import load_split
 from selma.rating import votes as store
-from selma.rating.pairs import Couple, Models, chosen, read_couples
+from selma.rating.pairs import BROUGHT, Couple, Models, chosen, read_couples
 from selma.runtime import command
 from selma.runtime.params import Params, load_params
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m selma.rate", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs=2, metavar=("A", "B"), help="rows of `models`")
+    parser.add_argument("models", nargs=2, metavar="MODEL", help="two rows of `models`")
     parser.add_argument("--benchmark", metavar="NAME", help="default: the first of evaluate.benchmarks")
     parser.add_argument("--pairs", type=int, metavar="N", help="at most so many prompts, chosen at random")
     page = parser.add_argument_group("the page")
@@ -191,9 +191,7 @@ def _current(kept: store.Votes, models: Models, benchmark: str, pairs: int | Non
     folders = [DATA / "samples" / model / benchmark for model in models]
     if not all(folder.is_dir() for folder in folders):
         if pairs is not None:
-            raise UserError(
-                f"--pairs: {folders[0]} and {folders[1]} are needed to tell which; `dvc pull` fetches them"
-            )
+            raise UserError(f"--pairs: {folders[0]} and {folders[1]} are needed to tell which; {BROUGHT}")
         return votes
     there = {one.id for one in chosen(read_couples(DATA / "samples", models, benchmark), kept.seed, pairs)}
     current = [vote for vote in votes if vote.pair in there]

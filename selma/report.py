@@ -4,7 +4,8 @@
     python -m selma.report HEAD steps-double-1a2b3c4d5e workspace --out compare.html
 
 `workspace` is what lies here. The first run is the one that the others are compared with; all must have been examined
-on the same prompts, and their images and answers must be in DVC's cache (`dvc pull`, or `dvc exp run` here).
+on the same prompts, and their images and answers must be in DVC's cache (`dvc pull -r starter` for the committed run,
+`dvc exp run` for experiments).
 
 writes  report.html, or what --out names
 """

@@ -80,7 +80,9 @@ def _seconds(text: str) -> float:
 def _print(wall: float | None, short: bool) -> None:
     rows = measured(Path.cwd())
     if not rows:
-        raise UserError(f"{timing.FOLDER}: no stage has run here yet; `dvc repro` runs them")
+        raise UserError(
+            f"{timing.FOLDER}: no stage has run here; a pulled run has no times, `make profile-run` takes them"
+        )
     if not short:
         print(table(rows), end="\n\n")
     print(f"the stages' last runs: {totals(rows, wall)}" if short else totals(rows, wall))

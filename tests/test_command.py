@@ -72,6 +72,25 @@ def test_a_bug_keeps_its_traceback_and_an_exit_its_code():
         command.run(raising(SystemExit(3)))
 
 
+def test_every_command_and_stage_explains_itself():
+    names = [f"selma.{name}" for name in COMMANDS]
+    names += [f"stages.{file.stem}" for file in (ROOT / "stages").glob("[!_]*.py")]
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", name, "--help"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    }
+    for name, process in started.items():
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "Traceback" not in err, name
+        assert f"python -m {name}" in out, name
+
+
 @pytest.mark.parametrize("name", [*(f"selma.{name}" for name in COMMANDS), "bench.filter", "bench.stages"])
 def test_ctrl_c_is_one_line_while_a_command_is_imported(name, tmp_path):
     for slow in (

@@ -85,15 +85,14 @@ def study(**changes) -> dict:
 
 def test_the_spread_over_seeds_is_the_studys(tmp_path):
     write_json(tmp_path / "seeds.json", study())
-    line = committed.spread(summary(), tmp_path / "seeds.json")
-    assert line.startswith(
-        "Over 3 training seeds: merged over base +2.0 [+1.0, +3.0] points, single runs +1.0 to +3.0 ("
-    )
+    first, line = committed.spread(summary(), tmp_path / "seeds.json").splitlines()
+    assert first.startswith("Over 3 training seeds (")
+    assert line == "  merged over base +2.0 [+1.0, +3.0] points, single runs +1.0 to +3.0"
     assert committed.spread(summary(benchmark="tifa"), tmp_path / "seeds.json") is None
     assert committed.spread(summary(), tmp_path / "none.json") is None
 
 
-@pytest.mark.parametrize("content", [{}, [], {"runs": {}, "pooled": {"gains": {}}}, study(pooled=None)])
+@pytest.mark.parametrize("content", [{}, [], {"runs": {}}, study(pooled=None)])
 def test_a_file_that_is_no_study_is_one_line(tmp_path, content):
     (tmp_path / "seeds.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="not a pooled study"):

@@ -80,9 +80,30 @@ def test_a_second_round_costs_both_trainings_and_all_images_that_were_judged(cos
     assert found == Cost(
         steps=600,
         images=5 * 40 + 80 + chosen * 10,
-        judge_calls=5 * (5 * 40 + 80) + chosen * 50,
-        seconds=15 * 1.0 + 10 * 2.0 + 2 * 3.0 + 5.0 + 11.0 + 20.0,
+        judge_calls=4 * (5 * 40 + 80) + chosen * 50,  # oracle's alone, who chose
+        seconds=15 * 1.0 + 5 * 2.0 + 3.0 + 5.0 + 11.0 + 20.0,
     )
+
+
+@pytest.mark.parametrize(
+    ("picker", "options", "images", "calls"),
+    [
+        ("first", {}, 15, 0),  # three of each skill were kept, and nobody was asked
+        ("best_of_n", {"judge": "clip"}, 200, 1),
+        ("pairs", {}, 200, 4),
+        ("threshold", {"judge": "clip", "least": {"oracle": 0.5}}, 200, 5),
+    ],
+)
+def test_a_row_is_charged_for_the_judges_that_chose_its_images(tmp_path, picker, options, images, calls):
+    changed = {**ROUNDS, "picks": {"one": {"source": "images", "picker": picker, "options": options}}}
+    objective = "dpo" if picker == "pairs" else "denoising"
+    changed["experts"] = {"first": {"data": "data/picked/one", "objective": objective}}
+    changed["draws"] = {}
+    params = build_params(overridden(load_yaml(ROOT / "params.yaml"), flatten(changed)), where="params.yaml")
+    made = Made(tmp_path)
+    write_json(tmp_path / "models/experts/first/lora.json", {"images": 15, "steps": 300})
+    found = Costs(params, made, tmp_path, TIMES, lambda expert: (0, 0)).of(["first"])
+    assert (found.images, found.judge_calls) == (images, 200 * calls)
 
 
 def test_what_two_share_counts_once(costs: Costs) -> None:

@@ -179,7 +179,9 @@ def test_the_table_is_in_the_order_of_the_dag(project: Path, capsys: pytest.Capt
         )
 
     assert times.main([]) == 2
-    assert capsys.readouterr().err == "error: .work/times: no stage has run here yet; `dvc repro` runs them\n"
+    assert capsys.readouterr().err == (
+        "error: .work/times: no stage has run here; a pulled run has no times, `make profile-run` takes them\n"
+    )
     keep("last", **{"start-up": 0.5, "work": 0.25})
     keep("toy@b", loading=1.0)
     keep("toy@gone", loading=99.0)

@@ -55,6 +55,10 @@ def write(
 
     home, kind = _kind(params, name)
     source = Path(home) / name
+    if not source.is_dir():
+        raise UserError(
+            f"{source}: not here yet; `dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
+        )
     weights = load_lora(source)
     own = _precision(source / WEIGHTS)
     if format == "diffusers" and dtype not in (None, own):

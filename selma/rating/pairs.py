@@ -17,6 +17,8 @@ from selma.ground.pairs import Pair, read_pairs
 
 Models = tuple[str, str]
 
+BROUGHT = "`dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
+
 
 @dataclass(frozen=True)
 class Couple:
@@ -55,7 +57,7 @@ def read_couples(samples: Path, models: Models, benchmark: str) -> list[Couple]:
 
 def _first_images(folder: Path) -> dict[str, Pair]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; `dvc pull` or `dvc repro` makes it, of rows of `models`")
+        raise UserError(f"{folder}: no such folder; {BROUGHT}, of rows of `models`")
     found = {pair.id: pair for pair in read_pairs(folder) if pair.k == 0}
     if not found:
         raise UserError(f"{folder}: has no first image (k 0) of any prompt; run the sample stage again")

@@ -17,9 +17,9 @@ _PAPER, _INK, _FAINT, _RIGHT, _WRONG = "white", "#1e222a", "#6e7682", "#1a7f37",
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, and the judge's verdict: how many questions it answers rightly, and those that it does not.
+    """A picture, and the judge's verdict: how many questions it answers as expected, and what it said to the others.
 
-    `asked` is 0 where nobody was asked.
+    `wrong` holds lines such as "no: Is there a circle?"; `asked` is 0 where nobody was asked.
     """
 
     image: Image.Image
@@ -75,4 +75,4 @@ def _notes(shown: Shown, font: ImageFont.FreeTypeFont, width: int) -> list[tuple
     if not shown.asked:
         return []
     lines = [(f"{shown.right} of {shown.asked} right", _WRONG if shown.wrong else _RIGHT)]
-    return lines + [(line, _WRONG) for text in shown.wrong for line in wrap(f"no: {text}", font, width)]
+    return lines + [(line, _WRONG) for text in shown.wrong for line in wrap(text, font, width)]

@@ -67,7 +67,7 @@ def _notes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 
 def spread(ours: Mapping[str, Any], study: Path = STUDY) -> str | None:
-    """What the pooled study says of the leading gain, and how far its single runs lie apart.
+    """What the pooled study says of every gain, and how far its single runs lie apart: a line each.
 
     None without a study of the same benchmark, judge and drawing. Raises UserError for a file that is no study.
     """
@@ -75,13 +75,15 @@ def spread(ours: Mapping[str, Any], study: Path = STUDY) -> str | None:
         return None
     found = read_json(study)
     try:
-        runs, (name, pooled) = found["runs"].values(), next(iter(found["pooled"]["gains"].items()))
+        runs = list(found["runs"].values())
         if any(run[key] != ours[key] for run in runs for key in ("benchmark", "judge", "drawing")):
             return None
-        singles = [100 * run["gains"][name]["mean"] for run in runs]
-        return (
-            f"Over {len(singles)} training seeds: {name} {gain_text(pooled, places=1)} points, single runs "
-            f"{min(singles):+.1f} to {max(singles):+.1f} ({study})."
-        )
-    except (KeyError, TypeError, StopIteration, ValueError, AttributeError) as error:
+        lines = [f"Over {len(runs)} training seeds ({study}):"]
+        for name, pooled in found["pooled"]["gains"].items():
+            singles = [100 * run["gains"][name]["mean"] for run in runs]
+            lines.append(
+                f"  {name} {gain_text(pooled, places=1)} points, single runs {min(singles):+.1f} to {max(singles):+.1f}"
+            )
+        return "\n".join(lines) if runs and len(lines) > 1 else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{study}: not a pooled study ({error!r}); `make study` writes it") from None

@@ -23,7 +23,8 @@
   fill("model", data.models);
   fill("than", data.models);
 
-  // A prompt is shown if all filters agree. Right or wrong is said of the chosen model, and of questions of the chosen kind.
+  // A prompt is shown if all filters agree. Right, wrong and better are said of the chosen model, or of any, and of
+  // questions of the chosen kind.
   const agrees = (item) => {
     const value = (name) => form.elements[name].value;
     if (value("skill") && item.skill !== value("skill")) return false;
@@ -33,9 +34,9 @@
     if (words && !item.prompt.toLowerCase().includes(words)) return false;
     const model = data.models.indexOf(value("model")), than = data.models.indexOf(value("than"));
     const right = (n) => asked.filter((q) => q.said[n][1] === 1).length;
-    if (than >= 0 && model >= 0 && right(model) <= right(than)) return false;
-    if (!value("verdict")) return true;
     const models = model >= 0 ? [model] : data.models.map((_, n) => n);
+    if (than >= 0 && !models.some((n) => right(n) > right(than))) return false;
+    if (!value("verdict")) return true;
     const whole = (n) => right(n) === asked.length;
     return value("verdict") === "right" ? models.every(whole) : models.some((n) => !whole(n));
   };
@@ -48,7 +49,7 @@
     image.style.backgroundSize = `${100 * data.models.length}% 100%`;
     image.style.backgroundPosition = data.models.length > 1 ? `${(100 * n) / (data.models.length - 1)}% 0` : "0 0";
     const caption = make("figcaption", "", `${data.models[n]} `);
-    caption.append(make("span", item.scores[n] === 1 ? "ok" : "wrong", `${Math.round(100 * item.scores[n])}%`));
+    caption.append(make("span", item.scores[n] === 1 ? "ok" : item.scores[n] === 0 ? "wrong" : "faint", `${Math.round(100 * item.scores[n])}%`));
     figure.append(image, caption);
     return figure;
   };

@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 def run(main: Callable[..., None]) -> None:
     """Call `main` with sys.argv's strings and leave the process with the exit code that fits."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(sys.modules["__main__"].__doc__)
+        sys.exit(0)
     arguments, options = _given()
     parameters = inspect.signature(main).parameters.values()
     wanted = [parameter.name.upper() for parameter in parameters if parameter.default is parameter.empty]

@@ -10,8 +10,8 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_json
 from selma.ground.items import load_split
 from selma.runtime.params import Params
-from selma.runtime.picks import origin
-from selma.runtime.places import DRAWN, EXPERTS, IMAGES, MIXTURES, RENDERED
+from selma.runtime.picks import origin, settings_of
+from selma.runtime.places import DRAWN, EXPERTS, IMAGES, MIXTURES, PICKED, RENDERED
 from selma.studies.results import Cost
 from selma.studies.sources import Source
 
@@ -29,7 +29,10 @@ class Costs:
 
     def of(self, names: Iterable[str]) -> Cost:
         """What these took together, and everything that they were made from."""
-        cost, todo, seen, images = Cost(), list(names), set[str](), dict[str, int]()
+        cost, todo, seen = Cost(), list(names), set[str]()
+        images: dict[
+            str, tuple[int, set[str]]
+        ] = {}  # by folder: how many, and the judges that chose among them
         while todo:
             name = todo.pop(0)
             if name in seen:
@@ -49,9 +52,12 @@ class Costs:
                 made = Path(origin(self._params.experts[name].data, self._params))
                 if made.parent == Path(DRAWN):
                     todo += self._teacher(self._params.draws[made.name].weights)
-                images |= self._images(name, folder)
-        for source, count in images.items():
-            cost += self._drawn(source, count)
+                judges = self._chosen_by(name)
+                for source, count in self._images(name, folder).items():
+                    most, others = images.get(source, (0, set()))
+                    images[source] = max(most, count), others | judges
+        for source, (count, judges) in images.items():
+            cost += self._drawn(source, count, judges)
         return cost
 
     def _learned(self, name: str) -> Cost:
@@ -82,20 +88,27 @@ class Costs:
         skills = row.skills or self._params.skills
         return {f"{IMAGES}/{skill}": count // len(skills) for skill in skills}
 
-    def _drawn(self, folder: str, count: int) -> Cost:
-        """What the images of a folder took: where they were rated all of them, and the questions about them."""
-        path, params = Path(folder), self._params
+    def _chosen_by(self, name: str) -> set[str]:
+        """The judges by whose scores an expert's images were chosen; none where nothing was, or by no judge."""
+        data = Path(self._params.experts[name].data)
+        if data.parent != Path(PICKED) or data.name not in self._params.picks:
+            return set()
+        key = f"picks.{data.name}.options"
+        found = settings_of(self._params.picks[data.name], self._params.rate.judges, key)
+        return {*filter(None, [found.get("judge")]), *(found.get("least") or {})}
+
+    def _drawn(self, folder: str, count: int, judges: set[str]) -> Cost:
+        """What the images of a folder took: where judges chose among them all of them, and the questions asked."""
+        path = Path(folder)
         if path.parent == Path(RENDERED):
             return self._seconds(f"render@{path.name}")
-        rated = {f"data/{row.source}" for row in params.picks.values()}
-        drawn, judges = path.parent == Path(DRAWN), params.rate.judges
+        drawn = path.parent == Path(DRAWN)
+        asked = [judge for judge in self._params.rate.judges if judge in judges]
         found = [
-            self._source.metrics(f"metrics/rate/{path.relative_to('data')}/{judge}.json")
-            for judge in judges
-            if rated & {folder, str(path.parent)}
+            self._source.metrics(f"metrics/rate/{path.relative_to('data')}/{judge}.json") for judge in asked
         ]
         kind = "rate_drawn" if drawn else "rate"
-        stages = [f"{kind}@{judge}-{path.name}" for judge in judges]
+        stages = [f"{kind}@{judge}-{path.name}" for judge in asked]
         stages += [
             f"{stage}@{path.name}" for stage in (("draw",) if drawn else ("prompts", "filter", "images"))
         ]

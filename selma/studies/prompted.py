@@ -41,7 +41,7 @@ def item_of(prompt: str, params: Params, *, ask: bool) -> Item:
     try:
         found = write_questions([asked], provider, skill="drawn", seed=params.seed, done=lambda: None)
     except UserError:
-        if ask:
+        if provider.identity is not None:
             raise
         return plain  # the embedded LLM reads its own world's prompts only
     return Item(prompt, prompt, "", "", found[asked["id"]])

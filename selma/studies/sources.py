@@ -39,7 +39,8 @@ class Source:
             words = ["dvc", "get", "--quiet", ".", path, "--rev", self.ref, "--out", str(incoming)]
             done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
-                said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line]
+                said = (lines or ["no reason given"])[-1]
                 raise UserError(f"`{shlex.join(words)}` failed: {said}")
             incoming.rename(place)
         return place
