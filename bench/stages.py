@@ -66,7 +66,11 @@ def copy(folder: Path, settings: list[str]) -> None:
     values = {key: parse_yaml(text, where=f"--set {key}") for key, text in pairs}
     params = overridden(load_yaml(Path("params.yaml")), values)
     build_params(params, where="--set")
-    (folder / "data/preferences").mkdir(parents=True)  # a dep of `evaluate`, empty without preference judges
+    for empty in (
+        "data/preferences",
+        "metrics/human",
+    ):  # deps of `evaluate` and `report`, of judges and people
+        (folder / empty).mkdir(parents=True)
     for name in CODE:
         if Path(name).is_dir():
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -19,11 +19,11 @@ from selma.ground.files import write_text
 from selma.reporting import report, table
 from selma.reporting.detail import read
 from selma.reporting.metrics import read_summary
-from selma.reporting.settings import shown
+from selma.reporting.settings import given, rows
 from selma.reporting.spent import by_cost, spent
 from selma.reporting.versions import what_ran
 from selma.runtime import stage, work
-from selma.runtime.params import load_params
+from selma.runtime.params import load_params, results
 
 DATA, METRICS, OUT = Path("data"), Path("metrics"), Path("data/report")
 
@@ -41,6 +41,8 @@ def main() -> None:
         seed=params.seed,
     )
     card = DATA / "samples" / params.compare[0][1] / summary["benchmark"] / "README.md"
+    llm = params.llm.provider, params.llm.model
+    made_by = dict.fromkeys((params.expert.backbone, params.images.backbone))
     page = report.render(
         METRICS,
         DATA / "grid",
@@ -49,9 +51,26 @@ def main() -> None:
         experts=[*params.experts, *params.mixtures],
         merges=list(params.merges),
         learned={name: asdict(policy) for name, policy in params.policies.items()},
-        settings=shown(params),
+        settings={
+            "run": {"profile": params.profile, "seed": params.seed, "skills": params.skills},
+            "experts": {name: given(expert) for name, expert in params.experts.items()},
+            **({"rate": asdict(params.rate)} if params.rate.judges else {}),
+            **rows(renders=params.renders, draws=params.draws, picks=params.picks, merges=params.merges),
+            **rows(mixtures=params.mixtures, policies=params.policies),
+            **({"policy": results(params.policy, "policy")} if params.policies else {}),
+            "prompts": asdict(params.prompts),
+            "filter": asdict(params.filter),
+            "images": results(params.images, "images"),
+            "expert": results(params.expert, "expert"),
+            "select": asdict(params.select),
+            "evaluate": results(params.evaluate, "evaluate") | {"compare": params.compare},
+            "judge": results(params.judge, "judge"),
+        },
         detail=detail,
-        ran=[*what_ran(params, card), *spent(METRICS, params, detail)],
+        ran=[
+            *what_ran(llm, params.judge, made_by, params.seed, card),
+            *spent(METRICS, params, detail),
+        ],
         cost=by_cost(METRICS, params, summary["models"], detail),
     )
     with work.folder(stage.name()) as folder:

@@ -69,7 +69,7 @@ def project(tmp_path, monkeypatch):
     for file in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / file, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for kept in ("data/preferences", "metrics/merge", "metrics/policy"):  # by git
+    for kept in ("data/preferences", "metrics/human", "metrics/merge", "metrics/policy"):  # by git
         Path(kept).mkdir(parents=True)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     use_judge(monkeypatch, Lamp)

@@ -257,7 +257,7 @@ def test_the_comparison_table_is_computed_once_and_a_further_row_trains_nothing(
 
 def test_metrics_of_branches_are_compared(clone):
     clone.run("dvc", "exp", "branch", "delta", "delta-branch")
-    assert "metrics/merge/merged.json" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
+    assert "gain.merged over single.mean" in clone.run("dvc", "metrics", "diff", "delta-branch", "--all")
 
 
 def test_the_plots_page_draws_what_the_files_hold(clone):

@@ -160,6 +160,6 @@ def test_under_dvc_a_stage_says_its_place(start, tmp_path) -> None:
     (tmp_path / "params.yaml").write_text("{}\n")
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     for given, place in (("keep", 1), ("draw", 2), ("toy@count", 3)):
-        assert f"stage {place} of 3: {given}\n" in start("pass", "count", DVC_STAGE=given).communicate()[1]
-    assert "stage 3 of 3" not in start("pass", "count").communicate()[1]
-    assert "stage 3 of 3" not in start("pass", "count", DVC_STAGE="another").communicate()[1]
+        assert f"stage {place} of 3: {given}\n" in start("pass", "count", DVC_STAGE=given).communicate()[0]
+    assert "stage 3 of 3" not in start("pass", "count").communicate()[0]
+    assert "stage 3 of 3" not in start("pass", "count", DVC_STAGE="another").communicate()[0]

@@ -477,7 +477,7 @@ def test_those_that_load_a_backbone_start_a_process() -> None:
         if "selma/backbones/loading.py" in closure(script.relative_to(ROOT).as_posix())
     }
     # a merge loads one where its operator asks for it; else it would wait for what it does not use
-    seldom = {"stages.backbone", "stages.own_backbone", "stages.pretrain", "stages.merge"}
+    seldom = {"stages.backbone", "stages.own_backbone", "stages.pretrain", "stages.merge", "stages.own_lora"}
     assert set(stages.HEAVY) == loads - seldom
 
 

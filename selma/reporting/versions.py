@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 from selma.ground.files import read_text
 from selma.reporting.spent import Row
-from selma.runtime.params import Params
+from selma.runtime.params import Judge
 
 PACKAGES = (
     "torch",
@@ -18,22 +19,24 @@ PACKAGES = (
 )  # those that results depend on; requirements.txt pins them
 
 
-def what_ran(params: Params, card: Path) -> list[Row]:
+def what_ran(
+    llm: tuple[str, str | None], judge: Judge, backbones: Iterable[str], seed: int, card: Path
+) -> list[Row]:
     """Rows (what, which, where from) for the page. Neither date nor host: the same run gives the same bytes.
 
-    `card` is the dataset card of images that the base model drew (selma/images/card.py), which says where it came from.
+    `llm` is its provider and model, `backbones` are the base model's name and, where another one drew the training
+    images, that one's. `card` is the dataset card of images that the base model drew (selma/images/card.py), which says
+    where it came from.
     """
-    llm, backbone = params.llm, params.expert.backbone
-    rows = [("base model", backbone, _came(card))]
-    if params.images.backbone != backbone:
-        rows.append(("training images by", params.images.backbone, ""))
-    rows += [
-        ("LLM", llm.model or "the embedded stand-in", f"provider {llm.provider}"),
-        ("judge", params.judge.name, f"kind {params.judge.kind}"),
-        ("training seed", str(params.seed), ""),
+    base, *others = backbones
+    return [
+        ("base model", base, _came(card)),
+        *(("training images by", other, "") for other in others),
+        ("LLM", llm[1] or "the embedded stand-in", f"provider {llm[0]}"),
+        ("judge", judge.name, f"kind {judge.kind}"),
+        ("training seed", str(seed), ""),
         ("packages", ", ".join(f"{name} {_release(name)}" for name in PACKAGES), ""),
     ]
-    return rows
 
 
 def _release(package: str) -> str:

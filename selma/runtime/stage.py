@@ -60,12 +60,12 @@ def run(main: Callable[..., None]) -> None:
 
 
 def _say_where() -> None:
-    """Under DVC, the stage's place in the pipeline on stderr: "stage 12 of 57: images@count"."""
+    """Under DVC, the stage's place in the pipeline: "stage 12 of 57: images@count"; on stdout, as what DVC says."""
     if not os.environ.get("DVC_STAGE") or not Path("dvc.yaml").is_file():
         return
     stages = in_order(load_stages(Path.cwd()))
     if name() in stages:
-        print(f"stage {stages.index(name()) + 1} of {len(stages)}: {name()}", file=sys.stderr, flush=True)
+        print(f"stage {stages.index(name()) + 1} of {len(stages)}: {name()}", flush=True)
 
 
 def name() -> str:
