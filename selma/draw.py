@@ -32,7 +32,7 @@ from selma.reporting.beside import Column, Shown, compose
 from selma.runtime import command
 from selma.runtime.origins import embedded
 from selma.runtime.params import Drawing, Params, load_params
-from selma.runtime.places import BACKBONES, JUDGES
+from selma.runtime.places import BACKBONES, BROUGHT, JUDGES
 from selma.studies.points import INDEX
 from selma.studies.prompted import item_of, unseen
 
@@ -95,7 +95,7 @@ def _main(arguments: argparse.Namespace) -> None:
         _check_weights(Path(params.models[name].weights))
     backbone = Path(BACKBONES) / params.expert.backbone
     if not backbone.is_dir():
-        _check_weights(backbone)
+        raise UserError(f"{backbone}: not here yet; {BROUGHT}")
     item = item_of(prompt, params, ask=arguments.ask)
     columns = _drawn(params, names, item, rows)
     write_image(out, compose(prompt, columns, [row.label for row in rows if row.label]))
@@ -116,9 +116,7 @@ def _names(params: Params, given: Sequence[str] | None) -> list[str]:
 def _check_weights(folder: Path) -> None:
     """Raise UserError for weights that are missing or corrupt, before the first model draws."""
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: not here yet; `dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
-        )
+        raise UserError(f"{folder}: not here yet; {BROUGHT}")
     if not (folder / INDEX).is_file():
         read_mixture(folder) if is_mixture(folder) else read_adapter(folder)
 

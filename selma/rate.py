@@ -23,9 +23,10 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_csv, write_json
 from selma.ground.items import load_split
 from selma.rating import votes as store
-from selma.rating.pairs import BROUGHT, Couple, Models, chosen, read_couples
+from selma.rating.pairs import Couple, Models, chosen, read_couples
 from selma.runtime import command
 from selma.runtime.params import Params, load_params
+from selma.runtime.places import BROUGHT
 
 DATA = Path("data")
 FOLDER = DATA / "votes"

@@ -15,7 +15,7 @@ from selma.publishing import gallery, model_card, results, trained
 from selma.publishing.folder import README, check_target, replaced, write_mark
 from selma.runtime import dvcfile, schema
 from selma.runtime.params import Params
-from selma.runtime.places import BACKBONES, EXPERTS, MERGES, MIXTURES
+from selma.runtime.places import BACKBONES, BROUGHT, EXPERTS, MERGES, MIXTURES
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +56,7 @@ def write(
     home, kind = _kind(params, name)
     source = Path(home) / name
     if not source.is_dir():
-        raise UserError(
-            f"{source}: not here yet; `dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
-        )
+        raise UserError(f"{source}: not here yet; {BROUGHT}")
     weights = load_lora(source)
     own = _precision(source / WEIGHTS)
     if format == "diffusers" and dtype not in (None, own):

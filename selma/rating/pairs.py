@@ -14,10 +14,9 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.ground.files import sha256_file
 from selma.ground.pairs import Pair, read_pairs
+from selma.runtime.places import BROUGHT
 
 Models = tuple[str, str]
-
-BROUGHT = "`dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"
 
 
 @dataclass(frozen=True)

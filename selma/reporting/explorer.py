@@ -58,11 +58,11 @@ def examined(data: Path, benchmark: str, models: Sequence[str]) -> Examined:
     return Examined(items, scores, files)
 
 
-def kind_of(score: QuestionScore, expected: str) -> int:
+def kind_of(score: float, answer: str | None, expected: str) -> int:
     """WRONG, RIGHT, or VOID: the expected answer to a question that depends on one that is answered wrongly."""
-    if score.score:
+    if score:
         return RIGHT
-    return VOID if score.answer == expected else WRONG
+    return VOID if answer == expected else WRONG
 
 
 def content(run: Examined, seed: int) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def content(run: Examined, seed: int) -> dict[str, Any]:
                 "id": item.id,
                 "skill": item.skill,
                 "prompt": item.prompt,
-                "strip": strip([run.files[model][item.id, 0] for model in run.models])[0],
+                "strip": strip([run.files[model][item.id, 0] for model in run.models]),
                 "scores": [round(means[model][item.id], 4) for model in run.models],
                 "questions": [
                     {
@@ -106,7 +106,7 @@ def content(run: Examined, seed: int) -> dict[str, Any]:
 
 
 def _said(score: QuestionScore, expected: str) -> list[Any]:
-    return [score.answer, kind_of(score, expected)]
+    return [score.answer, kind_of(score.score, score.answer, expected)]
 
 
 def as_json(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from selma.ground.pairs import read_image, read_pairs
+from selma.ground.pairs import read_pairs
 from selma.reporting.thumbnails import strip
 
 NUMBER = 8  # of each skill
@@ -22,9 +22,6 @@ def trained_on(images: Path, skills: Sequence[str], seed: int) -> list[dict[str,
     for skill in skills:
         pairs = read_pairs(images / skill)
         some = Random(f"{seed}:{skill}").sample(pairs, min(NUMBER, len(pairs)))
-        pictures = [
-            {"prompt": pair.text, "uri": strip([pair.file])[0], "size": read_image(pair.file).size}
-            for pair in some
-        ]
+        pictures = [{"prompt": pair.text, "uri": strip([pair.file])} for pair in some]
         found.append({"skill": skill, "number": len(pairs), "pictures": pictures})
     return found

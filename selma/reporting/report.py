@@ -16,12 +16,14 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_record
 from selma.ground.pairs import read_image
 from selma.reporting import charts, human, lineage, other_tables, policies
+from selma.reporting.explorer import RIGHT, VOID, WRONG, kind_of
 from selma.reporting.metrics import Benchmarks, Examples, Parts, Preferences, read_parts, read_summary
 from selma.reporting.pages import search, template
 from selma.reporting.table import gain_cells, percent, span, verdict
 
 TEMPLATE = "report.html.j2"
 
+_MARKS = {WRONG: ("wrong", "\u2717"), RIGHT: ("ok", "\u2713"), VOID: ("void", "\u2205")}
 _SENTENCES = {
     "gain": "in this run, over prompts, the interval lies above zero.",
     "loss": "in this run, over prompts, the interval lies below zero: {0} is worse.",
@@ -212,12 +214,7 @@ def _example(example: Mapping[str, Any], grid: Path) -> dict[str, Any]:
 
 def _answer(question: Mapping[str, Any], model: str) -> dict[str, str]:
     said = question["answers"][model]
-    if question["scores"][model]:
-        kind, mark = "ok", "\u2713"
-    elif said == question["expected"]:
-        kind, mark = "void", "\u2205"
-    else:
-        kind, mark = "wrong", "\u2717"
+    kind, mark = _MARKS[kind_of(question["scores"][model], said, question["expected"])]
     return {"kind": kind, "mark": mark, "text": said or "no answer"}
 
 

@@ -15,8 +15,8 @@ SIDE = 128  # pixels, at most; the embedded world's 64 stay as they are
 QUALITY = 80
 
 
-def strip(files: Sequence[Path]) -> tuple[str, int]:
-    """The images side by side as one data URI, and how many there are; all have the first one's shape."""
+def strip(files: Sequence[Path]) -> str:
+    """The images side by side as one data URI; all have the first one's shape."""
     images = [read_image(file) for file in files]
     scale = min(1.0, SIDE / max(images[0].size))
     width, height = (max(1, round(side * scale)) for side in images[0].size)
@@ -28,7 +28,7 @@ def strip(files: Sequence[Path]) -> tuple[str, int]:
             else image.resize((width, height), Image.Resampling.LANCZOS)
         )
         sheet.paste(shown, (n * width, 0))
-    return data_uri(sheet), len(images)
+    return data_uri(sheet)
 
 
 def data_uri(image: Image.Image) -> str:

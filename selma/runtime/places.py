@@ -20,3 +20,8 @@ JUDGE_CARD = "judge.json"  # in models/judges/<name>/: the kind, and where its f
 def home() -> Path:
     """The repository; under `dvc exp run --temp` still that one, not the copy that will be deleted."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+BROUGHT = (
+    "`dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"  # of what is not here yet
+)

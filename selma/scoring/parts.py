@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from selma.scoring.bootstrap import Interval, bootstrap_gain, bootstrap_mean
 from selma.scoring.scores import QuestionScore, item_scores
@@ -19,11 +19,14 @@ def skill_gains(
     first, second = item_scores(before), item_scores(after)
     if list(first) != list(second):
         raise ValueError("the two models were not asked about the same items")
+    groups: dict[str, list[str]] = {}
+    for item, skill in skills.items():
+        groups.setdefault(skill, []).append(item)
     return {
         skill: bootstrap_gain(
             [first[item] for item in items], [second[item] for item in items], resamples=resamples, seed=seed
         )
-        for skill, items in _grouped(skills, lambda item: skills[item]).items()
+        for skill, items in groups.items()
     }
 
 
@@ -46,10 +49,3 @@ def kind_gains(
         )
         for kind, items in sorted(differences.items())
     }
-
-
-def _grouped(items: Mapping[str, str], part: Callable[[str], str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for item in items:
-        groups.setdefault(part(item), []).append(item)
-    return groups
