@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from selma import draw
 from selma.ground.items import Item, Question, write_items, write_split
 from selma.reporting import beside
 from selma.reporting.beside import Column, Shown
-from tests.test_sample_stage import SETTINGS, put_lora
+from tests.test_sample_stage import MODELS, SETTINGS, put_lora
 
 QUESTION = Question("1", "Is there a circle?", ("yes", "no"), "yes", (), "shape")
 
@@ -71,6 +72,28 @@ def test_names_may_have_commas_between_and_another_model_draws_otherwise(drawn):
     merged, count, base = (tile(page, column) for column in range(3))
     assert np.abs(merged - base).max() <= 1 < np.abs(merged - count).max()
     assert [line.partition(":")[0] for line in said if " images in " in line] == ["merged", "count", "base"]
+
+
+def test_a_policy_stands_beside_base_and_merge(make_project, monkeypatch, capsys):
+    """`nft`, as docs/how-to.md has its rows."""
+    how_to = (Path(__file__).parents[1] / "docs/how-to.md").read_text(encoding="utf-8")
+    section = how_to.split("## Let a model learn from a judge")[1].split("\n## ")[0]
+    rows = YAML(typ="safe").load(section.split("```yaml\n")[1].split("```")[0])
+    root = make_project(
+        "policies", {**SETTINGS, "policies": rows["policies"], "models": {**MODELS, **rows["models"]}}
+    )
+    for folder, size in (("merges/merged", 0.0), ("experts/nft", 1.0)):
+        put_lora(root / "models" / folder, root / "models/backbones/shapes", size)
+    monkeypatch.chdir(root)
+    words = ["a red circle", "--models", "base,merged,nft", "--images", "1", "--out", "out.png"]
+    monkeypatch.setattr("sys.argv", ["draw", *words])
+    draw.main()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in said if " images in " in line] == ["base", "merged", "nft"]
+    with Image.open("out.png") as picture:
+        page = np.asarray(picture.convert("RGB")).astype(int)
+    base, merged, nft = (tile(page, column) for column in range(3))
+    assert np.abs(merged - base).max() <= 1 < np.abs(nft - base).max()
 
 
 def test_the_judge_answers_what_the_embedded_llm_asks_of_a_prompt(drawn):
