@@ -32,6 +32,9 @@ def main() -> None:
     )
     parser.add_argument("--to", metavar="OWNER/REPO", help="the repository; it is made if it is not there")
     parser.add_argument("--dry-run", action="store_true", help="write the folder and send nothing")
+    parser.add_argument(
+        "--files", action="store_true", help="with --dry-run: list every file of a large folder"
+    )
     parser.add_argument("--private", action="store_true", help="make a private repository")
     parser.add_argument("--dataset", action="store_true", help="the training images of skills, not a LoRA")
     parser.add_argument(
@@ -49,7 +52,7 @@ def _main(arguments: argparse.Namespace) -> None:
     _check(arguments)
     folder = _write(load_params(), arguments)
     if arguments.dry_run:
-        print(f"{folder}\n{listing(folder)}\nnothing was sent (--dry-run)")
+        print(f"{folder}\n{listing(folder, whole=arguments.files)}\nnothing was sent (--dry-run)")
         return
     plan = hub.plan(folder, arguments.to, _kind(arguments), private=arguments.private)
     if not plan.send and not plan.remove:
@@ -62,6 +65,8 @@ def _main(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UserError for options that do not go together, or a hub that cannot be written to: before any work."""
+    if arguments.files and not arguments.dry_run:
+        raise UserError("--files is for --dry-run")
     if not arguments.to and not arguments.dry_run:
         raise UserError("--to OWNER/REPO is needed, or --dry-run to see what would be uploaded")
     for option, value in (("--to", arguments.to), ("--trained-on", arguments.trained_on)):

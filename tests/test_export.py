@@ -226,13 +226,25 @@ def test_the_card_of_the_merged_lora(run) -> None:
         "| base | 37.87 |\n| with this LoRA | 41.70 |\n| **gain, points** | **+3.83 [+1.86, +5.79]** |",
         "Benchmark `shapes`, judge `oracle`, 150 test prompts x 2 images, ddim, 12 steps at guidance 1.35, 64 px",
         sha256_file(weights_of(folder)),
-        "made by this repository's stage `pretrain@shapes`",
+        "`shapes`, which is not on the hub: SELMA-DVC's stage `pretrain@shapes` made it",
+        "#   make setup && .venv/bin/dvc pull -r starter pretrain@shapes\n",
         "they cannot open a base model of this architecture",
     ):
         assert fact in card
     data = front_matter(folder)
     assert data["license"] == "apache-2.0" and data["library_name"] == "diffusers"
     assert "base_model" not in data
+
+
+def test_the_card_links_the_repository_that_made_the_base_where_its_citation_has_an_address(run) -> None:
+    with (run / "CITATION.cff").open("a") as citation:
+        citation.write("repository-code: https://example.org/selma-dvc\n")
+    card = (export.export("merged", "diffusers") / "README.md").read_text(encoding="utf-8")
+    assert "[SELMA-DVC](https://example.org/selma-dvc)'s stage `pretrain@shapes` made it" in card
+    assert (
+        "# The base model is part of the repository that this LoRA was made in, https://example.org/selma-dvc."
+        in card
+    )
 
 
 def test_the_card_does_not_say_that_a_model_drew_a_persons_own_images(run) -> None:

@@ -244,6 +244,7 @@ def test_the_token_is_written_nowhere(drawn, hub) -> None:
     [
         (["merged"], "--to OWNER/REPO is needed"),
         (["merged", "--to", "selma-lora"], "--to: 'selma-lora' is not OWNER/REPO"),
+        (["merged", "--to", TO, "--files"], "--files is for --dry-run"),
         (["merged", "--to", "a/b/c", "--dry-run"], "--to: 'a/b/c' is not OWNER/REPO"),
         (["merged", "--to", "https://huggingface.co/a/b"], "is not OWNER/REPO"),
         (["merged", "--to", "a/-b"], "is not OWNER/REPO"),
@@ -279,6 +280,20 @@ def test_a_dataset_arrives_with_its_images_and_columns(drawn, hub, tmp_path_fact
         assert found.column_names == ["image", "text", "id", "seed"]
         assert sorted(found["id"]) == [f"{skill}-{number}" for skill in skills for number in range(3)]
         assert found[0]["text"] == f"text of {found[0]['id']}" and found[0]["image"].size == (64, 64)
+
+
+def test_a_folder_of_many_files_is_one_line_unless_asked_for(drawn, capsys) -> None:
+    images(drawn, "count", 20)
+    size = sum(path.stat().st_size for path in (drawn / "data/images/count").glob("*.webp"))
+    assert call("count", "objects", "--dataset", "--dry-run") == 0
+    told = capsys.readouterr().out
+    size += Path("exports/shapes-images-hub/count/metadata.jsonl").stat().st_size
+    assert f"{size:,}  count/  21 files\n" in told and "count-7.webp" not in told
+    assert "  objects/objects-2.webp\n" in told and "  README.md\n" in told
+    sum_of_all = told.splitlines()[-2]
+    assert call("count", "objects", "--dataset", "--dry-run", "--files") == 0
+    told = capsys.readouterr().out
+    assert "  count/count-7.webp\n" in told and "21 files" not in told and told.splitlines()[-2] == sum_of_all
 
 
 def test_the_dataset_card_says_how_the_images_were_made(drawn) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from selma.ground.files import read_json, sha256_file, write_json
 from selma.runtime import work
 
 MARK, README = "export.json", "README.md"
+MANY = 10  # files of a folder that are listed one by one
 
 
 def check_target(out: Path) -> None:
@@ -64,8 +66,18 @@ def files_of(folder: Path) -> list[str]:
     )
 
 
-def listing(folder: Path) -> str:
-    """A line for each file with its size in bytes, and their sum."""
+def listing(folder: Path, *, whole: bool = False) -> str:
+    """A line for each file with its size in bytes, and their sum.
+
+    A folder of more than MANY files is one line, with their number and sum, unless `whole`.
+    """
     sizes = {name: (folder / name).stat().st_size for name in files_of(folder)}
-    lines = [f"{size:>13,}  {name}" for name, size in sizes.items()]
-    return "\n".join([*lines, f"{sum(sizes.values()):>13,}  bytes in {len(sizes)} files"])
+    inside = Counter(name.rpartition("/")[0] for name in sizes)
+    parts: dict[str, int] = {}
+    for name, size in sizes.items():
+        within = name.rpartition("/")[0]
+        if within and inside[within] > MANY and not whole:
+            name = f"{within}/  {inside[within]:,} files"
+        parts[name] = parts.get(name, 0) + size
+    lines = [f"{size:>13,}  {name}" for name, size in parts.items()]
+    return "\n".join([*lines, f"{sum(sizes.values()):>13,}  bytes in {len(sizes):,} files"])

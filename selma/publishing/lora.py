@@ -178,6 +178,12 @@ def base_of(folder: Path) -> model_card.Base:
         )
     for stage in dvcfile.load_stages(Path.cwd()).values():
         if folder.as_posix() in stage.outs:  # trained here, so under this repository's licence
-            licence = schema.load_yaml(CITATION)["license"].lower()
-            return model_card.Base(folder.name, kind, licence=licence, made_by=stage.name)
+            told = schema.load_yaml(CITATION)
+            return model_card.Base(
+                folder.name,
+                kind,
+                licence=told["license"].lower(),
+                made_by=stage.name,
+                project=told.get("repository-code"),
+            )
     return model_card.Base(folder.name, kind)

@@ -31,7 +31,10 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class Base:
-    """The base model: on the hub, with `vae` the id of a replacement VAE; or trained here, by the stage `made_by`."""
+    """The base model: on the hub, with `vae` the id of a replacement VAE; or trained here, by the stage `made_by`.
+
+    `project` is the address of the repository that made it, if CITATION.cff states one.
+    """
 
     name: str
     pipeline: str  # diffusers' class, e.g. StableDiffusionXLPipeline
@@ -40,6 +43,7 @@ class Base:
     licence: str | None = None
     vae: str | None = None
     made_by: str | None = None
+    project: str | None = None
 
 
 @dataclass(frozen=True)
