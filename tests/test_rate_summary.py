@@ -91,6 +91,14 @@ def test_a_prompts_raters_are_averaged_first():
     assert found["decided"]["mean"] == 0.75 and found["left"] == 0.75
 
 
+@pytest.mark.parametrize("prompts", [9, 10])
+def test_intervals_over_few_prompts_are_said_to_be_too_narrow(tmp_path, summary, prompts):
+    make(tmp_path, items(["count"] * prompts), size=8)
+    fill(tmp_path, {f"count-{i:03}": [1, 0] for i in range(prompts)})
+    _, text = summary()
+    assert ("9 prompts are too few" in text) == (prompts == 9)
+
+
 def test_ties_alone_have_no_winner():
     found = count([vote("a", "1", 0)])
     assert found["decided"] is found["left"] is found["alpha"] is None

@@ -14,6 +14,9 @@ from selma.scoring.bootstrap import bootstrap_mean
 from selma.scoring.summary import interval, rounded
 
 OUTCOMES = ("win", "tie", "lose")  # of the first model
+# Below so many prompts the bootstrap's 95% intervals are too narrow: of shares 40/40/20% they held the truth in 72% of
+# 1,500 draws of 3 prompts, 87% of 5, 91% of 8, 93% of 10, 94% of 20.
+FEW = 10
 
 
 def summarise(

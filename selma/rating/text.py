@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selma.rating.summary import OUTCOMES
+from selma.rating.summary import FEW, OUTCOMES
 
 
 def text(summary: Mapping[str, Any]) -> str:
@@ -44,6 +44,10 @@ def text(summary: Mapping[str, Any]) -> str:
         ]
         header = ["judge", "prompts", "says the same", "both prefer one", "of these the same"]
         parts.append(tabulate(table, header, **plain))
+    if summary["n_prompts"] < FEW:
+        parts.append(
+            f"note: {summary['n_prompts']} prompts are too few: below {FEW} the intervals are narrower than 95%"
+        )
     parts.append("Shares: a prompt's raters are averaged first; bootstrap intervals over prompts.")
     return "\n\n".join(parts)
 
