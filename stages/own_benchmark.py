@@ -39,6 +39,8 @@ def main(name: str) -> None:
         for part, file in files.items():
             shutil.copyfile(file, out / source.FILES[part])
         work.publish(out, Path("data/benchmarks") / name)
+    questions = sum(len(item.questions) for item in items)
+    print(f"data/benchmarks/{name}: {len(items):,} prompts, {questions:,} questions")
 
 
 def _files(path: Path, names: dict[str, str], key: str) -> dict[str, Path]:

@@ -61,6 +61,7 @@ def read(path: Path, contents: bytes | str) -> list[Item]:
 def test_a_users_table_becomes_a_test_split(stage):
     done = stage(TABLE)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "data/benchmarks/mine: 2 prompts, 5 questions\n"
     assert splits(stage.folder) == ["test"]
     first, second = load_split(stage.folder, "test")
     assert (first.prompt, second.prompt) == ("two red circles", "a blue, round ball")
