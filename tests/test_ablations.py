@@ -550,6 +550,7 @@ def test_the_page_says_what_the_rows_say_and_is_the_same_bytes_again(found, name
         )
     page.write_page(docs, table, found, table_rows(table, found), facts, extra)
     text = (docs / f"{name}.md").read_text()
+    assert "scores best on the dev split (1.35, 1.5, 2, 10 prompts" in text, "the examined one is among them"
     here = gain(found, "selma", "base", EXAMINED)
     assert f"**{100 * here['mean']:+.1f} [{100 * here['low']:+.1f}, {100 * here['high']:+.1f}]**" in text
     assert "| delta | the mean | 1.35 |" in text and "the embedded world agrees" in text

@@ -54,7 +54,7 @@ def write_page(
         first_seed=table.seeds[0],
         images="one image" if table.images == 1 else f"{table.images} images",
         total=f"{facts['prompts'] * table.images * len(table.seeds):,}",
-        scales=", ".join(f"{scale:g}" for scale in table.scales),
+        scales=", ".join(f"{scale:g}" for scale in sorted({*table.scales, float(facts["examined"])})),
         reading=table.reading.get(name, ""),
         title=HEADINGS[name],
         command=COMMANDS[name],
