@@ -324,9 +324,28 @@ def test_a_port_that_is_taken_is_one_line(run, project):
     assert code == 2 and re.fullmatch(r"error: --host 127\.0\.0\.1 --port \d+: .*in use.*\n", error)
 
 
+def test_a_page_that_nobody_votes_on_leaves_no_file(run, project):
+    with serving(project, "--pairs", "2") as server:
+        rater = Rater(server, "anna")
+        assert "0 of 2" in rater.page()
+        rater.send(undo="nothing")
+        assert not (project / FILE).exists()
+    assert not list((project / "data/votes").iterdir())
+    assert "no votes yet" in run(*MODELS, "--summary")[2]
+
+
+def test_two_pages_may_begin_one_file_and_two_seeds_may_not(project):
+    with serving(project) as one, serving(project) as two, serving(project, "--seed", "7") as other:
+        for server, name in ((one, "anna"), (two, "ben")):
+            Rater(server, name).vote("tie")
+        rater = Rater(other, "cleo")
+        assert rater.send(pair=rater.pair(), vote="tie").status_code == 503
+    assert [row[0] for row in votes(project)] == ["anna", "ben"]
+
+
 def test_another_seed_or_another_file_is_refused(run, project):
-    with serving(project):
-        pass
+    with serving(project) as server:
+        Rater(server, "anna").vote("tie")
     code, _, error = run("base", "merged", "--port", "0", "--seed", "7")
     assert code == 2 and f"{FILE} was started with 42" in error
     (project / FILE).write_text("no database, but long enough to be read as one" * 100)

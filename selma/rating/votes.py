@@ -1,8 +1,8 @@
 """The votes of raters about one pair of models, in one SQLite file that can be kept, copied and read by others.
 
-Every vote is a transaction of its own, on disk before the rater sees the next pair. What is undone or voted again
-stays in the file, marked so. The journal is SQLite's default one, not the write-ahead log, so that a copy of the file
-alone is whole.
+The file is made by the first vote: a page that nobody voted on leaves none. Every vote is a transaction of its own, on
+disk before the rater sees the next pair. What is undone or voted again stays in the file, marked so. The journal is
+SQLite's default one, not the write-ahead log, so that a copy of the file alone is whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from selma.ground.errors import UserError
 from selma.rating.pairs import Couple, Models
@@ -79,17 +80,27 @@ def votes_file(folder: Path, models: Models, benchmark: str) -> Path:
 
 
 class Votes:
-    """An open file of votes; safe for several threads and processes, as each call connects for itself."""
+    """A file of votes, which may not be there yet; safe for several threads and processes, as each call connects for
+    itself."""
 
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
         self.path = path
+        self.about = about
         self.seed = int(about["seed"])
         self.salt = about["salt"].encode()
+        self._checked = path.is_file()  # it is known to be about the same, with the same seed
 
     def add(self, rater: str, couple: Couple, sides: Models, choice: str) -> None:
-        """Keep a vote; an earlier one of this rater about this pair no longer counts."""
+        """Keep a vote; an earlier one of this rater about this pair no longer counts.
+
+        Raises UserError where another page began the file in the meantime, with another seed.
+        """
         row = (rater, couple.item, couple.prompt, couple.id, *sides, choice, _now())
         with _connected(self.path) as file:
+            if not self._checked:
+                _begin(file, self.about)
+                _check_seed(self.path, dict(file.execute("SELECT key, value FROM about")), self.seed)
+                self._checked = True
             file.execute("BEGIN IMMEDIATE")
             _undo(file, rater, couple.id)
             file.execute(
@@ -101,11 +112,15 @@ class Votes:
 
     def undo(self, rater: str, pair: str) -> None:
         """Take a rater's vote about a pair back; nothing happens where there is none."""
+        if not self.path.is_file():
+            return
         with _connected(self.path) as file:
             _undo(file, rater, pair)
 
     def done(self, rater: str) -> list[str]:
         """The ids of the pairs that a rater has voted on, in the order of the votes."""
+        if not self.path.is_file():
+            return []
         with _connected(self.path) as file:
             found = file.execute(
                 "SELECT pair FROM votes WHERE rater = ? AND undone = 0 ORDER BY id", (rater,)
@@ -114,6 +129,8 @@ class Votes:
 
     def all(self) -> list[Vote]:
         """Every vote that counts, in order."""
+        if not self.path.is_file():
+            return []
         with _connected(self.path) as file:
             rows = file.execute(
                 'SELECT rater, item, prompt, pair, "left", "right", choice, at FROM votes '
@@ -123,30 +140,30 @@ class Votes:
 
 
 def start(path: Path, models: Models, benchmark: str, seed: int | None, default: int) -> Votes:
-    """Open the votes of a pair of models on a benchmark, in a new file if there is none.
+    """Open the votes of a pair of models on a benchmark; where there is no file, the first vote makes it.
 
     `seed` fixes the order and sides of a new file, `default` where it is None; an old file keeps its own. Raises
-    UserError where `seed` is another one, or the file is not one of votes about this pair.
+    UserError where `seed` is another one, the file is not one of votes about this pair, or none can be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made ({error.strerror})") from None
+        raise UserError(f"{path.parent}: cannot be made or written to ({error.strerror})") from None
     told = {
         "models": " ".join(sorted(models)),
         "benchmark": benchmark,
         "seed": str(default if seed is None else seed),
         "salt": secrets.token_hex(16),  # of the images' names on the page
     }
+    if not path.exists():
+        return Votes(path, told)
     with _connected(path) as file:
-        file.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        file.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", told.items())
+        _begin(file, told)
     votes = _checked(path, models, benchmark)
-    if seed not in (None, votes.seed):
-        raise UserError(
-            f"--seed: {seed}; {path} was started with {votes.seed}, which fixes each rater's order: leave it out, or "
-            "move that file away"
-        )
+    if seed is not None:
+        _check_seed(path, votes.about, seed)
     return votes
 
 
@@ -169,6 +186,20 @@ def _checked(path: Path, models: Models, benchmark: str) -> Votes:
             "move it away"
         )
     return Votes(path, about)
+
+
+def _begin(file: sqlite3.Connection, about: Mapping[str, str]) -> None:
+    """Make the tables, and say what the file is about, where another process did not do so before."""
+    file.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    file.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", about.items())
+
+
+def _check_seed(path: Path, about: Mapping[str, str], seed: int) -> None:
+    if int(about["seed"]) != seed:
+        raise UserError(
+            f"--seed: {seed}; {path} was started with {about['seed']}, which fixes each rater's order: "
+            "leave it out, or move that file away"
+        )
 
 
 def _undo(file: sqlite3.Connection, rater: str, pair: str) -> None:
