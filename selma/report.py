@@ -16,18 +16,23 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
 from selma.ground.files import read_record, write_text
 from selma.reporting.explorer import examined
 from selma.reporting.metrics import Summary, read_summary
 from selma.reporting.runs import Run, render
 from selma.runtime import command
-from selma.runtime.experiment import reference
+from selma.runtime.experiment import output, reference
+from selma.runtime.facts import execution
 from selma.runtime.params import load_params
+from selma.runtime.places import home
+from selma.runtime.recorder import recorded
 from selma.runtime.schema import load_yaml
+from selma.runtime.tracking import redact
 from selma.studies.sources import Source
 
 HERE = "workspace"
@@ -77,7 +82,10 @@ def _run(name: str, commit: str, folder: Path) -> Run:
     if not commit:
         params, summary, data = load_yaml(Path("params.yaml")), read_summary(), Path("data")
         pair = _pair(name, params)
-        return Run(name, "", params, summary, examined(data, summary["benchmark"], [*pair]), pair)
+        found = examined(data, summary["benchmark"], [*pair])
+        head = output(["git", "rev-parse", "HEAD"]).strip()
+        began, seconds = _ran([execution(head, Path("params.yaml").read_bytes())])
+        return Run(name, "", params, summary, found, pair, "", began, seconds)
     source = Source(commit, folder)
     for file in ("params.yaml", "metrics/eval.json"):
         write_text(folder / file, source.text(file))
@@ -87,7 +95,34 @@ def _run(name: str, commit: str, folder: Path) -> Run:
     for model in pair:
         source.out(f"data/samples/{model}/{benchmark}")
         source.out(f"data/answers/{model}/{benchmark}.jsonl")
-    return Run(name, commit, params, summary, examined(folder / "data", benchmark, [*pair]), pair)
+    found = examined(folder / "data", benchmark, [*pair])
+    when = int(output(["git", "show", "--no-patch", "--format=%ct", commit]))
+    began, seconds = _ran(_executions(commit, (folder / "params.yaml").read_bytes()))
+    return Run(name, commit, params, summary, found, pair, _utc(when), began, seconds)
+
+
+def _executions(commit: str, params: bytes) -> list[str]:
+    """The names that tracking may have given the execution of a commit: an experiment's own, or, as what a run made is
+    committed after it, that of the commit before, with these params; a run of the commit itself made the same."""
+    refs = output(["git", "for-each-ref", "--format=%(refname)", f"--points-at={commit}", "refs/exps"])
+    before = output(["git", "rev-list", "--parents", "--max-count=1", commit]).split()[1:2]
+    return [ref.rpartition("/")[2] for ref in refs.split()] + [
+        execution(each, params) for each in (*before, commit)
+    ]
+
+
+def _ran(names: list[str]) -> tuple[str, dict[str, float]]:
+    """When the execution began and its stages' seconds, by MLflow; nothing where its store does not answer."""
+    try:
+        found = recorded(home().resolve(), names)
+    except Exception as error:  # a store of any kind, which fails in its own way; the page is about more
+        print(f"note: no times from MLflow: {redact(first_line(error))}", file=sys.stderr)
+        found = None
+    return (_utc(found[0] // 1000), found[1]) if found else ("", {})
+
+
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _pair(name: str, params: Any) -> tuple[str, str]:

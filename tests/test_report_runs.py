@@ -14,6 +14,7 @@ import yaml
 from selma import report as command
 from selma.ground.files import write_json
 from selma.reporting.runs import differing
+from selma.runtime import recorder, tracking
 from tests.test_report import summary
 from tests.test_report_detail import data  # noqa: F401 - a fixture
 
@@ -100,6 +101,60 @@ def test_runs_stand_side_by_side_with_what_differs(repository, monkeypatch, caps
     found = items(page)
     assert found["models"] == ["base", "steps-half-0123456789: merged", "other: merged"]
     assert found["items"][0]["scores"] == [0, 1, 0]
+
+
+def test_commits_and_times_are_shown_where_mlflow_knows_them(repository, monkeypatch, capsys):
+    """Of an experiment by its name, of a commit by the one before it and its params, of the workspace by HEAD's."""
+    root, first, second = repository
+    for name in ("SELMA_TRACKING", "DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tracking, "_start_recorder", lambda: None)
+    params = (root / "params.yaml").read_text()
+    for stage, run, head in (
+        ("expert", "steps-half-0123456789", first),
+        ("merge", None, first),
+        ("rate", None, second),
+    ):
+        git("checkout", "--quiet", "--detach", head)
+        (root / "params.yaml").write_text(params)  # edited at `first`, and committed with what it made
+        monkeypatch.setenv("DVC_EXP_NAME", run) if run else monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+        with tracking.stage_run(f"{stage}@{head[:4]}"):
+            pass
+        git("checkout", "--quiet", "--", "params.yaml")
+    recorder.record(root, linger=0)
+    page = shown(monkeypatch, capsys, "steps-half-0123456789", "other", "workspace")
+    text = " ".join(re.sub(r"<[^>]*>", " ", page.partition('<section id="settings">')[0]).split())
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    for name, commit in (("steps-half-0123456789", first[:10]), ("other", second[:10])):
+        assert re.search(rf"{name} {commit} {when} {when} 1, \d+ s", text)
+    assert re.search(rf"workspace - - {when} 1, \d+ s", text)
+    table = page.partition("<summary>Seconds of each stage</summary>")[2].partition("</table>")[0]
+    rows = {
+        row[0]: row[1:]
+        for row in re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", table)
+    }
+    ran = {stage: [cell != "-" for cell in cells] for stage, cells in rows.items()}
+    assert ran == {
+        f"expert@{first[:4]}": [True, False, False],
+        f"merge@{first[:4]}": [False, True, False],
+        f"rate@{second[:4]}": [False, False, True],
+    }
+
+
+def test_without_a_store_no_times_are_shown_and_none_is_made(repository, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    page = shown(monkeypatch, capsys, "other")
+    assert "Seconds of each stage" not in page and not Path("mlflow.db").exists()
+
+
+def test_a_store_that_does_not_answer_costs_a_note_alone(repository, monkeypatch, capsys):
+    Path("mlflow.db").write_text("no database at all")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("sys.argv", ["report", "other"])
+    command.main()
+    said = capsys.readouterr()
+    assert said.out == "report.html\n" and said.err.startswith("note: no times from MLflow: ")
+    assert "Traceback" not in said.err
 
 
 def test_what_lies_here_is_the_run_workspace(repository, monkeypatch, capsys):

@@ -6,7 +6,7 @@ Every run is examined on the same prompts, so that what they differ by is paired
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from selma.ground.errors import UserError
@@ -26,7 +26,8 @@ TEMPLATE = "runs.html.j2"
 class Run:
     """A run: its name, its commit ("" for the files that lie here), params.yaml, metrics/eval.json, and what it drew.
 
-    `examined` holds the leading pair's models alone, `pair` is (after, before).
+    `examined` holds the leading pair's models alone, `pair` is (after, before). `committed` and `began` are times as
+    the page shows them, "" where they are unknown; `seconds` those of each stage that ran, as far as MLflow knows them.
     """
 
     name: str
@@ -35,6 +36,9 @@ class Run:
     summary: Mapping[str, Any]
     examined: Examined
     pair: tuple[str, str]
+    committed: str = ""
+    began: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def render(runs: Sequence[Run], *, resamples: int, seed: int) -> str:
@@ -52,6 +56,7 @@ def render(runs: Sequence[Run], *, resamples: int, seed: int) -> str:
         n_prompts=first.summary["n_prompts"],
         images_per_prompt=first.summary["images_per_prompt"],
         settings=differing(runs),
+        times=_times(runs),
         **search(explorer.content(_together(runs), seed)),
     )
 
@@ -64,6 +69,18 @@ def differing(runs: Sequence[Run]) -> list[dict[str, Any]]:
         {"key": key, "cells": [str(params.get(key, "-")) for params in flat]}
         for key in keys
         if len({repr(params.get(key)) for params in flat}) > 1
+    ]
+
+
+def _times(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The seconds of every stage that ran in any of the runs, a cell for each."""
+    stages = dict.fromkeys(stage for run in runs for stage in run.seconds)
+    return [
+        {
+            "stage": stage,
+            "cells": [f"{run.seconds[stage]:,.1f}" if stage in run.seconds else "-" for run in runs],
+        }
+        for stage in stages
     ]
 
 
@@ -87,6 +104,9 @@ def _row(first: Run, run: Run, resamples: int, seed: int) -> dict[str, Any]:
     found = {
         "name": run.name,
         "commit": run.commit[:10],
+        "committed": run.committed,
+        "began": run.began,
+        "ran": f"{len(run.seconds)}, {sum(run.seconds.values()):,.0f} s" if run.seconds else "",
         "model": model,
         "mean": percent(run.summary["models"][model]["mean"]),
         "span": span(run.summary["models"][model]),

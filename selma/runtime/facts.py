@@ -20,6 +20,11 @@ def of_stage(name: str) -> dict[str, Any]:
     return {"params": _declared(name), "tags": tags, "inputs": _inputs(name), **_pipeline(commit)}
 
 
+def execution(commit: str, params: bytes) -> str:
+    """The name of a pipeline execution that is no experiment: its commit ('': none), and a hash of its params.yaml."""
+    return f"{commit[:7] or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys; an empty one is a value."""
     if not isinstance(value, Mapping) or (prefix and not value):
@@ -47,10 +52,9 @@ def _pipeline(commit: str) -> dict[str, Any]:
 
     path = Path("params.yaml")
     params = path.read_bytes() if path.is_file() else b""
-    short = f"{commit[:7] or 'nogit'}-{hashlib.sha256(params).hexdigest()[:6]}"
     plain = load_yaml(path) if params else {}
     return {
-        "run": os.environ.get("DVC_EXP_NAME") or short,
+        "run": os.environ.get("DVC_EXP_NAME") or execution(commit, params),
         "settings": {**flatten(plain), **_headline(plain)},
     }
 

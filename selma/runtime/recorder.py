@@ -19,6 +19,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def address(root: Path) -> str:
 class Store:
     """The MLflow store, and its runs that are being written."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, create: bool = True) -> None:
         # Nothing leaves this machine but what goes to the tracking server the user named.
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
         from mlflow.tracking import MlflowClient
@@ -55,9 +56,9 @@ class Store:
         own = not os.environ.get("MLFLOW_TRACKING_URI")
         self.client = MlflowClient(tracking_uri=self.uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        self.experiment = (
-            found.experiment_id if found else self._create((root / "mlartifacts").as_uri() if own else None)
-        )
+        self.experiment = found.experiment_id if found else ""
+        if create and not found:
+            self.experiment = self._create((root / "mlartifacts").as_uri() if own else None)
 
     def works(self) -> bool:
         """Whether the store answers at all: then what it refuses is at fault."""
@@ -71,12 +72,20 @@ class Store:
 
     def run(self, tag: str, value: str, name: str, start: int, tags: dict[str, str]) -> str:
         """Id of the run whose `tag` is `value`, created if missing: replaying a spool creates no second."""
-        quoted = value.replace("'", "_")
-        found = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{quoted}'", max_results=1)
-        if found:
+        if found := self.find(tag, value):
             return found[0].info.run_id
-        every = {**tags, tag: quoted, "mlflow.runName": name}
+        every = {**tags, tag: _quoted(value), "mlflow.runName": name}
         return self.client.create_run(self.experiment, start_time=start, tags=every).info.run_id
+
+    def find(self, tag: str, value: str) -> list[Any]:
+        """The run whose `tag` is `value`, or none."""
+        wanted = f"tags.`{tag}` = '{_quoted(value)}'"
+        return list(self.client.search_runs([self.experiment], wanted, max_results=1))
+
+
+def _quoted(value: str) -> str:
+    """`value` as it may stand between quotes in a search."""
+    return value.replace("'", "_")
 
 
 class Stage:
@@ -187,6 +196,23 @@ def _fail(folder: Path, problem: str) -> None:
 def _name(text: str) -> str:
     """`text` as MLflow takes names: of letters, digits, and _ - . space : / only."""
     return re.sub(r"[^\w\-. :/]", "_", text, flags=re.ASCII)[:250]
+
+
+def recorded(root: Path, names: Sequence[str]) -> tuple[int, dict[str, float]] | None:
+    """When the first of these pipeline executions that MLflow knows began (ms since 1970), and each stage's seconds.
+
+    Of a stage that ran several times in it the last time counts. None where MLflow knows none, or there is no store.
+    """
+    if not (os.environ.get("MLFLOW_TRACKING_URI") or (root / "mlflow.db").is_file()):
+        return None
+    store = Store(root, create=False)
+    parents = [run for name in names if store.experiment for run in store.find("dvc.exp", name)]
+    if not parents:
+        return None
+    ended = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}' AND attributes.status = 'FINISHED'"
+    children = store.client.search_runs([store.experiment], ended, order_by=["attributes.start_time"])
+    took = {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in children}
+    return parents[0].info.start_time, took
 
 
 def record(root: Path, linger: float) -> Store | None:
