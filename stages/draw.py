@@ -10,10 +10,11 @@ writes  data/drawn/<name>/         <id>-<k>.webp and metadata.jsonl {file_name, 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import load_backbone
+from selma.ground.drawer import write_drawer
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.ground.items import write_items
@@ -43,7 +44,7 @@ def main(name: str, shard: str = "1/1") -> None:
         drawing = replace(drawing, guidance=row.guidance)
     lora = None if weights.parent == Path(BACKBONES) else weights
     backbone = Path(BACKBONES) / params.expert.backbone if lora else weights
-    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=lora)
+    pipe = load_backbone(backbone, params.runtime.device, params.runtime.dtype, lora=lora)
 
     with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"
@@ -52,6 +53,7 @@ def main(name: str, shard: str = "1/1") -> None:
             rows,
             out,
             drawing,
+            diversity=row.diversity,
             shard=part,
             bar=lambda total, done: stage.bar(total, done, f"draw {name}"),
         )
@@ -67,6 +69,8 @@ def main(name: str, shard: str = "1/1") -> None:
             "weights": row.weights if lora else "",
         }
         write_items(out / FILE, items)
+        if lora or row.diversity:
+            write_drawer(out, lora, row.diversity and asdict(row.diversity))
         write_text(out / "README.md", card(backbone, drawing, about=about, **told))
         work.publish(out, Path(DRAWN) / name)
 

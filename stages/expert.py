@@ -11,19 +11,16 @@ writes  models/checkpoints/<name>/     step-000100/, step-000200/, ... each a Lo
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from selma.backbones.loading import fingerprint, load_pipeline, text_fingerprint
-from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop, samples
+from selma.backbones.loading import fingerprint
+from selma.experts import loop
+from selma.experts.beginning import begin
 from selma.experts.card import card
 from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
 from selma.ground.pairs import read_training
-from selma.lora.adapter import add_lora
-from selma.lora.text import add_text_lora, save_with_texts
 from selma.runtime import stage, tracking, variants, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -36,41 +33,42 @@ def main(name: str) -> None:
         raise UserError(f"experts: no expert {name!r} in params.yaml; allowed: {', '.join(params.experts)}")
     expert = params.experts[name]
     options = variants.options("objectives", expert.objective, expert.options, f"experts.{name}.options")
-    compares = variants.constants("objectives", expert.objective).get("PAIRS", False)
+    states = variants.constants("objectives", expert.objective)
+    compares = states.get("PAIRS", False)
     pairs = read_training(Path(expert.data), expert.skills, expert.objective if compares else None)
     backbone = Path(BACKBONES) / params.expert.backbone
     settings = training_of(params.expert, expert)
     told = {"backbone": fingerprint(backbone), "images": len(pairs), "seed": params.seed}
 
-    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
-    unet, schedule = pipe.unet, training_schedule(pipe)
-    # What does not fit is said before anything is computed.
-    loop.check_precision(unet)
-    start = initial_seed(settings.init, params.seed, name)
     own = expert.rank is not None or expert.targets is not None
-    where = f"experts.{name}" if own else "expert"
-    add_lora(unet, settings.rank, settings.lora_alpha, list(settings.targets), start, where)
-    model, save = unet, None
-    if settings.text_encoder:
-        told["text_backbone"] = text_fingerprint(backbone)
-        model = add_text_lora(pipe, settings.rank, settings.lora_alpha, start, where)
-        save = partial(save_with_texts, model)
+    begun = begin(
+        backbone,
+        params.runtime,
+        settings,
+        initial_seed(settings.init, params.seed, name),
+        f"experts.{name}" if own else "expert",
+        expert.objective,
+        states.get("BACKBONE", "diffusion"),
+        states.get("TEXT", False),
+        Path(expert.data),
+    )
+    told |= begun.told
 
     with work.folder(stage.name()) as folder:
         # Encode every pair once; the VAE is needed after that for samples only, as are text encoders that do not learn.
-        encoded = examples.of_pairs(folder / "examples.safetensors", pipe, pairs, settings, compares)
+        encoded = begun.examples(folder / "examples.safetensors", pairs, settings, compares)
         texts = [pair.text for pair in pairs]
-        show = samples.show(pipe, texts, settings, params.seed, folder / "samples.png")
-        del pipe
+        show = begun.show(texts, settings, params.seed, folder / "samples.png")
+        begun.opened = None
         if settings.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
+            begun.model.enable_gradient_checkpointing()
 
         out = folder / "checkpoints"
         with work.called({out: f"models/checkpoints/{name}"}):
             curve = loop.train(
                 variants.load("objectives", expert.objective, f"experts.{name}.objective"),
-                model,
-                schedule,
+                begun.model,
+                begun.schedule,
                 encoded,
                 settings,
                 seed=params.seed,
@@ -78,7 +76,7 @@ def main(name: str) -> None:
                 state=folder / "state.safetensors",
                 provenance=card(name, expert, settings, options, **told),
                 options=options,
-                save=save,
+                save=begun.save,
                 on_loss=lambda step, loss: tracking.log_metric("loss", loss, step),
                 on_checkpoint=show,
                 progress=lambda steps: stage.progress(steps, len(steps), f"expert {name}", "steps"),

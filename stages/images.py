@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import load_backbone
 from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl, write_text
 from selma.ground.pairs import HELD_OUT, read_image, read_prompts, write_image
@@ -41,7 +41,7 @@ def main(skill: str, shard: str = "1/1") -> None:
     each = params.images.candidates
     rows = candidate_rows(texts, each, params.seed, numbered=each > 1)
     backbone, drawing = Path(BACKBONES) / params.images.backbone, params.images.drawing
-    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype)
+    pipe = load_backbone(backbone, params.runtime.device, params.runtime.dtype)
 
     with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import load_backbone
 from selma.ground.errors import UserError
 from selma.net import hub
 from selma.net.pipelines import take_pipeline
@@ -32,7 +32,7 @@ def main(name: str) -> None:
     wanted = params.own.backbones[name]
     with work.folder(stage.name()) as folder:
         repository = hub.open_folder(Path(wanted.path))
-        check = partial(load_pipeline, dtype="bfloat16")  # a backbone that does not open fails here
+        check = partial(load_backbone, dtype="bfloat16")  # a backbone that does not open fails here
         out = take_pipeline(repository, wanted, folder, check)
         work.publish(out, Path(BACKBONES) / name)
 

@@ -18,6 +18,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from selma.ground.drawer import copy_drawer
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.ground.pairs import HELD_OUT, parts
@@ -49,6 +50,7 @@ def main(name: str) -> None:
         out = folder / "images"
         shutil.rmtree(out, ignore_errors=True)  # incomplete, if a run was stopped here
         write_picked(out, shots, said, held_out)
+        copy_drawer(folders, out)
         write_json(folder / "metrics.json", {"picker": row.picker, **summary(shots, said)})
         work.publish_all(
             {folder / "metrics.json": Path(f"metrics/pick/{name}.json"), out: Path(PICKED) / name}

@@ -10,7 +10,8 @@ writes  data/ratings/<source>/<judge>.jsonl     file_name, id, k, score on the j
         metrics/rate/<source>/<judge>.json      images, prompts, questions that were asked; the mean score of all images
                                                 and of every prompt's best one; how unlike a prompt's images are
 
-A judge that answers questions scores the share of them that an image gets right, by DSG's rule.
+A judge that answers questions scores the share of them that an image gets right, by DSG's rule; one that is the model
+itself (kind multimodal) has the LoRA that drew the images, and scores them by the margins of its answers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
+from selma.ground.drawer import read_drawer
 from selma.ground.errors import UserError
 from selma.ground.files import write_json, write_jsonl
 from selma.ground.items import load_items
@@ -41,7 +43,9 @@ def main(judge: str, source: str) -> None:
     pairs = read_training(Path("data") / source)
     items = {item.id: item for item in load_items(_prompts(source))}
     asked = list({pair.id: item_of(pair, items) for pair in pairs}.values())
-    (opened,) = open_judges([judge], asked, params.runtime.device, params.runtime.dtype, params.judge.batch)
+    drawer = read_drawer(Path("data") / source).lora
+    runtime = params.runtime
+    (opened,) = open_judges([judge], asked, runtime.device, runtime.dtype, params.judge.batch, drawer)
     with work.folder(stage.name()) as folder:
         # Scores are on disk as they come: a run that is stopped and restarted judges few images twice.
         kept = Kept(folder / "kept.jsonl", ("id", "k"))

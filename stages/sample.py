@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import load_backbone
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.ground.items import load_split
@@ -41,7 +41,7 @@ def main(model: str, benchmark: str, shard: str = "1/1") -> None:
     prompts = [(item.id, item.prompt) for item in items]
     rows = candidate_rows(prompts, params.evaluate.images_per_prompt, params.seed)
     backbone = Path(BACKBONES) / params.expert.backbone
-    pipe = load_pipeline(backbone, params.runtime.device, params.runtime.dtype, lora=row.lora)
+    pipe = load_backbone(backbone, params.runtime.device, params.runtime.dtype, lora=row.lora)
 
     with work.folder(stage.name(), shared=part != (1, 1)) as folder:
         out = folder / "images"

@@ -147,6 +147,14 @@ def make_sdxl(folder: Path, prediction_type: str = "epsilon", zeros: bool = True
 
 
 @pytest.fixture(scope="session")
+def tiny_janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random multimodal backbone."""
+    from tests.janus import make_janus
+
+    return make_janus(tmp_path_factory.mktemp("backbones") / "tiny-janus")
+
+
+@pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random backbone that predicts v."""
     return make_backbone(tmp_path_factory.mktemp("backbones") / "tiny", "v_prediction")

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from selma.backbones.loading import fingerprint, load_pipeline
+from selma.experts import examples
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, write_json, write_jsonl
 from selma.ground.pairs import read_image, write_image
@@ -139,7 +140,7 @@ def test_an_expert_on_some_skills_reads_their_images_and_says_so(make_project, m
     write_json(root / "data/images/skills.json", skills)
     read = []
     see = lambda file: read.append(file.parent.name) or read_image(file)  # noqa: E731
-    monkeypatch.setattr(expert.examples, "read_image", see)
+    monkeypatch.setattr(examples, "read_image", see)
     run(root, monkeypatch, "three")
     assert read == ["objects"] * 6 + ["tags"] * 6 + ["count"] * 6
     card = load_lora(root / "models/checkpoints/three/step-000005").provenance
@@ -253,7 +254,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_encoded(
 ):
     root = make_project("project", {**SETTINGS, **settings})
     add_images(root, "count")
-    monkeypatch.setattr(expert.examples, "encode", None)
+    monkeypatch.setattr(examples, "encode", None)
     monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # a gigabyte
     with pytest.raises(UserError, match=named):
         run(root, monkeypatch)

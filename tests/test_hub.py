@@ -441,3 +441,25 @@ def test_a_single_file_is_one_line_that_says_how_to_convert_it(run, tmp_path, na
         UserError, match=r"is a single file; a folder in diffusers' layout .*from_single_file\("
     ):
         run({"path": str(file)})
+
+
+def test_a_multimodal_model_comes_whole_but_for_code_and_opens(server, run, tiny_janus, tmp_path):
+    from selma.backbones.loading import load_backbone
+
+    published = {file.name: file.read_bytes() for file in tiny_janus.iterdir()}
+    extra = {"modeling_evil.py": b"raise SystemExit(1)", "pytorch_model.bin": b"x", "README.md": b"x"}
+    server.repos["them/janus"] = Repo(COMMIT, {**published, **extra}, {"license": "mit"})
+    out = run({"source": "hub", "id": "them/janus", "revision": COMMIT})
+    assert set(files(out)) == {*published, "source.json"}
+    assert read_json(out / "source.json")["licence"] == "mit"
+    assert load_backbone(out).image_tokens == 16
+    own = run({"path": str(tiny_janus)}, "own")
+    assert {name: files(own)[name] for name in published} == published
+
+
+def test_a_model_of_another_type_is_one_line(server, run):
+    server.repos["them/llama"] = Repo(COMMIT, {"config.json": b'{"model_type": "llama"}'}, {})
+    with pytest.raises(
+        UserError, match=r"its config.json is of a 'llama'; allowed: a pipeline in diffusers' layout"
+    ):
+        run({"source": "hub", "id": "them/llama", "revision": COMMIT})

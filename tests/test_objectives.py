@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 
 from selma.backbones.loading import fingerprint, load_pipeline
 from selma.backbones.schedulers import training_schedule
-from selma.experts import examples, loop, noisy, pairwise
+from selma.experts import beginning, examples, loop, noisy, pairwise
 from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl
 from selma.ground.pairs import read_training, write_image
@@ -354,7 +354,7 @@ def test_pairs_that_are_none_are_said_before_anything_is_loaded(make_project, mo
     ]
     rows[2] = {key: value for key, value in {**rows[2], **change}.items() if value is not None}
     write_jsonl(folder / "metadata.jsonl", rows)
-    monkeypatch.setattr(expert, "load_pipeline", None)
+    monkeypatch.setattr(beginning, "load_pipeline", None)
     with pytest.raises(UserError, match=says) as error:
         run(root, monkeypatch)
     assert "\n" not in str(error.value)
@@ -370,7 +370,7 @@ def test_pairs_that_are_none_are_said_before_anything_is_loaded(make_project, mo
         ({"objective": "denoising"}, r"experts\.count\.options: denoising has no settings"),
         (
             {"objective": "ipo"},
-            r"experts\.count\.objective is 'ipo'; it must be one of: denoising, dpo, mapo",
+            r"experts\.count\.objective is 'ipo'; it must be one of: denoising, dpo, kc_dpo, mapo, next_token",
         ),
     ],
 )

@@ -329,7 +329,7 @@ def test_settings_of_training_that_a_file_does_without_are_the_papers(tmp_path: 
 
 
 def test_the_schedulers_are_those_the_library_knows() -> None:
-    assert set(drawing.SCHEDULERS) == set(schedulers.SCHEDULERS)
+    assert set(drawing.SCHEDULERS) == {*schedulers.SCHEDULERS, drawing.TOKENS}
 
 
 def test_a_row_trains_by_its_own_settings_and_the_sections_otherwise(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import torch
 
 from selma.backbones.bank import add_bank, add_gates
 from selma.backbones.cpu import speed_up
+from selma.backbones.multimodal import Multimodal, load_multimodal
 from selma.backbones.parts import KINDS, check_files, check_parts, check_whole, read_kind, text_encoders
 from selma.ground.adapters import TEXT_ENCODERS, UNET, WEIGHTS, Adapter, layer_of, part_of, read_adapter
+from selma.ground.backbones import is_backbone, is_multimodal
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import sha256_file
 from selma.ground.mixtures import Mixture, is_mixture, read_mixture
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over the UNet's weight files, names and bytes: the identity of what a LoRA was trained on."""
-    files = sorted((folder / UNET).glob("*.safetensors"))
+    """sha256 over the UNet's weight files, or a multimodal model's, names and bytes: the identity of what a LoRA was
+    trained on."""
+    files = sorted((folder if is_multimodal(folder) else folder / UNET).glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: no UNet weights here; a backbone folder holds unet/*.safetensors")
     return _digest(files)
@@ -59,10 +62,27 @@ def check_trained_on(lora: Path, card: Mapping[str, Any], folder: Path) -> None:
 
 
 @timing.phase("loading")
+def load_backbone(
+    folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
+) -> Pipeline | Multimodal:
+    """A backbone of either kind, diffusion or multimodal, as `load_pipeline` loads it."""
+    if not is_multimodal(folder):
+        return load_pipeline(folder, device, dtype, lora)
+    if lora is not None:
+        if is_mixture(lora):
+            raise UserError(
+                f"{lora}: a mixture of experts is for diffusion backbones; {folder} is a multimodal model"
+            )
+        check_trained_on(lora, read_adapter(lora).card, folder)
+    return load_multimodal(folder, device, dtype, lora)
+
+
+@timing.phase("loading")
 def load_pipeline(
     folder: Path, device: str = "cpu", dtype: str = "float32", lora: Path | None = None
 ) -> Pipeline:
-    """Load a backbone folder onto a device (a value of runtime.device), optionally with a LoRA folder at weight 1.
+    """Load a diffusion backbone's folder onto a device (a value of runtime.device), optionally with a LoRA folder at
+    weight 1.
 
     `lora` may be a mixture's folder (selma/ground/mixtures.py), too: its experts weigh as its gates say.
 
@@ -72,6 +92,8 @@ def load_pipeline(
     Raises UserError when the folder is missing, corrupt, of another kind or of parts that do not fit each other, and
     when the LoRA is broken or was trained on a different backbone.
     """
+    if is_multimodal(folder):
+        raise UserError(f"{folder}: is a multimodal model; what is asked for here needs a diffusion backbone")
     kind = read_kind(folder)
     check_files(folder, kind)
     adapter = _read_lora(folder, lora) if lora else None
@@ -102,11 +124,13 @@ def load_pipeline(
     return pipe
 
 
-def open_model(weights: Path, backbone: Path, device: str = "cpu", dtype: str = "float32") -> Pipeline:
+def open_model(
+    weights: Path, backbone: Path, device: str = "cpu", dtype: str = "float32"
+) -> Pipeline | Multimodal:
     """The model in a row of `models`: a backbone folder, or a LoRA folder applied to `backbone`."""
-    if (weights / "model_index.json").is_file():
-        return load_pipeline(weights, device, dtype)
-    return load_pipeline(backbone, device, dtype, lora=weights)
+    if is_backbone(weights):
+        return load_backbone(weights, device, dtype)
+    return load_backbone(backbone, device, dtype, lora=weights)
 
 
 def image_size(pipe: Pipeline, side: int | None = None) -> tuple[int, int]:

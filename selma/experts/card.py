@@ -20,11 +20,12 @@ def card(
     *,
     backbone: str,
     text_backbone: str | None = None,
+    start: str | None = None,
     images: int,
     seed: int,
 ) -> dict[str, Any]:
     """The card of the expert `name`, trained by `settings` on `images` images of its row; `backbone` and, where text
-    encoders are trained, `text_backbone` are fingerprints.
+    encoders are trained, `text_backbone` are fingerprints, `start` the folder of the LoRA that it goes on from.
 
     `options` are those of its objective.
     """
@@ -40,6 +41,7 @@ def card(
             else {}
         ),
         "data": expert.data,
+        **({"start": start} if start else {}),
         **({"skills": list(expert.skills)} if expert.skills else {}),
         "images": images,
         "seed": seed,

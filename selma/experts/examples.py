@@ -63,6 +63,21 @@ class Examples:
     losers: Examples | None = None
     teacher: torch.Tensor | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.mean.device
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that hold one example's latents."""
+        return self.mean[0].numel()
+
+    @property
+    def pixels(self) -> int:
+        """Latents' pixels of one example, a pair of images counted as two."""
+        return self.mean[0, 0].numel() * (1 if self.losers is None else 2)
+
 
 def kept(file: Path, encode: Callable[[], Examples], device: torch.device) -> Examples:
     """The examples of a safetensors file, on a device; `encode` makes them where there is no such file yet.

@@ -30,6 +30,7 @@ from selma.runtime.devices import check_memory, enough_memory, torch_dtype
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
+    from selma.experts.codes import Codes
     from selma.runtime.params import Training
 
 Save = Callable[[Path, dict, torch.dtype], None]  # to a checkpoint's folder, with what it says of itself
@@ -38,8 +39,8 @@ Save = Callable[[Path, dict, torch.dtype], None]  # to a checkpoint's folder, wi
 def train(
     objective: ModuleType,
     unet: torch.nn.Module,
-    schedule: DDPMScheduler,
-    examples: Examples,
+    schedule: DDPMScheduler | None,
+    examples: Examples | Codes,
     settings: Training,
     *,
     seed: int,
@@ -55,7 +56,8 @@ def train(
 ) -> list[tuple[int, float]]:
     """Train what `add_lora` put on the UNet, or what else of it learns, and return the curve [(step, loss)].
 
-    `unet` may be WithTexts, which trains text encoders, too (selma/lora/text.py). `options` are the objective's own
+    `unet` may be WithTexts, which trains text encoders, too (selma/lora/text.py), or a Writer of image tokens, which
+    needs no `schedule` of noise (codes.py). `options` are the objective's own
     settings; `save` writes a checkpoint of what is trained, if that is more or else than the UNet's LoRA.
     Writes folder/step-000100/ and so on, every `checkpoint_every` steps and at the end, each a LoRA folder
     whose lora.json is `provenance` plus its steps; with `ema` the moving average is what they hold. Parameters, their
@@ -68,8 +70,8 @@ def train(
     """
     check_precision(unet)
     # Latents, noise, their sum and the target of a batch; what the UNet needs comes on top.
-    size = 16 * settings.batch * examples.mean[0].numel()
-    check_memory(size, examples.mean.device, f"expert.batch: {settings.batch}")
+    size = 16 * settings.batch * examples.numbers
+    check_memory(size, examples.device, f"expert.batch: {settings.batch}")
     for half_written in folder.rglob(".tmp-*"):
         half_written.unlink()
     parameters = lora_parameters(unet)
@@ -90,7 +92,7 @@ def train(
         list(parameters.values()),
         batch=settings.batch,
         accumulate=settings.accumulate,
-        pixels=examples.mean[0, 0].numel() * (1 if examples.losers is None else 2),
+        pixels=examples.pixels,
     ) as found:
         for step in progress(range(first, settings.steps)):
             with enough_memory("raise expert.accumulate, or set expert.gradient_checkpointing"):

@@ -1,7 +1,7 @@
 """LoRA folders, as the stages hand them on: a file of factors and lora.json, checked against each other.
 
 A layer of the UNet goes by its own name, one of a text encoder by that name after its encoder's, as in the file:
-`text_encoder.text_model.encoder.layers.0.self_attn.q_proj`.
+`text_encoder.text_model.encoder.layers.0.self_attn.q_proj`; one of a multimodal backbone's language model likewise.
 
 Everything in the file must be understood: a tensor that is skipped (DoRA's magnitudes, a bias) or a setting that
 another loader would apply (use_rslora, alpha_pattern) would make another model of it.
@@ -32,21 +32,24 @@ PRECISIONS = ("float16", "bfloat16", "float32")
 METADATA = "lora_adapter_metadata"  # in the file's header: what diffusers takes rank, alpha and targets from
 
 UNET, TEXT_ENCODERS = "unet", ("text_encoder", "text_encoder_2")  # a pipeline's parts that a LoRA may adapt
+LANGUAGE = "language_model"  # a multimodal backbone's
 
 _KEY = re.compile(
-    rf"(?P<of>{UNET}|{'|'.join(TEXT_ENCODERS)})\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight"
+    rf"(?P<of>{UNET}|{LANGUAGE}|{'|'.join(TEXT_ENCODERS)})\.(?P<layer>[A-Za-z0-9_.]+)\.lora_(?P<part>[AB])\.weight"
 )
 
 
 def layer_of(part: str, own: str) -> str:
     """The name here of a layer that goes by `own` in its part; in files, CLIPTextModel's stand under text_model."""
+    if part == LANGUAGE:
+        return f"{LANGUAGE}.{own}"
     return own if part == UNET else f"{part}.text_model.{own.removeprefix('text_model.')}"
 
 
 def part_of(layer: str) -> tuple[str, str]:
-    """The pipeline's part that a layer is of, unet or a text encoder, and the layer's name in it."""
+    """The pipeline's part that a layer is of, unet, a text encoder or the language model, and its name in it."""
     part, _, own = layer.partition(".")
-    return (part, own) if part in TEXT_ENCODERS else (UNET, layer)
+    return (part, own) if part in (*TEXT_ENCODERS, LANGUAGE) else (UNET, layer)
 
 
 @record
@@ -97,7 +100,7 @@ def read_adapter(folder: Path) -> Adapter:
         if match is None:
             raise UserError(
                 f"{weights}: holds {key}; allowed: unet.<layer>.lora_A.weight and lora_B.weight, also of "
-                f"{' and '.join(TEXT_ENCODERS)} (no DoRA, LoHa, LoKr or biases)"
+                f"{', '.join(TEXT_ENCODERS)} and {LANGUAGE} (no DoRA, LoHa, LoKr or biases)"
             )
         parts.setdefault(layer_of(match["of"], match["layer"]), {})[match["part"]] = tensor
     if not parts:
@@ -123,7 +126,7 @@ def open_weights(file: Path, what: str) -> tuple[dict[str, torch.Tensor], Mappin
 
 def targets_of(said: Mapping[str, Any], part: str) -> list[str]:
     """The targets that a card names for one part of the pipeline."""
-    return list(said["targets"] if part == UNET else said.get("text_targets", []))
+    return list(said["targets"] if part in (UNET, LANGUAGE) else said.get("text_targets", []))
 
 
 def metadata_of(said: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
+from selma.ground.backbones import is_backbone
 from selma.ground.files import read_record, sha256_file, write_json
 from selma.ground.schema import Text, record
 
@@ -46,7 +47,7 @@ def write_model(folder: Path, weights: str, guidance: str, options: Mapping[str,
     `code` is the file of the guidance method, `options` its settings, all of them; model.json names none of a method
     that has none.
     """
-    if not (Path(weights) / "model_index.json").is_file():
+    if not is_backbone(Path(weights)):
         shutil.copytree(weights, folder / LORA)
     settings = {"options": dict(options)} if options else {}
     write_json(

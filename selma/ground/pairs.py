@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired
+from typing import TYPE_CHECKING, Annotated, NotRequired
 
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from selma.ground.errors import UserError, first_line
@@ -100,7 +101,9 @@ def read_prompts(path: Path) -> list[Prompt]:
 class Pair:
     """An image and the text it was drawn from; `k` counts the images of one text.
 
-    `rejected` is the image that lost against it for the same text; None where nothing was compared.
+    `rejected` is the image that lost against it for the same text; None where nothing was compared; `rejected_seed`
+    is what that one was drawn from. `tokens` are those that a multimodal backbone drew it by, `rejected_tokens` the
+    other one's; None of other images.
     """
 
     file: Path
@@ -109,6 +112,12 @@ class Pair:
     seed: int
     k: int = 0
     rejected: Path | None = None
+    rejected_seed: int | None = None
+    tokens: tuple[int, ...] | None = None
+    rejected_tokens: tuple[int, ...] | None = None
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 @record
@@ -120,6 +129,7 @@ class _Row(TypedDict):
     id: Id
     seed: Seed
     k: NotRequired[Index]
+    tokens: NotRequired[Tokens]
 
 
 @record
@@ -132,6 +142,9 @@ class _Own(TypedDict):
     seed: NotRequired[Seed]
     k: NotRequired[Index]
     rejected: NotRequired[FileName]
+    rejected_seed: NotRequired[Seed]
+    tokens: NotRequired[Tokens]
+    rejected_tokens: NotRequired[Tokens]
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -229,6 +242,14 @@ def _pair(folder: Path, row: _Row | _Own) -> Pair:
     if not file.is_file():
         raise UserError(f"{file}: image not found, though the metadata of {folder} names it")
     rejected = folder / row["rejected"] if "rejected" in row else None
+    tokens = (tuple(row[key]) if key in row else None for key in ("tokens", "rejected_tokens"))
     return Pair(
-        file, row["text"], row.get("id", row["file_name"]), row.get("seed", 0), row.get("k", 0), rejected
+        file,
+        row["text"],
+        row.get("id", row["file_name"]),
+        row.get("seed", 0),
+        row.get("k", 0),
+        rejected,
+        row.get("rejected_seed"),
+        *tokens,
     )

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selma.ground.files import TEMPORARY, write_jsonl
+from selma.backbones.multimodal import Multimodal
+from selma.ground.files import TEMPORARY, read_json, write_json, write_jsonl
 from selma.ground.pairs import METADATA, write_image
 from selma.images import sampler
 from selma.images.sampler import Advance
@@ -22,24 +23,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.loading import Pipeline
+    from selma.runtime.candidates import Diversity
     from selma.runtime.params import Drawing
 
 # From the number of images, and of those that are there already, to a progress bar's `advance`.
+TOKENS = (
+    ".tokens"  # after an image's file name, while a folder is drawn: those of a multimodal backbone's image
+)
+
 Bar = Callable[[int, int], AbstractContextManager[Advance]]
 
 
 def draw_folder(
-    pipe: Pipeline,
+    pipe: Pipeline | Multimodal,
     rows: list[dict],
     folder: Path,
     drawing: Drawing,
     *,
     method: str = "cfg",
     options: Mapping[str, Any] = {},
+    diversity: Diversity | None = None,
     shard: tuple[int, int] = (1, 1),
     bar: Bar = lambda total, done: nullcontext(lambda images: None),
 ) -> None:
     """Draw an HF imagefolder: an image per row {file_name, text, seed, ...}, then metadata.jsonl with the rows.
+
+    Of a multimodal backbone's images the rows hold `tokens`, too: encoding an image again may give others.
 
     Images that are in `folder` already are kept: an earlier, killed call's, or another shard's (`sampler.draw`). Each
     is renamed into place when whole. Compressing and writing run beside the drawing, on threads of their own. Shards
@@ -48,16 +57,25 @@ def draw_folder(
     staging = folder / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}" if shard != (1, 1) else folder
     staging.mkdir(parents=True, exist_ok=True)
 
-    def write(name: str, image: Image) -> None:
-        write_image(staging / name, image)
-        if staging != folder:
-            os.replace(staging / name, folder / name)
+    multimodal = isinstance(pipe, Multimodal)
 
-    done = {i for i, row in enumerate(rows) if (folder / row["file_name"]).exists()}
+    def write(name: str, image: Image) -> None:
+        files = [name]
+        if multimodal:
+            files.insert(0, name + TOKENS)  # where an image is, its tokens are
+            write_json(staging / files[0], image.info["tokens"])
+        write_image(staging / name, image)
+        for file in files if staging != folder else ():
+            os.replace(staging / file, folder / file)
+
+    def there(name: str) -> bool:
+        return all((folder / file).exists() for file in ((name, name + TOKENS) if multimodal else (name,)))
+
+    done = {i for i, row in enumerate(rows) if there(row["file_name"])}
     writers = min(8, os.cpu_count() or 1)
     waiting: deque[Future[None]] = deque()
-    total, there = (len(rows), len(done)) if shard == (1, 1) else (math.ceil(len(rows) / shard[1]), 0)
-    with bar(total, there) as advance, ThreadPoolExecutor(writers, "writing") as pool:
+    total, before = (len(rows), len(done)) if shard == (1, 1) else (math.ceil(len(rows) / shard[1]), 0)
+    with bar(total, before) as advance, ThreadPoolExecutor(writers, "writing") as pool:
         drawn = sampler.draw(
             pipe,
             [row["text"] for row in rows],
@@ -65,6 +83,7 @@ def draw_folder(
             drawing,
             method=method,
             options=options,
+            diversity=diversity,
             done=done,
             shard=shard,
             advance=advance,
@@ -86,4 +105,9 @@ def draw_folder(
             shutil.rmtree(left)
         else:
             left.unlink()
+    if multimodal:
+        kept = [folder / (row["file_name"] + TOKENS) for row in rows]
+        rows = [{**row, "tokens": read_json(file)} for row, file in zip(rows, kept, strict=True)]
     write_jsonl(folder / METADATA, rows)
+    for file in kept if multimodal else ():
+        file.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,22 @@ import torch
 
 from selma.backbones import conditioning
 from selma.backbones.ahead import ahead, plan
+from selma.backbones.diversity import check_diversity, perturbed
 from selma.backbones.loading import image_size
+from selma.backbones.multimodal import Multimodal
 from selma.backbones.schedulers import make_scheduler
 from selma.ground.errors import UserError
 from selma.images.denoise import denoise
 from selma.images.guide import Guide
 from selma.images.memory import remembering
+from selma.images.tokens import draw_tokens
 from selma.runtime.devices import enough_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from selma.backbones.loading import Pipeline
+    from selma.runtime.candidates import Diversity
     from selma.runtime.params import Drawing
 
 Advance = Callable[[float], None]
@@ -33,13 +38,14 @@ PART_PIXELS = 25 * 64 * 64
 
 
 def draw(
-    pipe: Pipeline,
+    pipe: Pipeline | Multimodal,
     texts: list[str],
     seeds: list[int],
     drawing: Drawing,
     *,
     method: str = "cfg",
     options: Mapping[str, Any] = {},
+    diversity: Diversity | None = None,
     done: Collection[int] = (),
     shard: tuple[int, int] = (1, 1),
     advance: Advance = lambda images: None,
@@ -47,12 +53,13 @@ def draw(
     """Draw texts[i] from the noise of seeds[i] and yield (i, RGB image) in order, skipping every i in `done`.
 
     `method` is the method of guidance (a file of selma/variants/guidance) with its `options`, `drawing.guidance` its
-    scale; classifier-free guidance at 1 or less makes one UNet pass per step, above it two.
+    scale; classifier-free guidance at 1 or less makes one UNet pass per step, above it two. `diversity` makes images of
+    one text differ by more than their noise (diversity.py).
     The whole list is cut into even parts of at most `drawing.batch`, the last one padded: shapes are static, and an
     image keeps its part, hence its exact bytes, when drawing resumes after a stop. Of `shard` (i, n) only every n-th
     part is drawn, from the i-th on, 1 <= i <= n: the n shards together are the whole, byte for byte.
-    Parts are drawn ahead of the caller, by threads; `advance` is told, from those threads, how many images' worth of
-    steps is done.
+    A multimodal backbone draws tokens instead (tokens.py). Parts are drawn ahead of the caller, by threads; `advance`
+    is told, from those threads, how many images' worth of steps is done.
     Raises UserError for an unknown scheduler or method, options that the method does not take, more steps than the
     backbone has and an impossible size, before anything is drawn; for an image that is not finite, naming its text; and
     where memory runs out.
@@ -61,6 +68,11 @@ def draw(
         raise ValueError(f"{len(texts)} texts but {len(seeds)} seeds")
     if not texts:
         return
+    if isinstance(pipe, Multimodal):
+        own = {"method": method, "diversity": diversity}
+        yield from draw_tokens(pipe, texts, seeds, drawing, **own, done=done, shard=shard, advance=advance)
+        return
+    check_diversity(diversity, multimodal=False)
     make_scheduler(drawing.scheduler, pipe.scheduler.config, drawing.steps)
     shape = _latent_shape(pipe, drawing.resolution)
     unique = list(dict.fromkeys(["", *texts]))
@@ -72,13 +84,16 @@ def draw(
 
     def part(start: int, stop: Event) -> torch.Tensor:
         indices = [min(i, len(texts) - 1) for i in range(start, start + parts.size)]
+        said = encoded[[row[texts[i]] for i in indices]]
+        if diversity is not None:
+            said = replace(said, states=perturbed(said.states, [seeds[i] for i in indices], diversity))
         with enough_memory(f"lower drawing.batch ({drawing.batch} images at once) or drawing.resolution"):
             return denoise(
                 pipe,
                 make_scheduler(
                     drawing.scheduler, pipe.scheduler.config, drawing.steps
                 ),  # it counts its steps
-                {"text": encoded[[row[texts[i]] for i in indices]], "empty": encoded[[row[""]] * parts.size]},
+                {"text": said, "empty": encoded[[row[""]] * parts.size]},
                 [torch.Generator().manual_seed(seeds[i]) for i in indices],
                 shape,
                 drawing.guidance,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NotRequired, Protocol
 
 from PIL import Image
@@ -42,11 +43,12 @@ class Card(TypedDict):
 class Answer:
     """What a judge said: one of the question's choices, and the probability (0..1) of "yes".
 
-    `p_yes` is None where "yes" is not one of the choices.
+    `p_yes` is None where "yes" is not one of the choices. `margin` is p(yes) - p(no), of a model that is scored by it.
     """
 
     answer: str
     p_yes: float | None
+    margin: float | None = None
 
 
 class Judge(Protocol):
@@ -68,13 +70,14 @@ class Scorer(Protocol):
     def score(self, image: Image.Image, prompt: str) -> float: ...
 
 
-def load_judge(name: str, device: str = "auto", dtype: str = "float32") -> Judge:
+def load_judge(name: str, device: str = "auto", dtype: str = "float32", drawer: Path | None = None) -> Judge:
     """The judge of that name, ready to answer, on `runtime.device` and in `runtime.dtype`.
 
+    A judge that is the model itself (its kind declares SELF) answers with the LoRA in `drawer`, which drew the images.
     Raises UserError for a name that has no folder, for a kind that answers no questions, and for a folder that
     cannot be loaded.
     """
-    return _load(name, device, dtype, "ANSWERS", "answers no questions")
+    return _load(name, device, dtype, "ANSWERS", "answers no questions", drawer)
 
 
 def load_scorer(name: str, device: str = "auto", dtype: str = "float32") -> Scorer:
@@ -96,7 +99,7 @@ def read_card(name: str) -> dict[str, Any]:
 
 
 @timing.phase("loading")
-def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
+def _load(name: str, device: str, dtype: str, needed: str, lacking: str, drawer: Path | None = None) -> Any:
     """The judge of that name; raises UserError, before anything is loaded, if its kind does not declare `needed`."""
     folder, card = JUDGES / name, read_card(name)
     kind = variants.load("judges", card["kind"], f"{folder / JUDGE_CARD}: kind")
@@ -104,4 +107,5 @@ def _load(name: str, device: str, dtype: str, needed: str, lacking: str) -> Any:
         raise UserError(f"judge {name!r} is of kind {card['kind']}, which {lacking}")
     if lacks := {"endpoint"} & set(kind.NEEDS) - card.keys():
         raise UserError(f"{folder / JUDGE_CARD}: has no {lacks.pop()}; run stage judge@{name} again")
-    return kind.load(folder, card, device, dtype)
+    own = {"lora": drawer} if drawer is not None and getattr(kind, "SELF", False) else {}
+    return kind.load(folder, card, device, dtype, **own)

@@ -84,7 +84,7 @@ class WithTexts(torch.nn.Module):
 
     def state(self) -> dict[str, torch.Tensor]:
         """All adapters on the CPU, under the names of LoraWeights' modules."""
-        found = lora_state(self.unet)
+        found = lora_state(self.unet) if hasattr(self.unet, "peft_config") else {}
         for name, encoder in zip(TEXT_ENCODERS, self.encoders, strict=False):
             for key, value in lora_state(encoder).items():
                 found[layer_of(name, key)] = value

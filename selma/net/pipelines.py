@@ -1,8 +1,9 @@
 """A published pipeline becomes a backbone folder: what is loaded of it, and nothing else.
 
-A pipeline in diffusers' layout holds each part's weights several times (pickled, for other frameworks, in several
-precisions) and parts that are not loaded here. Of those, one set of safetensors is taken, under the names that
-every reader looks for, and `source.json` says where it came from:
+A multimodal model in transformers' layout lies in one folder, of which all but code is taken. A pipeline in diffusers'
+layout holds each part's weights several times (pickled, for other frameworks, in several precisions) and parts that are
+not loaded here. Of those, one set of safetensors is taken, under the names that every reader looks for, and
+`source.json` says where it came from:
 
     {"source": "hub", "id": ..., "revision": ..., "commit": ..., "licence": ..., "variant": ...,
      "vae": {"id": ..., "commit": ..., "licence": ...} or null, "files": {path: sha256}}
@@ -16,18 +17,20 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from selma.ground.backbones import CONFIG, INDEX, MULTIMODAL
 from selma.ground.errors import UserError, first_line
 from selma.ground.files import atomic, read_json, sha256_file, write_json
 from selma.net.hub import Repository, open_hub
 from selma.runtime import work
 from selma.runtime.origins import Backbone, OwnBackbone
 
-INDEX, SOURCE = "model_index.json", "source.json"
+SOURCE = "source.json"
 
 # Parts of a Stable Diffusion pipeline that are not loaded here; the pipeline opens without them.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 SETTINGS = (".json", ".txt", ".model")  # what tokenizers and schedulers are made of
+PROCESSOR = (*SETTINGS, ".jinja")  # and a multimodal model's processor
 
 
 def fetch_pipeline(
@@ -38,6 +41,8 @@ def fetch_pipeline(
     Returns the sha256 of each file by its path in `out`. What a killed run downloaded is used again.
     Raises UserError where weights are not in safetensors, are corrupt, or do not match the hub's hashes.
     """
+    if INDEX not in repository.files and CONFIG in repository.files:
+        return _fetch_multimodal(repository, out, variant, vae)
     index = read_json(repository.fetch(INDEX)) if INDEX in repository.files else None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{repository.name}: holds no pipeline in diffusers' layout (no {INDEX})")
@@ -56,6 +61,27 @@ def fetch_pipeline(
     write_json(out / INDEX, _without(index, UNUSED))
     hashes[INDEX] = sha256_file(out / INDEX)
     return dict(sorted(hashes.items()))
+
+
+def _fetch_multimodal(
+    repository: Repository, out: Path, variant: str | None, vae: Repository | None
+) -> dict[str, str]:
+    """The same of a multimodal model: its weights, configuration and processor; no code, which would not be run."""
+    config = read_json(repository.fetch(CONFIG))
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in MULTIMODAL:
+        raise UserError(
+            f"{repository.name}: its {CONFIG} is of a {str(kind)[:40]!r}; allowed: a pipeline in diffusers' layout "
+            f"({INDEX}), or a multimodal model of type {', '.join(MULTIMODAL)}"
+        )
+    if vae is not None:
+        raise UserError(
+            f"{repository.name}: is a multimodal model, whose image tokens are its own; leave out vae"
+        )
+    settings = [file for file in repository.files if "/" not in file and file.endswith(PROCESSOR)]
+    wanted = {file: file for file in settings if not file.endswith(".safetensors.index.json")}
+    wanted |= _weights(repository, "", variant)
+    return {target: _place(repository, source, out / target) for target, source in sorted(wanted.items())}
 
 
 def take_pipeline(
@@ -142,8 +168,8 @@ def _weights(repository: Repository, part: str, variant: str | None) -> dict[str
     )
     why = "only pickled weights, which are never loaded" if pickled else "no weights"
     raise UserError(
-        f"{repository.name}: holds {why} for {part.rstrip('/') or 'the VAE'}; "
-        "a repository with safetensors in diffusers' layout is needed"
+        f"{repository.name}: holds {why} for {part.rstrip('/') or 'the whole of it'}; a repository with safetensors in "
+        "diffusers' layout, or of a multimodal model in transformers', is needed"
     )
 
 

@@ -45,7 +45,8 @@ def write_picked(
     """Copy the kept images and the rejected ones beside them into `folder`, an HF imagefolder.
 
     metadata.jsonl has a row {file_name, text, id, seed} for each kept image and, where the picker makes pairs,
-    `rejected`: the file of the worse one. verdicts.jsonl says of every image what became of it.
+    `rejected` and `rejected_seed`: the file of the worse one, and what it was drawn from.
+    verdicts.jsonl says of every image what became of it.
     """
     rows, verdicts = [], []
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,10 @@ def write_picked(
                     "seed": shot.pair.seed,
                 }
                 row |= {"k": shot.k} if shot.k else {}
-                rows.append(row | ({"rejected": worse.pair.file.name} if worse else {}))
+                row |= {"tokens": list(shot.pair.tokens)} if shot.pair.tokens else {}
+                row |= {"rejected": worse.pair.file.name, "rejected_seed": worse.pair.seed} if worse else {}
+                row |= {"rejected_tokens": list(worse.pair.tokens)} if worse and worse.pair.tokens else {}
+                rows.append(row)
     write_jsonl(folder / METADATA, rows)
     write_jsonl(folder / VERDICTS, verdicts)
     if prompts := [prompt for file in held_out for prompt in read_prompts(file)]:

@@ -12,6 +12,7 @@ from selma.backbones.loading import check_trained_on, fingerprint
 from selma.backbones.schedulers import training_schedule
 from selma.experts.loop import check_precision
 from selma.ground.adapters import read_adapter
+from selma.ground.backbones import is_backbone
 from selma.ground.errors import UserError
 from selma.lora.adapter import add_lora
 from selma.lora.files import load_lora
@@ -56,7 +57,7 @@ def start_adapter(
     LoRA's, which goes on with the rank, alpha and layers that it has. Raises UserError for a LoRA of another backbone.
     """
     card: dict[str, Any] = {"backbone": fingerprint(backbone)}
-    if (start / "model_index.json").is_file():
+    if is_backbone(start):
         add_lora(unet, policy.rank, policy.alpha, list(policy.targets), seed, "policy")
         return card | {"rank": policy.rank, "alpha": policy.alpha, "targets": list(policy.targets)}
     found = read_adapter(start).card

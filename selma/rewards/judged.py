@@ -3,11 +3,15 @@
 A judge that answers questions is asked the prompt's, and each counts by itself (credit per concept): the probability of
 the expected answer, at most that of each question it depends on (DSG, arXiv 2310.18235). One that answers none, or a
 prompt without questions, is scored by the judge's own score of the picture for the prompt.
+
+A multimodal model that judges itself is asked the same and scored as SILMM does (arXiv 2412.05818): the mean over
+questions of p(yes) - p(no), each by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +30,16 @@ Asked = Iterable[tuple[Item, int, "Image"]]
 
 
 def open_judges(
-    names: Iterable[str], items: Sequence[Item], device: str, dtype: str, batch: int
+    names: Iterable[str],
+    items: Sequence[Item],
+    device: str,
+    dtype: str,
+    batch: int,
+    drawer: Path | None = None,
 ) -> list[JudgeReward]:
-    """The judges of these names, each able to score the items; `solace` is none."""
-    return [JudgeReward.load(name, items, device, dtype, batch) for name in names if name != SOLACE]
+    """The judges of these names, each able to score the items; `solace` is none. One that is the model itself has the
+    LoRA in `drawer`."""
+    return [JudgeReward.load(name, items, device, dtype, batch, drawer) for name in names if name != SOLACE]
 
 
 class JudgeReward:
@@ -39,7 +49,9 @@ class JudgeReward:
         self.name, self._judge, self._answers, self._batch = name, judge, answers, batch
 
     @classmethod
-    def load(cls, name: str, items: Sequence[Item], device: str, dtype: str, batch: int) -> JudgeReward:
+    def load(
+        cls, name: str, items: Sequence[Item], device: str, dtype: str, batch: int, drawer: Path | None = None
+    ) -> JudgeReward:
         """The judge in models/judges/<name>, which must be able to score the items.
 
         Raises UserError, before anything is drawn, for one that answers questions alone where an item has none, and for
@@ -53,7 +65,7 @@ class JudgeReward:
                 f"judge {name} answers questions alone, and {without.id} ({without.prompt[:60]!r}) has none; "
                 "set questions.source, or take a judge that scores pictures for prompts"
             )
-        judge = (load_judge if answers else load_scorer)(name, device, dtype)
+        judge = load_judge(name, device, dtype, drawer) if answers else load_scorer(name, device, dtype)
         if answers and hasattr(judge, "check"):
             judge.check([question for item in items for question in item.questions])
         return cls(name, judge, answers, batch)
@@ -74,9 +86,15 @@ class JudgeReward:
                 yield item, k, image
 
         given: dict[tuple[str, int], dict[str, float]] = {}
+        margins: dict[tuple[str, int], list[float]] = {}
         for rows in ask_all(self._judge, taken(), self._batch):
             for row in rows:
                 given.setdefault((row["item"], row["k"]), {})[row["question"]] = _credit(row)
+                if "margin" in row:
+                    sign = 1 if row["expected"] == "yes" else -1
+                    margins.setdefault((row["item"], row["k"]), []).append(sign * row["margin"])
+        if margins:
+            return {key: fmean(found) for key, found in margins.items()}
         return {
             (item, k): fmean(gated(question, raw) for question in items[item].questions)
             for (item, k), raw in given.items()

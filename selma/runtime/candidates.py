@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from selma.ground.schema import Fraction, Seed, matches, once, one_of, section
+from selma.ground.schema import Fraction, Positive, Seed, matches, once, one_of, section
 from selma.runtime import variants
 from selma.runtime.drawing import NonNegative
 from selma.runtime.origins import OnDisk
@@ -30,6 +30,18 @@ class Rate:
     judges: AnyNames = ()
 
 
+# selma/backbones/diversity.py says what they do.
+TEMPERATURE, DROPOUT, FEATURES = METHODS = ("temperature", "dropout", "features")
+
+
+@section
+class Diversity:
+    """What makes a prompt's images differ by more than their noise: a method, and how strong it is."""
+
+    method: Annotated[str, one_of(METHODS)]
+    strength: Positive
+
+
 @section
 class DrawRow:
     """Further training images, by a model of this run: the next round's.
@@ -37,6 +49,7 @@ class DrawRow:
     `weights` is a backbone's folder, or that of an expert or a policy. `prompts` is data/questions or a skill's folder
     in it, a rendered folder, or an imagefolder of one's own, whose captions are drawn. `images` of each prompt, of
     which the first has number `first` (its noise follows from that number); `guidance` null is images.drawing's.
+    `diversity` makes them differ by more than their noise; null: by that alone.
     """
 
     weights: str
@@ -44,6 +57,7 @@ class DrawRow:
     images: Many = 1
     first: Annotated[int, Field(ge=0, le=10**6)] = 0
     guidance: NonNegative | None = None
+    diversity: Diversity | None = None
 
 
 @section

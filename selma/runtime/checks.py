@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from selma.ground.errors import UserError
 from selma.runtime import variants
 from selma.runtime.experts import check_merge, check_training
+from selma.runtime.kinds import check_kinds
 from selma.runtime.loras import check_loras
 from selma.runtime.mixtures import check_mixtures
 from selma.runtime.origins import (
@@ -49,6 +50,7 @@ def cross_check(params: Params) -> None:
     _check_judges(params)
     _check_stage_names(params)
     _check_backbones(params)
+    check_kinds(params)
 
 
 def warn(params: Params, about: str | None = None) -> None:

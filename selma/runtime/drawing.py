@@ -8,7 +8,8 @@ from pydantic import Field
 
 from selma.ground.schema import Count, one_of, section
 
-SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm")
+TOKENS = "tokens"  # in a scheduler's place: image tokens one after another, as multimodal backbones draw
+SCHEDULERS = ("ddim", "ddpm", "dpm++", "euler", "euler_ancestral", "pndm", TOKENS)
 
 NonNegative = Annotated[float, Field(ge=0)]
 Pixels = Annotated[int, Field(ge=8, le=16383)]  # of each side of an image; WebP's largest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.ground.errors import UserError
 from selma.runtime import variants
+from selma.runtime.candidates import DROPOUT
 from selma.runtime.origins import EMBEDDED, allow, allow_all, embedded
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS, IMAGES, MERGES, PICKED, QUESTIONS, RENDERED
 
@@ -93,6 +94,10 @@ def _check_rate(params: Params) -> None:
 
 
 def _check_draw(key: str, row: DrawRow, params: Params) -> None:
+    if row.diversity is not None and row.diversity.method == DROPOUT and row.diversity.strength >= 1:
+        raise UserError(
+            f"{key}.diversity.strength is {row.diversity.strength:g}; dropout keeps something below 1"
+        )
     if Path(row.weights).parent == Path(MERGES):
         raise UserError(
             f"{key}.weights is {row.weights}; merges may be made of experts that are trained on what is drawn here; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from selma.ground.schema import Count, Fraction, Positive, one_of, section
+from selma.runtime import variants
 from selma.runtime.drawing import NonNegative, Pixels
 from selma.runtime.schema import Name, Names
 
@@ -73,7 +74,9 @@ class Training:
 def training_of(expert: Training, row: Expert) -> Training:
     """How one expert is trained: section `expert`, and in its place what the expert's row sets itself.
 
-    A setting that is null in the row is the section's.
+    A setting that is null in the row is the section's. An objective that trains text encoders alone always trains them.
     """
+    if variants.constants("objectives", row.objective).get("TEXT", False):
+        expert = dataclasses.replace(expert, text_encoder=True)
     own = {field.name: getattr(row, field.name, None) for field in dataclasses.fields(expert)}
     return dataclasses.replace(expert, **{name: value for name, value in own.items() if value is not None})

@@ -46,7 +46,7 @@ class Exam:
 
         Raises UserError where there are no dev prompts.
         """
-        from selma.backbones.loading import load_pipeline  # torch: policy `last` does without it
+        from selma.backbones.loading import load_backbone  # torch: policy `last` does without it
 
         items, held_out = dev_items(self.data, self.benchmark)
         device, dtype = self.runtime.device, self.runtime.dtype
@@ -54,7 +54,7 @@ class Exam:
 
         def score(checkpoint: Path) -> dict[str, float]:
             # Loaded again each time, as in the sample stage: cheap compared to drawing, and identical to the bit.
-            pipe = load_pipeline(self.backbone, device, dtype, lora=checkpoint)
+            pipe = load_backbone(self.backbone, device, dtype, lora=checkpoint)
             return exam.item_means(
                 pipe,
                 judge,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from selma.ground.adapters import CARD, WEIGHTS
+from selma.ground.backbones import is_backbone
 from selma.ground.files import folder_digest, read_record, sha256_file, write_json
 from selma.ground.items import Item, load_split, splits
 from selma.ground.schema import record
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from selma.backbones.loading import Pipeline
     from selma.judging.judge import Judge
 
-INDEX = "model_index.json"  # in a backbone's folder, and in no LoRA's
 NEAR = 0.8  # ROUGE-L F above which two prompts say the same
 
 Scores = Mapping[str, float]  # by item
@@ -67,7 +67,7 @@ class Drawn:
 def drawn_by(row: Model) -> Drawn:
     """A row of `models`."""
     weights = Path(row.weights)
-    return Drawn(None if (weights / INDEX).is_file() else weights, row.guidance, row.options)
+    return Drawn(None if is_backbone(weights) else weights, row.guidance, row.options)
 
 
 class Examiner:
@@ -116,10 +116,13 @@ class Examiner:
     def _draw(
         self, model: Drawn, items: Sequence[Item], guidance: float, images: int, seed: int
     ) -> exam.Drawn:
+        from selma.images.tokens import fitted  # torch: not where every score is kept
+
+        pipe = self.pipe(model.lora, model.backbone)
         return exam.draw(
-            self.pipe(model.lora, model.backbone),
+            pipe,
             items,
-            replace(self.params.evaluate.drawing, guidance=guidance),
+            fitted(pipe, replace(self.params.evaluate.drawing, guidance=guidance)),
             images=images,
             seed=seed,
             method=model.guidance,
@@ -130,11 +133,11 @@ class Examiner:
         """The backbone, that of params.yaml's experts or another, with a LoRA; the last one stays open."""
         asked = self._backbone(backbone), lora
         if self._opened is None or self._opened[0] != asked:
-            from selma.backbones.loading import load_pipeline  # torch: not where every score is kept
+            from selma.backbones.loading import load_backbone  # torch: not where every score is kept
 
             self._opened = None
             runtime = self.params.runtime
-            self._opened = asked, load_pipeline(asked[0], runtime.device, runtime.dtype, lora=lora)
+            self._opened = asked, load_backbone(asked[0], runtime.device, runtime.dtype, lora=lora)
         return self._opened[1]
 
     def _backbone(self, name: str | None) -> Path:

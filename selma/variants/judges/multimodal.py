@@ -1,0 +1,32 @@
+"""A multimodal backbone that judges images, its own too: yes or no, with the margin p(yes) - p(no).
+
+SILMM (arXiv 2412.05818) scores a model's images by its own answers to questions about them. As a judge of images that a
+LoRA on the same backbone drew (`rate`), it answers with that LoRA: the judge is the model itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selma.backbones.loading import load_backbone
+from selma.ground.backbones import MULTIMODAL, is_multimodal
+from selma.ground.errors import UserError
+from selma.judging.multimodal import MultimodalJudge
+
+ANSWERS, SCORES = True, False
+NEEDS = ("weights",)
+TAKES = ()
+SELF = True  # answers with the LoRA that drew the images
+
+
+def load(
+    folder: Path, card: dict[str, Any], device: str, dtype: str, lora: Path | None = None
+) -> MultimodalJudge:
+    """The judge; raises UserError for a folder that cannot be opened, or cannot say yes or no."""
+    if not is_multimodal(folder):
+        raise UserError(
+            f"{folder}: is no multimodal model; a folder whose config.json says model_type "
+            f"{' or '.join(MULTIMODAL)} is needed"
+        )
+    return MultimodalJudge(load_backbone(folder, device, dtype, lora), folder)
