@@ -24,6 +24,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from selma.ground.adapters import read_adapter
+from selma.ground.backbones import is_backbone
 from selma.ground.errors import UserError
 from selma.ground.items import Item
 from selma.ground.mixtures import is_mixture, read_mixture
@@ -33,7 +34,6 @@ from selma.runtime import command
 from selma.runtime.origins import embedded
 from selma.runtime.params import Drawing, Params, load_params
 from selma.runtime.places import BACKBONES, BROUGHT, JUDGES
-from selma.studies.points import INDEX
 from selma.studies.prompted import item_of, unseen
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _check_weights(folder: Path) -> None:
     """Raise UserError for weights that are missing or corrupt, before the first model draws."""
     if not folder.is_dir():
         raise UserError(f"{folder}: not here yet; {BROUGHT}")
-    if not (folder / INDEX).is_file():
+    if not is_backbone(folder):
         read_mixture(folder) if is_mixture(folder) else read_adapter(folder)
 
 

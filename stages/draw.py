@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from selma.backbones.loading import load_backbone
+from selma.backbones.loading import fingerprint, load_backbone
 from selma.ground.drawer import write_drawer
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
@@ -69,8 +69,7 @@ def main(name: str, shard: str = "1/1") -> None:
             "weights": row.weights if lora else "",
         }
         write_items(out / FILE, items)
-        if lora or row.diversity:
-            write_drawer(out, lora, row.diversity and asdict(row.diversity))
+        write_drawer(out, fingerprint(backbone), lora, row.diversity and asdict(row.diversity))
         write_text(out / "README.md", card(backbone, drawing, about=about, **told))
         work.publish(out, Path(DRAWN) / name)
 

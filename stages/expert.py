@@ -20,7 +20,7 @@ from selma.experts.card import card
 from selma.experts.draws import initial_seed
 from selma.ground.errors import UserError
 from selma.ground.files import write_csv
-from selma.ground.pairs import read_training
+from selma.ground.pairs import parts, read_training
 from selma.runtime import stage, tracking, variants, work
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
@@ -48,9 +48,8 @@ def main(name: str) -> None:
         initial_seed(settings.init, params.seed, name),
         f"experts.{name}" if own else "expert",
         expert.objective,
-        states.get("BACKBONE", "diffusion"),
-        states.get("TEXT", False),
-        Path(expert.data),
+        states,
+        parts(Path(expert.data), expert.skills),
     )
     told |= begun.told
 

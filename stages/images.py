@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selma.backbones.loading import load_backbone
+from selma.backbones.loading import fingerprint, load_backbone
+from selma.ground.backbones import is_multimodal
+from selma.ground.drawer import write_drawer
 from selma.ground.errors import UserError
 from selma.ground.files import write_jsonl, write_text
 from selma.ground.pairs import HELD_OUT, read_image, read_prompts, write_image
@@ -62,6 +64,8 @@ def main(skill: str, shard: str = "1/1") -> None:
             "seed": params.seed,
             **({"columns": ", `k`"} if each > 1 else {}),
         }
+        if is_multimodal(backbone):  # whose images come with tokens, which are another backbone's noise
+            write_drawer(out, fingerprint(backbone))
         if held_out:
             write_jsonl(out / HELD_OUT, held_out)
         write_text(out / "README.md", card(backbone, drawing, about=about, **told))

@@ -246,7 +246,7 @@ def test_two_rounds_of_the_text_encoder_each_from_the_one_before(make_round) -> 
         run(expert, name)
         run(select, name)
     said = json.loads((root / "data/picked/c1/drawer.json").read_text())
-    assert said == {"weights": None, "sha256": None, "diversity": {"method": "features", "strength": 0.5}}
+    assert said["weights"] is None and said["diversity"] == {"method": "features", "strength": 0.5}
     assert all(pair.rejected_seed is not None for pair in read_training(root / "data/picked/c1"))
     adapters = [read_adapter(root / f"models/experts/{name}") for name in ("c1", "c2")]
     assert all(layer.startswith("text_encoder.") for layer in adapters[0].factors)
@@ -262,22 +262,22 @@ def test_two_rounds_of_the_text_encoder_each_from_the_one_before(make_round) -> 
 
 
 def test_images_without_features_of_their_own_are_no_pairs_of_features(make_round) -> None:
-    draws = {"c1": {"weights": "models/backbones/shapes", "prompts": "data/questions/count", "images": 3}}
-    one = {"c1": PARAMS["picks"]["c1"]}
-    root = make_round(
-        draws=draws,
-        picks=one,
-        experts={"c1": PARAMS["experts"]["c1"]},
-        models={"base": PARAMS["models"]["base"], "c1": {"weights": "models/experts/c1", "guidance": "cfg"}},
-        compare=[["c1", "base"]],
-    )
+    plain = {name: {**row, "diversity": None} for name, row in PARAMS["draws"].items()}
+    make_round(draws=plain)
+    with pytest.raises(
+        UserError, match=r"experts\.c1\.objective is kc_dpo, which tells features apart; the images of"
+    ):
+        run(draw, "c1")
+
+
+def test_a_row_cannot_switch_the_text_encoders_off(make_round) -> None:
+    experts = {name: {**row, "text_encoder": False} for name, row in PARAMS["experts"].items()}
+    root = make_round(experts=experts)
     run(draw, "c1")
     rated(root, "c1")
     run(pick, "c1")
-    with pytest.raises(
-        UserError, match="no pair tells features apart; give their row of `draws` a diversity"
-    ):
-        run(expert, "c1")
+    run(expert, "c1")
+    assert read_adapter(root / "models/checkpoints/c1/step-000008").factors
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,30 @@ def test_the_judge_opens_a_folder_and_takes_the_lora_that_drew_the_images(tiny_j
     assert said["self"].margin == pytest.approx(yes - no, abs=1e-5)
 
 
+def test_the_processors_system_prompt_stands_before_questions_alone(own: Path) -> None:
+    """Janus-Pro's processor has one."""
+    file = own / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_default_system_prompt": True}))
+    opened = load_backbone(own)
+    asked = opened.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ASKED[0]}]}],
+        add_generation_prompt=True,
+    )
+    theirs = opened.processor(text=asked, images=[picture(1)], return_tensors="pt")["input_ids"][0].tolist()
+    assert opened.questions(ASKED[:1])[0] == theirs
+    assert len(theirs) > 100
+    (said,) = MultimodalJudge(opened, own).answer(picture(1), [question(ASKED[0])])
+    yes, no = alone(opened, picture(1), ASKED[0])
+    assert said.margin == pytest.approx(yes - no, abs=1e-5)
+    assert opened.prompts(TEXTS)[0].shape[1] < 40
+
+
+@pytest.mark.parametrize("way", ["prompts", "questions"])
+def test_a_text_with_a_token_of_images_is_refused(opened, way) -> None:
+    with pytest.raises(UserError, match="holds <image_placeholder>, which stands for an image"):
+        getattr(opened, way)(["a red <image_placeholder>"])
+
+
 # Folders ---------------------------------------------------------------------------------------
 
 
@@ -270,6 +294,24 @@ def test_missing_weights_are_named(own: Path) -> None:
     )
     with pytest.raises(UserError, match=r"its weights lack .*layers\.1\.mlp.*, 1 tensors in total"):
         load_backbone(own)
+
+
+def test_a_head_that_is_not_there_is_not_made_up(own: Path) -> None:
+    config = json.loads((own / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"its weights lack lm_head\.weight"):
+        load_backbone(own)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(own: Path, tiny_janus) -> None:
+    for name in ("tokenizer_config.json",):
+        config = json.loads((own / name).read_text())
+        config.pop("pad_token", None)
+        (own / name).write_text(json.dumps(config))
+    opened = load_backbone(own)
+    assert opened.pad == opened.tokenizer.eos_token_id
+    assert opened.prompts(TEXTS)[1].sum() == load_backbone(tiny_janus).prompts(TEXTS)[1].sum()
 
 
 def test_janus_pro_1b_has_the_layers_and_the_size_that_this_expects() -> None:

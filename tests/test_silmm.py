@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from selma.backbones.loading import load_backbone
+from selma.backbones.loading import fingerprint, load_backbone
+from selma.backbones.multimodal import Multimodal
 from selma.ground.adapters import read_adapter
 from selma.ground.errors import UserError
 from selma.ground.files import read_jsonl
@@ -23,6 +24,7 @@ from selma.ground.pairs import read_pairs, read_training
 from selma.shapes.world.language import Facts
 from selma.shapes.world.questions import make_questions
 from stages import draw, expert, model, own_judge, pick, rate, sample, select
+from tests.janus import make_janus
 
 TARGETS = ["q_proj", "v_proj"]
 ROUND = {"objective": "token_dpo", "options": {"beta": 0.2}}
@@ -121,7 +123,8 @@ def test_two_rounds_each_from_the_model_of_the_one_before(make_silmm) -> None:
 
     pairs = read_pairs(root / "data/drawn/r1")
     assert len(pairs) == 15 and all(len(pair.tokens) == 16 for pair in pairs)
-    assert not (root / "data/drawn/r1/drawer.json").exists()
+    first = json.loads((root / "data/drawn/r1/drawer.json").read_text())
+    assert first["weights"] is None and first["backbone"] == fingerprint(root / "models/backbones/janus")
     drawer = json.loads((root / "data/drawn/r2/drawer.json").read_text())
     assert drawer["weights"] == "models/experts/r1"
     assert (root / "data/picked/r2/drawer.json").read_bytes() == (
@@ -160,7 +163,9 @@ def test_the_model_judges_itself_with_what_it_has_learnt(make_silmm) -> None:
     run(draw, "r2")
     run(rate, "self", "drawn/r2")
     with_lora = (root / "data/ratings/drawn/r2/self.jsonl").read_text()
-    (root / "data/drawn/r2/drawer.json").unlink()  # as if the backbone had drawn them
+    shutil.copy(
+        root / "data/drawn/r1/drawer.json", root / "data/drawn/r2/drawer.json"
+    )  # as if the backbone had
     shutil.rmtree(root / ".work")
     run(rate, "self", "drawn/r2")
     assert (root / "data/ratings/drawn/r2/self.jsonl").read_text() != with_lora
@@ -214,8 +219,6 @@ def test_a_killed_drawing_goes_on_and_ends_with_the_same_folder(make_silmm) -> N
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"expert__text_encoder": True}, "text_encoder is true; a multimodal backbone has no text encoder"),
-        ({"expert__flip": True}, "flip does not apply to a multimodal backbone"),
         ({"expert__targets": ["to_q"]}, "'to_q' is not a layer"),
         ({"expert__resolution": 64}, "resolution is 64; .* draws 32 pixels alone"),
     ],
@@ -237,11 +240,10 @@ def test_an_objective_of_the_other_kind_of_backbone_is_refused(make_silmm) -> No
         models={"base": PARAMS["models"]["base"], "r1": {"weights": "models/experts/r1", "guidance": "cfg"}},
         compare=[["r1", "base"]],
     )
-    run(draw, "r1")
     with pytest.raises(
-        UserError, match=r"objective is denoising, which trains diffusion backbones; .*janus is a multimodal"
+        UserError, match=r"experts.r1.objective is denoising, which trains diffusion backbones; .*janus, a"
     ):
-        run(expert, "r1")
+        run(draw, "r1")
 
 
 def test_tokens_that_the_backbone_does_not_have_are_refused(make_silmm) -> None:
@@ -303,3 +305,115 @@ def test_the_backbone_opens_with_what_two_rounds_have_learnt(make_silmm) -> None
     )
     change = opened.model.state_dict()[name] - plain.model.state_dict()[name]
     assert torch.allclose(change, card["alpha"] / card["rank"] * b @ a, atol=1e-6)
+
+
+WIDE = {name: {**row, "options": {"judge": "self", "margin": 2.5}} for name, row in PARAMS["picks"].items()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            {"expert__text_encoder": True},
+            "expert.text_encoder is true for expert r1; janus is a multimodal backbone",
+        ),
+        ({"expert__flip": True}, "expert.flip is true for expert r1; janus is a multimodal backbone"),
+        ({"expert__caption_dropout": 0.1}, "expert.caption_dropout is 0.1; objective token_dpo compares"),
+        ({"images__drawing__steps": 12}, "images.drawing.steps is 12; janus .*draws 16 tokens an image"),
+        (
+            {"experts": {**PARAMS["experts"], "r2": {"data": "data/picked/r2", **ROUND, "rank": 4}}},
+            "experts.r2: goes on from r1, which drew its pairs; rank, alpha",
+        ),
+        ({"own__loras": {"mine": {"path": "/x.safetensors"}}}, "own.loras.mine: is for diffusion backbones"),
+        (
+            {"picks": WIDE},
+            r"margin is 2.5; its judge's score is a mean of p\(yes\) - p\(no\), -1 to 1",
+        ),
+    ],
+)
+def test_what_would_fail_late_is_said_when_params_are_read(make_silmm, overrides, said) -> None:
+    make_silmm(**overrides)
+    with pytest.raises(UserError, match=said):
+        run(draw, "r1")
+
+
+def test_a_finished_folder_that_was_not_published_is_not_drawn_again(make_silmm, monkeypatch) -> None:
+    root = make_silmm()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(draw, "write_drawer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(draw, "r1")
+    with monkeypatch.context() as patch:
+        patch.setattr("selma.images.tokens.sample", None)
+        run(draw, "r1")
+    assert all(len(pair.tokens) == 16 for pair in read_pairs(root / "data/drawn/r1"))
+
+
+def _foreign(root: Path, tmp_path: Path) -> None:
+    """Make the expert's backbone another one than that which drew."""
+    shutil.rmtree(root / "models/backbones/janus")
+    make_janus(root / "models/backbones/janus", seed=9)
+
+
+def test_pairs_of_another_backbone_are_refused(make_silmm, tmp_path) -> None:
+    root = make_silmm()
+    run(own_judge, "self")
+    run(draw, "r1")
+    for judge in ("self", "oracle"):
+        run(rate, judge, "drawn/r1")
+    run(pick, "r1")
+    _foreign(root, tmp_path)
+    with pytest.raises(
+        UserError, match=r"its images were drawn by another backbone .*token_dpo learns from pairs"
+    ):
+        run(expert, "r1")
+
+
+def test_images_of_another_backbone_are_encoded_anew(make_silmm, tmp_path, monkeypatch) -> None:
+    root = make_silmm()
+    run(draw, "r1")
+    _foreign(root, tmp_path)
+    seen: list[int] = []
+    encode = Multimodal.encode
+
+    def encoded(self: Multimodal, images: list) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Multimodal, "encode", encoded)
+    run(expert, "plain")
+    assert sum(seen) == 15
+
+
+def test_next_token_does_not_go_on_from_the_lora_that_drew(make_silmm) -> None:
+    experts = {**PARAMS["experts"], "plain": {"data": "data/drawn/r2", "objective": "next_token", "rank": 3}}
+    root = make_silmm(experts=experts)
+    run(own_judge, "self")
+    one_round("r1")
+    run(draw, "r2")
+    run(expert, "plain")
+    card = json.loads((root / "models/checkpoints/plain/step-000006/lora.json").read_text())
+    assert "start" not in card and card["rank"] == 3
+
+
+def test_another_multimodal_judge_judges_as_it_is(make_silmm) -> None:
+    """A held-out judge: the LoRA that drew is not its own."""
+    judges = {**PARAMS["own.judges"], "other": {"kind": "multimodal", "path": "other"}}
+    root = make_silmm(own__judges=judges, rate__judges=["self", "other", "oracle"])
+    make_janus(root / "other", seed=9)
+    for judge in ("self", "other"):
+        run(own_judge, judge)
+    run(draw, "r1")
+    for judge in ("self", "other", "oracle"):
+        run(rate, judge, "drawn/r1")
+    run(pick, "r1")
+    run(expert, "r1")
+    run(select, "r1")
+    run(draw, "r2")
+    run(rate, "other", "drawn/r2")
+    rows = read_jsonl(root / "data/ratings/drawn/r2/other.jsonl")
+    assert len(rows) == 15

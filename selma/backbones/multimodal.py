@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TOKENS = ("image_token", "boi_token", "eoi_token")  # what a tokenizer needs to speak of images
 _FEATURES = 64  # images that the vision tower sees at once
+_DECODED = 16  # images that the decoder makes at once
 
 
 def load_multimodal(folder: Path, device: str, dtype: str, lora: Path | None = None) -> Multimodal:
@@ -51,7 +52,7 @@ def load_multimodal(folder: Path, device: str, dtype: str, lora: Path | None = N
         )
     except Exception as error:  # safetensors, json and transformers each raise their own kind
         raise UserError(f"{folder}: this backbone cannot be opened ({first_line(error)})") from error
-    if missing := [name for name in sorted(found["missing_keys"]) if not name.startswith("lm_head")]:
+    if missing := sorted(found["missing_keys"]):
         raise UserError(
             f"{folder}: this backbone cannot be opened (its weights lack {missing[0]}, {len(missing)} tensors in total)"
         )
@@ -73,6 +74,10 @@ def _check(folder: Path, model: Any, processor: Any) -> None:
             raise UserError(
                 f"{folder}: its tokenizer has no {name}, so this model cannot be asked to draw or to look"
             )
+    if tokenizer.bos_token is None or tokenizer.eos_token is None:
+        raise UserError(f"{folder}: its tokenizer has no bos_token or eos_token, between which texts stand")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if not processor.chat_template:
         raise UserError(f"{folder}: has no chat template, by which questions are put to the model")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -132,12 +137,12 @@ class Multimodal:
     @property
     def pad(self) -> int:
         """The id that stands for no word."""
-        tokenizer = self.tokenizer
-        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return self.tokenizer.pad_token_id
 
     def prompts(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [n, longest], padded on the left, of all that stands before an image's first token, and their mask
         [n, longest], False on padding; both on the CPU."""
+        self._check_words(texts)
         asked = [self._chat([{"type": "text", "text": text}]) for text in texts]
         inputs = self.processor(
             text=asked, generation_mode="image", padding=True, padding_side="left", return_tensors="pt"
@@ -145,11 +150,18 @@ class Multimodal:
         return inputs["input_ids"], inputs["attention_mask"].bool()
 
     def questions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of questions on an image, each up to the answer; the image's own tokens are placeholders."""
+        """Token ids of questions on an image, each up to the answer; the image's own tokens are placeholders.
+
+        As the processor makes them, with its system prompt where it has one (Janus-Pro does).
+        """
+        from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
+
+        self._check_words(texts)
+        before = DEFAULT_SYSTEM_PROMPT if self.processor.use_default_system_prompt else ""
         asked = [self._chat([{"type": "image"}, {"type": "text", "text": text}]) for text in texts]
         token, processor = self.tokenizer.image_token, self.processor
         image = processor.image_start_token + token * processor.num_image_tokens + processor.image_end_token
-        return self.tokenizer([text.replace(token, image) for text in asked])["input_ids"]
+        return self.tokenizer([before + text.replace(token, image) for text in asked])["input_ids"]
 
     def without_words(self, ids: torch.Tensor) -> torch.Tensor:
         """Prompts' ids with padding in the place of words: what guidance leads away from, as in transformers' own
@@ -174,10 +186,16 @@ class Multimodal:
         from PIL import Image as pil
 
         kind = self.processor.image_processor
-        pixels = self.model.decode_image_tokens(tokens.to(self.device)).float().cpu()  # [n, height, width, 3]
         mean, std = (torch.tensor(value) for value in (kind.image_mean, kind.image_std))
-        values = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        return [pil.fromarray(value) for value in values]
+        found = []
+        with enough_memory("lower drawing.batch"):
+            for some in tokens.split(_DECODED):
+                pixels = (
+                    self.model.decode_image_tokens(some.to(self.device)).float().cpu()
+                )  # [n, height, width, 3]
+                values = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                found += [pil.fromarray(value) for value in values]
+        return found
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image], batch: int = 32) -> torch.Tensor:
@@ -196,6 +214,15 @@ class Multimodal:
             encoded = self.model.model.vqmodel.encode(((pixels - mean) / std).to(self.device, self.dtype))
             found.append(encoded.image_tokens.view(len(fitted), -1).cpu())
         return torch.cat(found)
+
+    def _check_words(self, texts: Sequence[str]) -> None:
+        """Raise UserError for a text with a token that stands for an image."""
+        for name in _TOKENS:
+            token = getattr(self.tokenizer, name)
+            if found := next((text for text in texts if token in text), None):
+                raise UserError(
+                    f"{found[:80]!r}: holds {token}, which stands for an image; leave it out of texts"
+                )
 
     def _chat(self, content: list[dict[str, str]]) -> str:
         messages = [{"role": "user", "content": content}]

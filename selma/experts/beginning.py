@@ -6,14 +6,14 @@ A diffusion backbone's UNet, perhaps with its text encoders, or these alone, or 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from selma.backbones.loading import load_pipeline, text_fingerprint
+from selma.backbones.loading import fingerprint, load_pipeline, text_fingerprint
 from selma.backbones.multimodal import load_multimodal
 from selma.backbones.schedulers import training_schedule
 from selma.experts import codes, examples, features, loop, samples
@@ -43,13 +43,15 @@ class Beginning:
     save: loop.Save | None = None
     told: dict[str, Any] = field(default_factory=dict)
     drawer: Drawer | None = None  # of what a text encoder alone learns from
+    foreign: bool = False  # images were drawn by another backbone, so their tokens say nothing to this one
 
     def examples(
         self, file: Path, pairs: Sequence[Pair], settings: Training, compares: bool
     ) -> examples.Examples | codes.Codes | features.Features:
         """The pairs, encoded once and kept in a file."""
         if isinstance(self.model, codes.Writer):
-            return codes.of_pairs(file, self.opened, pairs, compares, self.model if compares else None)
+            known = [replace(pair, tokens=None) for pair in pairs] if self.foreign else pairs
+            return codes.of_pairs(file, self.opened, known, compares, self.model if compares else None)
         if self.drawer is not None:
             how = self.drawer.diversity and Diversity(**self.drawer.diversity)
             return features.of_pairs(file, self.opened, self.model, pairs, how, pairs[0].file.parent)
@@ -69,28 +71,40 @@ def begin(
     seed: int,
     where: str,
     objective: str,
-    kind: str,
-    text: bool,
-    data: Path,
+    states: Mapping[str, Any],
+    data: Sequence[Path],
 ) -> Beginning:
-    """The beginning of an expert that is trained by an objective for a `kind` of backbone (diffusion or multimodal),
-    perhaps of its text encoders alone (`text`).
+    """The beginning of an expert that is trained by an objective, whose file `states` for which kind of backbone it is
+    (BACKBONE), whether it learns from PAIRS, and whether text encoders learn alone (TEXT).
 
-    `seed` is that of the adapter's first A, `where` names the row of params.yaml, `data` holds the images. What does
-    not fit is said here, before anything is computed.
+    `seed` is that of the adapter's first A, `where` names the row of params.yaml, `data` are the folders of images.
+    What does not fit is said here, before anything is computed.
     """
+    kind = states.get("BACKBONE", "diffusion")
     found = "multimodal" if is_multimodal(backbone) else "diffusion"
     if found != kind:
         raise UserError(
             f"{where}.objective is {objective}, which trains {kind} backbones; {backbone} is a {found} one"
         )
-    begun = _multimodal if kind == "multimodal" else _text if text else _diffusion
-    return begun(backbone, runtime, settings, seed, where, data)
+    if kind == "diffusion" and not states.get("TEXT"):
+        return _diffusion(backbone, runtime, settings, seed, where)
+    drawers = [read_drawer(folder) for folder in data]
+    own = fingerprint(backbone)
+    foreign = next(
+        (folder for folder, one in zip(data, drawers, strict=True) if one.backbone not in (None, own)), None
+    )
+    if foreign and states.get("PAIRS"):
+        raise UserError(
+            f"{foreign}: its images were drawn by another backbone than {backbone}; objective {objective} learns from "
+            "pairs of the model's own"
+        )
+    if states.get("TEXT"):
+        return _text(backbone, runtime, settings, seed, where, drawers[0])
+    start = drawers[0].lora if states.get("PAIRS") else None
+    return _multimodal(backbone, runtime, settings, seed, where, start, foreign is not None)
 
 
-def _diffusion(
-    backbone: Path, runtime: Runtime, settings: Training, seed: int, where: str, data: Path
-) -> Beginning:
+def _diffusion(backbone: Path, runtime: Runtime, settings: Training, seed: int, where: str) -> Beginning:
     pipe = load_pipeline(backbone, runtime.device, runtime.dtype)
     schedule = training_schedule(pipe)
     loop.check_precision(pipe.unet)
@@ -103,12 +117,11 @@ def _diffusion(
 
 
 def _text(
-    backbone: Path, runtime: Runtime, settings: Training, seed: int, where: str, data: Path
+    backbone: Path, runtime: Runtime, settings: Training, seed: int, where: str, drawer: Drawer
 ) -> Beginning:
     pipe = load_pipeline(backbone, runtime.device, runtime.dtype)
     loop.check_precision(pipe.unet)
     model = add_text_lora(pipe, settings.rank, settings.lora_alpha, seed, where)
-    drawer = read_drawer(data)
     told: dict[str, Any] = {"text_backbone": text_fingerprint(backbone)}
     if drawer.lora is not None:
         encoders = zip(TEXT_ENCODERS, model.encoders, strict=False)
@@ -119,7 +132,13 @@ def _text(
 
 
 def _multimodal(
-    backbone: Path, runtime: Runtime, settings: Training, seed: int, where: str, data: Path
+    backbone: Path,
+    runtime: Runtime,
+    settings: Training,
+    seed: int,
+    where: str,
+    started: Path | None,
+    foreign: bool,
 ) -> Beginning:
     if settings.text_encoder:
         raise UserError(f"{where}.text_encoder is true; a multimodal backbone has no text encoder of its own")
@@ -136,13 +155,12 @@ def _multimodal(
     writer = codes.Writer(opened)
     loop.check_precision(writer)
     add_lora(writer.language_model, settings.rank, settings.lora_alpha, list(settings.targets), seed, where)
-    started = read_drawer(data).lora
     if started is not None:
         named = writer.language_model.named_modules()
         layers = {layer_of(LANGUAGE, name): layer for name, layer in named}
         _start_from(layers, started, settings, settings.targets, "targets", where)
     told = {"start": started.as_posix()} if started else {}
-    return Beginning(writer, opened, save=partial(codes.save_writer, writer), told=told)
+    return Beginning(writer, opened, save=partial(codes.save_writer, writer), told=told, foreign=foreign)
 
 
 def _start_from(

@@ -106,5 +106,5 @@ def _encoded(model: WithTexts, ids: torch.Tensor) -> torch.Tensor:
 
 
 def draw_features(schedule: Any, examples: Features, settings: Training, seed: int, step: int) -> Features:
-    """The pairs of step `step` (from 0); captions are never dropped: no text has no features to prefer."""
+    """The pairs of step `step` (from 0); captions are never dropped."""
     return examples[batch_indices(len(examples), settings.batch, seed, step).to(examples.device)]

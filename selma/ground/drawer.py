@@ -1,9 +1,9 @@
 """Who drew a folder of images, and how their prompts' images were made to differ.
 
 drawer.json beside the images names the LoRA's folder and its sha256, so that what depends on the images depends on the
-LoRA, too: it is the model itself, to a judge that asks itself and to pairs that it learns from. `diversity` is how
-features were changed by each image's seed (selma/backbones/diversity.py). Images that the backbone drew, by their noise
-alone, have no such file.
+LoRA, too: it is the model itself, to a judge that asks itself and to pairs that it learns from. `backbone` is the
+backbone's fingerprint, `diversity` how features were changed by each image's seed (selma/backbones/diversity.py). A
+person's own images have no such file, nor do those of data/images that a diffusion backbone drew.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ FILE = "drawer.json"
 
 @record
 class _Drawer(TypedDict):
+    backbone: Text
     weights: Text | None
     sha256: Text | None
     diversity: dict[str, Any] | None
@@ -33,15 +34,20 @@ class _Drawer(TypedDict):
 
 @dataclass(frozen=True)
 class Drawer:
-    """The LoRA's folder, None for the backbone itself, and the method and strength of diversity, None for noise."""
+    """The backbone's fingerprint, None where nobody says; the LoRA's folder, None for the backbone itself; the method
+    and strength of diversity, None for noise."""
 
+    backbone: str | None = None
     lora: Path | None = None
     diversity: Mapping[str, Any] | None = None
 
 
-def write_drawer(folder: Path, lora: Path | None, diversity: Mapping[str, Any] | None) -> None:
-    """Say in a folder of images what drew them."""
+def write_drawer(
+    folder: Path, backbone: str, lora: Path | None = None, diversity: Mapping[str, Any] | None = None
+) -> None:
+    """Say in a folder of images what drew them; `backbone` is a fingerprint."""
     said = {
+        "backbone": backbone,
         "weights": lora and lora.as_posix(),
         "sha256": lora and sha256_file(lora / WEIGHTS),
         "diversity": diversity and dict(diversity),
@@ -59,11 +65,11 @@ def read_drawer(folder: Path) -> Drawer:
         return Drawer()
     said = read_record(file, _Drawer)
     if said["weights"] is None:
-        return Drawer(None, said["diversity"])
+        return Drawer(said["backbone"], None, said["diversity"])
     weights = Path(said["weights"]) / WEIGHTS
     if not weights.is_file() or sha256_file(weights) != said["sha256"]:
         raise UserError(f"{weights}: is not the LoRA that drew the images of {folder}; draw them again")
-    return Drawer(Path(said["weights"]), said["diversity"])
+    return Drawer(said["backbone"], Path(said["weights"]), said["diversity"])
 
 
 def copy_drawer(sources: Iterable[Path], folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.backbones.multimodal import Multimodal
-from selma.ground.files import TEMPORARY, read_json, write_json, write_jsonl
+from selma.ground.files import TEMPORARY, read_json, read_jsonl, write_json, write_jsonl
 from selma.ground.pairs import METADATA, write_image
 from selma.images import sampler
 from selma.images.sampler import Advance
@@ -68,8 +68,13 @@ def draw_folder(
         for file in files if staging != folder else ():
             os.replace(staging / file, folder / file)
 
+    # A finished folder has its tokens in the rows, and the files are gone.
+    finished = multimodal and (folder / METADATA).is_file()
+    known = {row["file_name"]: row["tokens"] for row in read_jsonl(folder / METADATA)} if finished else {}
+
     def there(name: str) -> bool:
-        return all((folder / file).exists() for file in ((name, name + TOKENS) if multimodal else (name,)))
+        kept = not multimodal or name in known or (folder / (name + TOKENS)).exists()
+        return kept and (folder / name).exists()
 
     done = {i for i, row in enumerate(rows) if there(row["file_name"])}
     writers = min(8, os.cpu_count() or 1)
@@ -106,8 +111,9 @@ def draw_folder(
         else:
             left.unlink()
     if multimodal:
-        kept = [folder / (row["file_name"] + TOKENS) for row in rows]
-        rows = [{**row, "tokens": read_json(file)} for row, file in zip(rows, kept, strict=True)]
+        files = {row["file_name"]: folder / (row["file_name"] + TOKENS) for row in rows}
+        known |= {name: read_json(file) for name, file in files.items() if file.exists()}
+        rows = [{**row, "tokens": known[row["file_name"]]} for row in rows]
     write_jsonl(folder / METADATA, rows)
-    for file in kept if multimodal else ():
-        file.unlink()
+    for file in files.values() if multimodal else ():
+        file.unlink(missing_ok=True)

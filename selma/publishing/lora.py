@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selma.ground.adapters import WEIGHTS
+from selma.ground.backbones import is_multimodal
 from selma.ground.errors import UserError
 from selma.ground.files import atomic, read_record, sha256_file, write_text
 from selma.net.pipelines import SOURCE
@@ -62,6 +63,10 @@ def write(
     if format == "diffusers" and dtype not in (None, own):
         raise UserError(f"--dtype {dtype}: the diffusers format keeps the run's own {own}; leave --dtype out")
     folder = Path(BACKBONES) / params.expert.backbone
+    if is_multimodal(folder):
+        raise UserError(
+            f"{source}: is for a multimodal backbone ({folder}); only LoRAs of diffusion ones are exported"
+        )
     base = base_of(folder)
     check_trained_on(source, weights.provenance, folder)
 

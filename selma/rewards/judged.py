@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from selma.ground.errors import UserError
 from selma.ground.items import Item
+from selma.judging.choices import normal
 from selma.judging.judge import load_judge, load_scorer, read_card
 from selma.judging.many import ask_all, rate_all
 from selma.runtime import variants
@@ -91,7 +92,7 @@ class JudgeReward:
             for row in rows:
                 given.setdefault((row["item"], row["k"]), {})[row["question"]] = _credit(row)
                 if "margin" in row:
-                    sign = 1 if row["expected"] == "yes" else -1
+                    sign = 1 if normal(row["expected"]) == "yes" else -1
                     margins.setdefault((row["item"], row["k"]), []).append(sign * row["margin"])
         if margins:
             return {key: fmean(found) for key, found in margins.items()}
@@ -116,4 +117,4 @@ def _credit(row: Mapping[str, Any]) -> float:
     """How far one answer is the expected one, 0 to 1: the probability of it, where the judge gives one."""
     if row["p_yes"] is None:
         return float(row["answer"] == row["expected"])
-    return row["p_yes"] if row["expected"] == "yes" else 1 - row["p_yes"]
+    return row["p_yes"] if normal(row["expected"]) == "yes" else 1 - row["p_yes"]

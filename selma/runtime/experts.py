@@ -65,6 +65,12 @@ def check_training(params: Params, name: str) -> None:
             f"{key}.min_snr is {training.min_snr:g}, which the objective of expert {name}, {row.objective}, does not "
             "know; set it in the rows of objective denoising alone"
         )
+    if training.caption_dropout > 0 and variants.constants("objectives", row.objective).get("CAPTIONS"):
+        key = "expert" if row.caption_dropout is None else f"experts.{name}"
+        raise UserError(
+            f"{key}.caption_dropout is {training.caption_dropout:g}; objective {row.objective} compares with what the "
+            f"model that drew the images made of their captions; set experts.{name}.caption_dropout to 0"
+        )
     if training.accumulate > training.batch:
         batch = "expert.batch" if row.batch is None else f"experts.{name}.batch"
         raise UserError(

@@ -1,7 +1,6 @@
 """Checks of what fits a backbone's kind, diffusion or multimodal, as far as params.yaml tells it before anything runs.
 
-Embedded backbones are diffusion ones, those of one's own tell it by their folder; of the hub's the stages say it, once
-they are downloaded.
+Embedded backbones are diffusion ones, others tell it by their folder; of the hub's that is so once they are downloaded.
 """
 
 from __future__ import annotations
@@ -9,13 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selma.ground.backbones import is_multimodal
+from selma.ground.backbones import INDEX, image_tokens, is_multimodal
 from selma.ground.errors import UserError
 from selma.runtime import variants
-from selma.runtime.candidates import FEATURES, METHODS, TEMPERATURE
+from selma.runtime.candidates import DROPOUT, FEATURES, METHODS, TEMPERATURE
 from selma.runtime.drawing import TOKENS
+from selma.runtime.experts import adapter_of
 from selma.runtime.origins import embedded
-from selma.runtime.places import BACKBONES
+from selma.runtime.picks import origin
+from selma.runtime.places import BACKBONES, DRAWN, EXPERTS
+from selma.runtime.training import training_of
 
 if TYPE_CHECKING:
     from selma.runtime.candidates import Diversity
@@ -29,13 +31,22 @@ def kind_of(params: Params, backbone: str) -> str | None:
     """The kind of a backbone by its name; None where that cannot be told yet."""
     if backbone in embedded(params.worlds):
         return DIFFUSION
-    own = params.own.backbones.get(backbone)
-    if own is None or not Path(own.path).is_dir():
+    folder = _folder(params, backbone)
+    if folder is None:
         return None
     try:
-        return MANY if is_multimodal(Path(own.path)) else DIFFUSION
+        if is_multimodal(folder):
+            return MANY
+        return DIFFUSION if (folder / INDEX).is_file() else None
     except UserError:  # a broken folder has its own error, in its own stage
         return None
+
+
+def _folder(params: Params, backbone: str) -> Path | None:
+    """Where a backbone lies now: one's own folder, or what its stage has made; None where it is not here yet."""
+    own = params.own.backbones.get(backbone)
+    places = [*([] if own is None else [Path(own.path)]), Path(BACKBONES) / backbone]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def check_kinds(params: Params) -> None:
@@ -48,6 +59,8 @@ def check_kinds(params: Params) -> None:
         _check_drawing(params, "images", backbone, params.images.drawing, f" (draws.{name})")
         _check_diversity(params, f"draws.{name}", backbone, row.diversity)
     kind, backbone = kind_of(params, params.expert.backbone), params.expert.backbone
+    for name in params.experts:
+        _check_round(params, name)
     if kind is None:
         return
     for name, expert in params.experts.items():
@@ -76,6 +89,36 @@ def _check_drawing(params: Params, section: str, backbone: str, drawing: Drawing
             f"{section}.drawing.scheduler is {drawing.scheduler}; {backbone}{where} is a {kind} backbone, which draws "
             f"{how}"
         )
+    tokens = image_tokens(_folder(params, backbone)) if kind == MANY else None
+    if tokens is not None and drawing.steps != tokens:
+        raise UserError(
+            f"{section}.drawing.steps is {drawing.steps}; {backbone}{where} draws {tokens} tokens an image, one a step"
+        )
+
+
+def _check_round(params: Params, name: str) -> None:
+    """What an expert that learns from its own model's pairs needs of the row of `draws` that they are of."""
+    row = params.experts[name]
+    states = variants.constants("objectives", row.objective)
+    source = Path(origin(row.data, params))
+    draw = params.draws.get(source.name) if source.parent == Path(DRAWN) else None
+    if not states.get("CAPTIONS"):
+        return
+    if states.get("TEXT") and (
+        draw is None or draw.diversity is None or draw.diversity.method == TEMPERATURE
+    ):
+        if draw is None and source.parts[:1] != ("data",):  # a person's own folder, which the stage reads
+            return
+        raise UserError(
+            f"experts.{name}.objective is {row.objective}, which tells features apart; the images of {row.data} were "
+            f"drawn from one text's features: give a row of `draws` a diversity of method {FEATURES} or {DROPOUT}"
+        )
+    before = Path(draw.weights).name if draw and Path(draw.weights).parent == Path(EXPERTS) else None
+    if before in params.experts and adapter_of(params, before) != adapter_of(params, name):
+        raise UserError(
+            f"experts.{name}: goes on from {before}, which drew its pairs; rank, alpha, targets and text_encoder must "
+            "be the same"
+        )
 
 
 def _check_diversity(params: Params, key: str, backbone: str, diversity: Diversity | None) -> None:
@@ -97,6 +140,22 @@ def _check_many(params: Params, backbone: str) -> None:
                 f"models.{name}.guidance is {model.guidance}, which needs a UNet's attention; {backbone} is a "
                 "multimodal backbone: cfg"
             )
+    for name, row in params.experts.items():
+        training = training_of(params.expert, row)
+        for key, value in (("text_encoder", training.text_encoder), ("flip", training.flip)):
+            if value:
+                raise UserError(
+                    f"expert.{key} is true for expert {name}; {backbone} is a multimodal backbone, which learns from "
+                    "image tokens: false"
+                )
+        if training.min_snr is not None:
+            raise UserError(
+                f"expert.min_snr is set for expert {name}; {backbone} is a multimodal backbone: null"
+            )
+    for name in params.own.loras:
+        raise UserError(
+            f"own.loras.{name}: is for diffusion backbones; expert.backbone is {backbone}, a multimodal one"
+        )
     for section in ("policies", "mixtures"):
         for name in getattr(params, section):
             raise UserError(

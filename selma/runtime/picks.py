@@ -76,6 +76,14 @@ def lies_in(path: str, *roots: str) -> bool:
     return any(Path(path).is_relative_to(root) for root in roots)
 
 
+def _widest(judge: str, params: Params) -> tuple[int, str]:
+    """How far apart the scores of a judge that answers questions alone can be, and what they are."""
+    row = {**params.judges, **params.own.judges}[judge]
+    if variants.constants("judges", row.kind).get("SELF", False):
+        return 2, "a mean of p(yes) - p(no), -1 to 1"
+    return 1, "a share of questions, 0 to 1"
+
+
 def _asks_alone(judge: str, params: Params) -> bool:
     """Whether a judge only answers questions: its score of an image is the share that is right."""
     row = {**params.judges, **params.own.judges}[judge]
@@ -143,10 +151,11 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
     if options.get("judge"):
         allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")
     judge = settings_of(row, params.rate.judges, f"{key}.options").get("judge")
-    if options.get("margin", 0) >= 1 and _asks_alone(judge, params):
+    most, what = _widest(judge, params) if _asks_alone(judge, params) else (None, "")
+    if most is not None and options.get("margin", 0) >= most:
         raise UserError(
-            f"{key}.options.margin is {options['margin']:g}; its judge's score is a share of questions, 0 to 1: no two "
-            "images are further apart"
+            f"{key}.options.margin is {options['margin']:g}; its judge's score is {what}: no two images are further "
+            "apart"
         )
     if "least" in options:
         _check_least(f"{key}.options.least", options["least"], params)

@@ -76,7 +76,7 @@ def training_of(expert: Training, row: Expert) -> Training:
 
     A setting that is null in the row is the section's. An objective that trains text encoders alone always trains them.
     """
-    if variants.constants("objectives", row.objective).get("TEXT", False):
-        expert = dataclasses.replace(expert, text_encoder=True)
     own = {field.name: getattr(row, field.name, None) for field in dataclasses.fields(expert)}
-    return dataclasses.replace(expert, **{name: value for name, value in own.items() if value is not None})
+    found = dataclasses.replace(expert, **{name: value for name, value in own.items() if value is not None})
+    texts = variants.constants("objectives", row.objective).get("TEXT", False)
+    return dataclasses.replace(found, text_encoder=True) if texts else found

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from selma.lora.text import WithTexts
 
 PAIRS = True
+CAPTIONS = True  # compares with a reference that saw the captions, so none may be dropped
 TEXT = True  # trains the text encoders, and nothing else
 OPTIONS = {
     "gamma": {"default": 10.0, "gt": 0},

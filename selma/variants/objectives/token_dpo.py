@@ -16,6 +16,7 @@ from selma.experts import codes
 
 BACKBONE = "multimodal"
 PAIRS = True
+CAPTIONS = True  # compares with a reference that saw the captions, so none may be dropped
 OPTIONS = {"beta": {"default": 0.1, "gt": 0}}
 
 draw_batch = codes.draw_codes
