@@ -68,7 +68,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("draw.png"))
     parser.add_argument("--images", type=int, help="number of images per model (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the initial noise, from 0 on (default: 0)"
+    )
     parser.add_argument("--grid", metavar="WHAT=VALUES", help="rows: guidance=1,1.5,2 or seed=0,1,2")
     parser.add_argument(
         "--ask", action="store_true", help="ask the LLM of params.yaml for the prompt's questions"
@@ -89,6 +91,8 @@ def _main(arguments: argparse.Namespace) -> None:
         raise UserError("prompt: empty; allowed: a text to draw")
     _check_out(out)
     params = load_params()
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed: {arguments.seed}; allowed: 0 to {2**31 - 1}")
     rows = _rows(params.evaluate.drawing, arguments.images, arguments.seed, arguments.grid)
     names = _names(params, arguments.models)
     for name in names:

@@ -13,6 +13,7 @@ docs/human-evaluation.md says how to share a link, and how the summary counts.
 from __future__ import annotations
 
 import argparse
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def main() -> None:
     interrupted = "interrupted" if arguments.summary else STOPPED
     if code := command.run(lambda: _main(arguments), interrupted):
         sys.exit(code)
+
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +115,8 @@ def _page(arguments: argparse.Namespace, params: Params, models: Models, benchma
         raise UserError(f"--port: {arguments.port}; allowed: 0 to {2**16 - 1}")
     if not 0 <= (arguments.seed or 0) < 2**32:
         raise UserError(f"--seed: {arguments.seed}; allowed: 0 to {2**32 - 1}")
+    if name is not None and not _HOST.fullmatch(name):
+        raise UserError(f"--name: {name!r}; allowed: a host's name or address, without port")
     token = arguments.token if arguments.token != "" else secrets.token_hex(16)
     raters = _raters(arguments.raters)
     couples = read_couples(DATA / "samples", models, benchmark)
@@ -126,12 +132,15 @@ def _page(arguments: argparse.Namespace, params: Params, models: Models, benchma
 
 def _raters(given: Sequence[str]) -> list[str]:
     names = {text: store.rater_name(text) for text in given}
+    known = [name for name in (store.rater_name(text) for text in given) if name is not None]
+    if twice := next((name for name in known if known.count(name) > 1), None):
+        raise UserError(f"--raters: {twice} is there twice; each rater needs a name of their own")
     for text, name in names.items():
         if name is None:
             raise UserError(
                 f"--raters: {text!r}; allowed: letters, digits, spaces and . ' - _, at most {store.LONGEST}"
             )
-    return list(dict.fromkeys(filter(None, names.values())))
+    return known
 
 
 def _links(host: str, name: str | None, port: int, token: str | None, raters: Sequence[str]) -> list[str]:

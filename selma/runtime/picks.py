@@ -151,10 +151,11 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
     if options.get("judge"):
         allow(f"{key}.options.judge", options["judge"], params.rate.judges, "in rate.judges")
     judge = settings_of(row, params.rate.judges, f"{key}.options").get("judge")
-    most, what = _widest(judge, params) if _asks_alone(judge, params) else (None, "")
-    if most is not None and options.get("margin", 0) >= most:
+    margin = options.get("margin", 0)
+    most, what = _widest(judge, params) if margin and _asks_alone(judge, params) else (None, "")
+    if most is not None and margin >= most:
         raise UserError(
-            f"{key}.options.margin is {options['margin']:g}; its judge's score is {what}: no two images are further "
+            f"{key}.options.margin is {margin:g}; its judge's score is {what}: no two images are further "
             "apart"
         )
     if "least" in options:
