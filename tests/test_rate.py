@@ -307,7 +307,10 @@ def test_beyond_loopback_a_token_is_needed_and_made(project, run):
         (["merged", "base", "--seed", "-1"], "--seed: -1"),
         (["merged", "base", "--token", "short"], "--token: needs at least 16"),
         (["merged", "base", "--raters", "a/b"], "--raters: 'a/b'"),
-        (["merged", "base", "--raters", "a", "b", "A"], "--raters: a is there twice; each rater needs a name"),
+        (
+            ["merged", "base", "--raters", "a", "b", "A"],
+            "--raters: a is there twice; each rater needs a name",
+        ),
         (["merged", "base", "--name", "bad name"], "--name: 'bad name'"),
         (["merged", "base", "--host", "no host"], "--host: no host is reached from other machines"),
         (["merged", "base", "--json"], "--json and --csv belong to --summary"),

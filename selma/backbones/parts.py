@@ -44,7 +44,8 @@ def read_kind(folder: Path) -> str:
     index = folder / "model_index.json"
     if not index.exists():
         raise UserError(
-            f"{folder}: no backbone here (no model_index.json); `dvc pull` downloads it, `dvc repro` produces it"
+            f"{folder}: no backbone here (no model_index.json); `dvc repro` makes it, and `dvc pull -r starter "
+            "pretrain pretrain_xl` brings the embedded ones"
         )
     found = read_record(index, dict)
     kind = found.get("_class_name")
