@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from selma.backbones.opening import open_model, open_part
 from selma.ground.adapters import LANGUAGE, Adapter, part_of, read_adapter
-from selma.ground.errors import UserError, first_line
-from selma.runtime.devices import enough_memory, pick_device, torch_dtype
+from selma.ground.errors import UserError
+from selma.runtime.devices import enough_memory, pick_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _TOKENS = ("image_token", "boi_token", "eoi_token")  # what a tokenizer needs to speak of images
+_WHAT = "this backbone"
 _FEATURES = 64  # images that the vision tower sees at once
 _DECODED = 16  # images that the decoder makes at once
 
@@ -33,28 +35,14 @@ def load_multimodal(folder: Path, device: str, dtype: str, lora: Path | None = N
     Only safetensors are read, nothing is downloaded and no code of the folder's runs. Raises UserError where the
     folder is corrupt, cannot draw or cannot answer, and for a LoRA that is broken or of another backbone.
     """
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     from transformers import JanusForConditionalGeneration, JanusProcessor
 
     adapter = read_adapter(lora) if lora else None
-    try:
-        processor = JanusProcessor.from_pretrained(folder, local_files_only=True)
-        model, found = JanusForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=torch_dtype(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            attn_implementation="sdpa",
-        )
-    except Exception as error:  # safetensors, json and transformers each raise their own kind
-        raise UserError(f"{folder}: this backbone cannot be opened ({first_line(error)})") from error
-    if missing := sorted(found["missing_keys"]):
+    processor = open_part(JanusProcessor, folder, _WHAT)
+    model, missing = open_model(JanusForConditionalGeneration, folder, dtype, _WHAT)
+    if missing:
         raise UserError(
-            f"{folder}: this backbone cannot be opened (its weights lack {missing[0]}, {len(missing)} tensors in total)"
+            f"{folder}: {_WHAT} cannot be opened (its weights lack {missing[0]}, {len(missing)} tensors in total)"
         )
     _check(folder, model, processor)
     with enough_memory("this backbone needs another runtime.device, or bfloat16 as runtime.dtype"):

@@ -140,13 +140,6 @@ def _multimodal(
     started: Path | None,
     foreign: bool,
 ) -> Beginning:
-    if settings.text_encoder:
-        raise UserError(f"{where}.text_encoder is true; a multimodal backbone has no text encoder of its own")
-    if settings.min_snr is not None or settings.flip:
-        key = "flip" if settings.flip else "min_snr"
-        raise UserError(
-            f"{where}.{key} does not apply to a multimodal backbone, which is trained on image tokens"
-        )
     opened = load_multimodal(backbone, runtime.device, runtime.dtype)
     if settings.resolution not in (None, opened.side):
         raise UserError(

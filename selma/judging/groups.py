@@ -9,9 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from selma.ground.items import Question
+    from selma.judging.judge import Answer
 
 BATCH = 8  # texts about images at once: in one pass of a local model, or in flight to a server
 SORTED = 4  # batches of a group, among which texts are sorted by length
@@ -35,6 +39,21 @@ class Model(Protocol):
     def replies(
         self, asked: Iterable[tuple[Image.Image, Sequence[str]]], batch: int
     ) -> Iterator[Came[Said]]: ...
+
+
+class Answering(ABC):
+    """A judge that answers questions about many images at once; about one image it does so, too."""
+
+    @abstractmethod
+    def answers(
+        self, asked: Iterable[tuple[Image.Image, Sequence[Question]]], batch: int = BATCH
+    ) -> Iterator[Came[Answer]]:
+        """What is answered, as it comes: by the numbers of the image and of its question."""
+
+    def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+        """One Answer per question; raises what `answers` raises."""
+        found = {key: said for came in self.answers([(image, questions)]) for key, said in came.items()}
+        return [found[0, j] for j in range(len(questions))]
 
 
 class LocalModel(ABC):

@@ -14,7 +14,7 @@ import torch
 
 from selma.ground.errors import UserError
 from selma.judging.choices import is_yes_no
-from selma.judging.groups import BATCH, Came, groups
+from selma.judging.groups import BATCH, Answering, Came, groups
 from selma.judging.judge import Answer
 from selma.judging.vqa import yes_no_tokens
 from selma.runtime.devices import enough_memory
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from selma.ground.items import Question
 
 
-class MultimodalJudge:
+class MultimodalJudge(Answering):
     """What the model answers, by the probabilities of yes and of no as the next word, both from one pass."""
 
     def __init__(self, opened: Multimodal, folder: Path) -> None:
@@ -42,15 +42,10 @@ class MultimodalJudge:
                     f"{', '.join(question.choices)[:80]}; kind chat_vlm answers such questions"
                 )
 
-    def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        """One Answer per question, with its margin."""
-        found = {key: answer for came in self.answers([(image, questions)]) for key, answer in came.items()}
-        return [found[0, j] for j in range(len(questions))]
-
     def answers(
         self, asked: Iterable[tuple[Image.Image, Sequence[Question]]], batch: int = BATCH
     ) -> Iterator[Came[Answer]]:
-        """The same of any number of images, as answers come: by the numbers of the image and of its question."""
+        """One Answer per question, with its margin, as they come: by the numbers of the image and of its question."""
         first = 0
         for group in groups(asked, batch):
             self.check(question for _, questions in group for question in questions)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import transformers
+from selma.backbones.opening import open_model, open_part
+from selma.ground.errors import UserError
+from selma.runtime.devices import enough_memory, pick_device
 
-from selma.ground.errors import UserError, first_line
-from selma.runtime.devices import enough_memory, pick_device, torch_dtype
+_WHAT = "this judge"
 
 
 def load_model(cls: Any, folder: Path, device: str, dtype: str, unused: str | None = None) -> Any:
@@ -17,21 +18,7 @@ def load_model(cls: Any, folder: Path, device: str, dtype: str, unused: str | No
     Raises UserError when it cannot be opened and when the files leave one of its weights uninitialised, other than
     those whose names begin with `unused`.
     """
-    _silence()
-    try:
-        model, info = cls.from_pretrained(
-            folder,
-            dtype=torch_dtype(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except UserError:
-        raise
-    except Exception as error:  # safetensors, json and transformers each raise their own kind
-        raise _broken(folder, error) from error
-    missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    model, missing = open_model(cls, folder, dtype, _WHAT)
     check_filled(folder, [key for key in missing if unused is None or not key.startswith(unused)])
     with enough_memory("this judge needs another runtime.device, or bfloat16 as runtime.dtype"):
         model.to(pick_device(device))
@@ -40,11 +27,7 @@ def load_model(cls: Any, folder: Path, device: str, dtype: str, unused: str | No
 
 def load_part(cls: Any, folder: Path) -> Any:
     """A tokenizer or processor of transformers' class `cls` from `folder`; raises UserError if it cannot be opened."""
-    _silence()
-    try:
-        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise _broken(folder, error) from error
+    return open_part(cls, folder, _WHAT)
 
 
 def check_filled(folder: Path, missing: list[str]) -> None:
@@ -53,13 +36,3 @@ def check_filled(folder: Path, missing: list[str]) -> None:
         raise UserError(
             f"{folder}: {len(missing)} weights are missing or of the wrong shape (first: {missing[0]})"
         )
-
-
-def _broken(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: this judge cannot be opened ({first_line(error)})")
-
-
-def _silence() -> None:
-    """Keep transformers' messages and progress bars off stderr, which is for our progress and one error line."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

@@ -18,7 +18,7 @@ from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.judging import choices
 from selma.judging.choices import is_yes_no
-from selma.judging.groups import BATCH, Came, Model, Said
+from selma.judging.groups import BATCH, Answering, Came, Model, Said
 from selma.judging.judge import Answer
 
 VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'
@@ -26,21 +26,16 @@ VQASCORE = 'Does this figure show "{}"? Please answer yes or no.'
 Match = Callable[[str, Sequence[str]], str]
 
 
-class VqaJudge:
+class VqaJudge(Answering):
     """A model as a judge: `prompt` phrases a question for it, `match` maps free words to a choice."""
 
     def __init__(self, model: Model, prompt: Callable[[Question], str], match: Match | None = None) -> None:
         self._model, self._prompt, self._match = model, prompt, match
 
-    def answer(self, image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        """One Answer per question. Raises UserError for words that fit no choice, where there is no `match`."""
-        found = {key: answer for came in self.answers([(image, questions)]) for key, answer in came.items()}
-        return [found[0, j] for j in range(len(questions))]
-
     def answers(
         self, asked: Iterable[tuple[Image.Image, Sequence[Question]]], batch: int = BATCH
     ) -> Iterator[Came[Answer]]:
-        """The same of any number of images, as answers come: by the numbers of the image and of its question.
+        """One Answer per question, as answers come: by the numbers of the image and of its question.
 
         After words that fit no choice no further image is taken, but what was asked already is still given, as a server
         was paid for it; then the error is raised.
