@@ -33,7 +33,7 @@ $(STAMP):
 
 repro: setup ## run the pipeline, and print the table
 	@$(PULL)
-	dvc repro
+	python -m selma.dvc repro
 	@python -m selma.table --beside
 	@echo "report: data/report/index.html"
 	@python -m selma.times --totals 2>/dev/null || true

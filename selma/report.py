@@ -36,6 +36,7 @@ from selma.runtime.tracking import redact
 from selma.studies.sources import Source
 
 HERE = "workspace"
+REPORT = "data/report"  # out of stage report
 
 
 def main() -> None:
@@ -78,14 +79,14 @@ def _commit(name: str) -> str:
 
 
 def _run(name: str, commit: str, folder: Path) -> Run:
-    """A run's metrics from git and its images and answers from DVC's cache, copied into a folder; or what lies here."""
+    """What lies here, or a run's metrics from git, its images, answers and page from DVC's cache in a folder."""
     if not commit:
         params, summary, data = load_yaml(Path("params.yaml")), read_summary(), Path("data")
         pair = _pair(name, params)
         found = examined(data, summary["benchmark"], [*pair])
         head = output(["git", "rev-parse", "HEAD"]).strip()
         began, seconds = _ran([execution(head, Path("params.yaml").read_bytes())])
-        return Run(name, "", params, summary, found, pair, "", began, seconds)
+        return Run(name, "", params, summary, found, pair, "", began, seconds, _page(Path(REPORT)))
     source = Source(commit, folder)
     for file in ("params.yaml", "metrics/eval.json"):
         write_text(folder / file, source.text(file))
@@ -98,7 +99,14 @@ def _run(name: str, commit: str, folder: Path) -> Run:
     found = examined(folder / "data", benchmark, [*pair])
     when = int(output(["git", "show", "--no-patch", "--format=%ct", commit]))
     began, seconds = _ran(_executions(commit, (folder / "params.yaml").read_bytes()))
-    return Run(name, commit, params, summary, found, pair, _utc(when), began, seconds)
+    page = _page(source.out(REPORT)) if f"- path: {REPORT}\n" in source.text("dvc.lock") else ""
+    return Run(name, commit, params, summary, found, pair, _utc(when), began, seconds, page)
+
+
+def _page(folder: Path) -> str:
+    """The page that a run wrote, "" where it wrote none."""
+    file = folder / "index.html"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _executions(commit: str, params: bytes) -> list[str]:

@@ -261,7 +261,7 @@ def test_arrows_point_down(file: str) -> None:
     imported = imports(file)
     assert not imported & COMMANDS, "nothing imports a command"
     foreign = _foreign(file)
-    assert "dvc" not in foreign, "the library does not import dvc"
+    assert "dvc" not in foreign or file == "selma/dvc.py", "only the command that is DVC's own imports it"
     assert "stages" not in foreign, "the library does not import stages"
     assert "mlflow" not in foreign or file == "selma/runtime/recorder.py", "only the recorder imports mlflow"
     if (room := _room(file)) is None or room == "shapes":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -13,8 +14,10 @@ import yaml
 
 from selma import report as command
 from selma.ground.files import write_json
+from selma.reporting.pages import script
 from selma.reporting.runs import differing
 from selma.runtime import recorder, tracking
+from tests.browsing import needs_browser
 from tests.test_report import summary
 from tests.test_report_detail import data  # noqa: F401 - a fixture
 
@@ -23,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = {
     "stages": {
         "benchmark": {"cmd": "true", "outs": ["data/benchmarks/shapes"]},
+        "report": {"cmd": "true", "outs": ["data/report"]},
         **{
             f"{stage}-{model}": {"cmd": "true", "outs": [out.format(model)]}
             for model in ("base", "merged")
@@ -60,6 +64,8 @@ def repository(tmp_path, data, monkeypatch):  # noqa: F811
     write_json(root / "metrics/eval.json", made(0.02))
     git("init", "--quiet")
     subprocess.run(["dvc", "init", "--quiet"], check=True)
+    Path("data/report").mkdir()
+    Path("data/report/index.html").write_text('<p title="a">first\'s own</p>')
     first = commit("first")
     for what in ("answers/{}/shapes.jsonl", "samples/{}/shapes"):
         base, merged = (root / "data" / what.format(model) for model in ("base", "merged"))
@@ -68,6 +74,7 @@ def repository(tmp_path, data, monkeypatch):  # noqa: F811
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(text.replace("rouge_l: 0.8", "rouge_l: 0.7"))
     write_json(root / "metrics/eval.json", made(0.0))
+    Path("data/report/index.html").write_text("<p>second's own</p>")
     second = commit("second")
     git("branch", "other", second)
     git("update-ref", "refs/exps/aa/bb/steps-half-0123456789", first)
@@ -97,7 +104,9 @@ def test_runs_stand_side_by_side_with_what_differs(repository, monkeypatch, caps
     text = " ".join(re.sub(r"<[^>]*>", " ", page.partition('<section id="all">')[0]).split())
     assert "filter.rouge_l 0.8 0.7" in text and "filter.keep" not in text
     # merged gains 1/5 of c0's image, 1/4 of c2's and loses o0's whole one of two images each: what the second lacks.
-    assert re.search(r"other merged 62\.10 \[59\.10, 65\.10\] \+0\.00 \[-1\.00, \+1\.00\] -5\.00 \[", text)
+    assert re.search(
+        r"other -5\.00 \[[^]]*\] \+0\.00 \[-1\.00, \+1\.00\] 62\.10 \[59\.10, 65\.10\] merged", text
+    )
     found = items(page)
     assert found["models"] == ["base", "steps-half-0123456789: merged", "other: merged"]
     assert found["items"][0]["scores"] == [0, 1, 0]
@@ -157,6 +166,41 @@ def test_a_store_that_does_not_answer_costs_a_note_alone(repository, monkeypatch
     assert "Traceback" not in said.err
 
 
+def test_each_runs_own_page_stands_beside_the_others(repository, monkeypatch, capsys):
+    page = shown(monkeypatch, capsys, "steps-half-0123456789", "other", "workspace")
+    frames = re.findall(r'<iframe title="report of (.*?)" srcdoc="(.*?)">', page)
+    assert [(name, html.unescape(text)) for name, text in frames] == [
+        ("steps-half-0123456789", '<p title="a">first\'s own</p>'),
+        ("other", "<p>second's own</p>"),
+        ("workspace", "<p>second's own</p>"),
+    ]
+
+
+@needs_browser
+def test_a_part_that_is_chosen_is_shown_in_all_reports(tmp_path, browser):
+    long = "<p style='height: 3000px'></p>"
+    own = f"<nav><a href='#far'>Far</a></nav>{long}<h2 id='far'>Far</h2>{long}"
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    frames = "".join(f'<iframe srcdoc="{html.escape(own)}"></iframe>' for _ in range(2))
+    page.set_content(
+        f'<section id="reports"><div id="parts"></div>{frames}</section><script>{script("runs.js")}</script>'
+    )
+    page.get_by_role("button", name="Far").click()
+    tops = [
+        frame.evaluate("document.getElementById('far').getBoundingClientRect().top")
+        for frame in page.frames[1:]
+    ]
+    assert len(tops) == 2 and all(abs(top) < 1 for top in tops)
+    assert page.evaluate("scrollY") == 0
+    page.close()
+
+
+def test_a_run_without_a_report_is_compared_all_the_same(repository, monkeypatch, capsys):
+    root, _, _ = repository
+    shutil.rmtree(root / "data/report")
+    assert "Each run's own report" not in shown(monkeypatch, capsys, "workspace")
+
+
 def test_what_lies_here_is_the_run_workspace(repository, monkeypatch, capsys):
     _, first, _ = repository
     page = shown(monkeypatch, capsys, first[:12], "workspace")
@@ -198,7 +242,8 @@ def test_bad_input_is_one_line(repository, monkeypatch, capsys, words, says):
 def test_images_that_are_not_in_the_cache_are_named(repository, monkeypatch, capsys):
     root, first, _ = repository
     shutil.rmtree(root / ".dvc/cache")
-    assert "dvc get" in refused(monkeypatch, capsys, first)
+    error = refused(monkeypatch, capsys, first)
+    assert "dvc get" in error and "no reason given" not in error and "`dvc pull -r starter`" in error
 
 
 def test_settings_that_differ_are_found_at_any_depth():

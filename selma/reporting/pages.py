@@ -10,9 +10,9 @@ from selma.reporting.explorer import as_json
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
-SCRIPT = FOLDER / "report.js"
 
 
 def template(name: str) -> jinja2.Template:
@@ -35,5 +35,12 @@ def search(explorer: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "explorer": explorer,
         "explorer_json": Markup(as_json(explorer)),
-        "script": Markup(SCRIPT.read_text(encoding="utf-8")),
+        "script": script("report.js"),
     }
+
+
+def script(name: str) -> Markup:
+    """A script of this folder, which goes into a page as it is."""
+    from markupsafe import Markup
+
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.reporting import explorer
 from selma.reporting.explorer import Examined
-from selma.reporting.pages import search, template
+from selma.reporting.pages import script, search, template
 from selma.reporting.table import gain_text, percent, span, verdict
 from selma.runtime.facts import flatten
 from selma.scoring.bootstrap import bootstrap_gain
@@ -39,6 +39,7 @@ class Run:
     committed: str = ""
     began: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    report: str = ""
 
 
 def render(runs: Sequence[Run], *, resamples: int, seed: int) -> str:
@@ -57,6 +58,8 @@ def render(runs: Sequence[Run], *, resamples: int, seed: int) -> str:
         images_per_prompt=first.summary["images_per_prompt"],
         settings=differing(runs),
         times=_times(runs),
+        reports=[run for run in runs if run.report],
+        reports_script=script("runs.js"),
         **search(explorer.content(_together(runs), seed)),
     )
 

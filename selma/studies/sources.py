@@ -36,12 +36,15 @@ class Source:
             incoming = self.folder / ".incoming"
             shutil.rmtree(incoming, ignore_errors=True)
             place.parent.mkdir(parents=True, exist_ok=True)
-            words = ["dvc", "get", "--quiet", ".", path, "--rev", self.ref, "--out", str(incoming)]
+            words = ["dvc", "get", ".", path, "--rev", self.ref, "--out", str(incoming)]
             done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line]
-                said = (lines or ["no reason given"])[-1]
-                raise UserError(f"`{shlex.join(words)}` failed: {said}")
+                lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+                said = (lines or [f"exit code {done.returncode}"])[-1].removeprefix("ERROR: ")
+                raise UserError(
+                    f"`{shlex.join(words)}` failed: {said}; `dvc pull -r starter` brings the committed run, "
+                    "`dvc exp run` makes an experiment's"
+                )
             incoming.rename(place)
         return place
 
