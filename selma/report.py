@@ -99,8 +99,18 @@ def _run(name: str, commit: str, folder: Path) -> Run:
     found = examined(folder / "data", benchmark, [*pair])
     when = int(output(["git", "show", "--no-patch", "--format=%ct", commit]))
     began, seconds = _ran(_executions(commit, (folder / "params.yaml").read_bytes()))
-    page = _page(source.out(REPORT)) if f"- path: {REPORT}\n" in source.text("dvc.lock") else ""
-    return Run(name, commit, params, summary, found, pair, _utc(when), began, seconds, page)
+    return Run(name, commit, params, summary, found, pair, _utc(when), began, seconds, _report(name, source))
+
+
+def _report(name: str, source: Source) -> str:
+    """The page that a run wrote; "" where it wrote none, or where the cache does not hold it, with a note."""
+    if f"- path: {REPORT}\n" not in source.text("dvc.lock"):
+        return ""
+    try:
+        return _page(source.out(REPORT))
+    except UserError as error:
+        print(f"note: {name}: no report of its own: {error}", file=sys.stderr)
+        return ""
 
 
 def _page(folder: Path) -> str:

@@ -201,6 +201,18 @@ def test_a_run_without_a_report_is_compared_all_the_same(repository, monkeypatch
     assert "Each run's own report" not in shown(monkeypatch, capsys, "workspace")
 
 
+def test_a_report_that_is_not_in_the_cache_costs_a_note_alone(repository, monkeypatch, capsys):
+    root, first, _ = repository
+    lock = yaml.safe_load(subprocess.check_output(["git", "show", f"{first}:dvc.lock"]))
+    digest = lock["stages"]["report"]["outs"][0]["md5"]
+    for file in (root / ".dvc/cache/files/md5" / digest[:2]).glob(f"{digest[2:]}*"):
+        file.unlink()
+    monkeypatch.setattr("sys.argv", ["report", first[:12], "other"])
+    command.main()
+    assert f"note: {first[:12]}: no report of its own: `dvc get" in capsys.readouterr().err
+    assert re.findall(r'<iframe title="report of (.*?)"', Path("report.html").read_text()) == ["other"]
+
+
 def test_what_lies_here_is_the_run_workspace(repository, monkeypatch, capsys):
     _, first, _ = repository
     page = shown(monkeypatch, capsys, first[:12], "workspace")
