@@ -4,12 +4,17 @@
     python -m selma.score tifa RESULT.json [--annotations tifa_v1.0_question_answers.json]
     python -m selma.score tifa data/answers/merged/tifa.jsonl
     python -m selma.score hps SCORES.csv
+    python -m selma.score dpg ANSWERS [--annotations dpg_bench.csv]
+    python -m selma.score geneval RESULTS.jsonl
+    python -m selma.score geneval2 SCORES.json --annotations geneval2_data.jsonl
+    python -m selma.score compbench vqa_result.json [--images 10]
 
-ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>/<benchmark>.jsonl; for TIFA the
-          official scorer's output, too
+ANSWERS   CSV {item_id, question_id, answer}, or this pipeline's data/answers/<model>/<benchmark>.jsonl; or the official
+          scorer's output: TIFA's result, DPG-Bench's ..._detail.txt, GenEval's results by detector, GenEval 2's
+          score lists, T2I-CompBench++'s vqa_result.json
 SCORES    CSV {item_id, score}, or this pipeline's data/preferences/<judge>/<model>/<benchmark>.jsonl
 
-Prints JSON (selma/scoring/paper_tables.py says what each figure is). Exit code 2: bad input, with one line on stderr.
+Prints JSON; selma/scoring/figures.py says what a figure is. Exit code 2: bad input, with one line on stderr.
 """
 
 from __future__ import annotations
@@ -22,12 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
-from selma.ground.items import load_split
+from selma.ground.items import load_items, load_split
 from selma.judging import choices
 from selma.runtime import command
+from selma.scoring import compbench, dpg, geneval, geneval2
 from selma.scoring import paper_tables as tables
 from selma.scoring.saved import Saved, read_answers, read_scores
+from selma.scoring.soft_tifa import soft_tifa_table
+from selma.variants.benchmarks import dpg as dpg_benchmark
 from selma.variants.benchmarks import dsg, tifa
+from selma.variants.benchmarks import geneval as geneval_benchmark
+from selma.variants.benchmarks import geneval2 as geneval2_benchmark
 
 FOLDER = Path("data/benchmarks")
 MOST = 1_000_000  # resamples: minutes
@@ -49,9 +59,11 @@ def _main(arguments: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m selma.score", description=__doc__.splitlines()[0])
-    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="{dsg,tifa,hps}")
+    commands = parser.add_subparsers(
+        dest="benchmark", required=True, metavar="{dsg,tifa,hps,dpg,geneval,geneval2,compbench}"
+    )
 
-    one = _add(benchmarks, "dsg", _dsg, "DSG-1K, yes/no answers", "annotations.csv")
+    one = _add(commands, "dsg", _dsg, "DSG-1K, yes/no answers", "annotations.csv")
     one.add_argument(
         "--t2i-model", metavar="NAME", help="the text-to-image model to score, if the file holds several"
     )
@@ -59,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exact", action="store_true", help='count only the literal "yes", as the official scorer does'
     )
 
-    one = _add(benchmarks, "tifa", _tifa, "TIFA v1.0, multiple choice", "questions.json")
+    one = _add(commands, "tifa", _tifa, "TIFA v1.0, multiple choice", "questions.json")
     one.add_argument(
         "--t2i-model", metavar="NAME", help="the text-to-image model to score, if the file holds several"
     )
@@ -70,15 +82,30 @@ def _parser() -> argparse.ArgumentParser:
         help="all-mpnet-base-v2: maps an answer that is not a choice to the nearest one",
     )
 
-    one = _add(benchmarks, "hps", _hps, "HPS v2's prompts, preference scores", "test.jsonl")
+    one = _add(commands, "hps", _hps, "HPS v2's prompts, preference scores", "test.jsonl")
     one.add_argument("--judge", metavar="NAME", help="the judge whose scores to read, if there are several")
+
+    one = _add(commands, "dpg", _dpg, "DPG-Bench, yes/no answers", "annotations.csv")
+    one.add_argument(
+        "--exact", action="store_true", help="follow the official script to the letter, slips included"
+    )
+
+    _add(commands, "geneval", _geneval, "GenEval, saved detections or answers", "metadata.jsonl")
+    _add(commands, "geneval2", _geneval2, "GenEval 2, Soft-TIFA", "data.jsonl")
+
+    one = _add(commands, "compbench", _compbench, "T2I-CompBench++", "test.jsonl")
+    one.add_argument(
+        "--images",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images of a prompt in vqa_result.json (default: 1)",
+    )
     return parser
 
 
-def _add(
-    benchmarks: Any, name: str, score: Any, description: str, annotations: str
-) -> argparse.ArgumentParser:
-    parser = benchmarks.add_parser(name, help=description, description=description)
+def _add(commands: Any, name: str, score: Any, description: str, annotations: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(score=score)
     parser.add_argument("answers", type=Path, metavar="SCORES" if name == "hps" else "ANSWERS")
     default = FOLDER / name / annotations
@@ -128,6 +155,45 @@ def _hps(arguments: argparse.Namespace) -> dict[str, Any]:
     items = load_split(_annotations(arguments, "test.jsonl").parent, "test")
     figure = tables.plain(arguments.resamples, arguments.seed)
     return tables.style_table(items, scores, figure, where=arguments.answers)
+
+
+def _dpg(arguments: argparse.Namespace) -> dict[str, Any]:
+    annotations = dpg_benchmark.read_annotations(_annotations(arguments, "annotations.csv"))
+    if arguments.answers.suffix == ".txt":
+        answers = dpg.read_detail(arguments.answers, annotations)
+    else:
+        answers = read_answers(arguments.answers)
+    figure = tables.percent(arguments.resamples, arguments.seed)
+    return dpg.dpg_table(annotations, answers, figure, where=arguments.answers, exact=arguments.exact)
+
+
+def _geneval(arguments: argparse.Namespace) -> dict[str, Any]:
+    if official := geneval.is_official(arguments.answers):
+        images = geneval.read_detections(arguments.answers)
+    else:
+        items = geneval_benchmark.read({"metadata": _annotations(arguments, "metadata.jsonl")})
+        images = geneval.judged(items, read_answers(arguments.answers), arguments.answers)
+    figure = tables.percent(arguments.resamples, arguments.seed)
+    table = geneval.geneval_table(images, figure, resamples=arguments.resamples, seed=arguments.seed)
+    return {"scorer": "detector" if official else "VQA judge, not the official detector", **table}
+
+
+def _geneval2(arguments: argparse.Namespace) -> dict[str, Any]:
+    prompts = geneval2_benchmark.read_data(_annotations(arguments, "data.jsonl"))
+    figure = tables.percent(arguments.resamples, arguments.seed)
+    sums = geneval2.read_sums(arguments.answers, prompts)
+    return {name: soft_tifa_table(prompts, masses, figure) for name, masses in sums.items()}
+
+
+def _compbench(arguments: argparse.Namespace) -> dict[str, Any]:
+    figure = tables.plain(arguments.resamples, arguments.seed)
+    if arguments.answers.suffix == ".jsonl":
+        items = load_items(_annotations(arguments, "test.jsonl"))
+        return compbench.judged_table(items, arguments.answers, figure)
+    if not 1 <= arguments.images <= MOST:
+        raise UserError(f"--images: {arguments.images}; allowed: 1 to {MOST}")
+    scores = compbench.read_official(arguments.answers)
+    return compbench.official_table(scores, figure, images=arguments.images, where=arguments.answers)
 
 
 def _annotations(arguments: argparse.Namespace, name: str) -> Path:

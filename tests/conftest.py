@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,3 +236,25 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def run_score(tmp_path, monkeypatch, capsys):
+    """Run `selma.score` in a folder; its JSON, or (2, the line on stderr)."""
+    from selma import score
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> object:
+        monkeypatch.setattr(sys, "argv", ["score", *map(str, words)])
+        try:
+            score.main()
+        except SystemExit as error:
+            said = capsys.readouterr()
+            assert said.out == ""
+            return error.code, said.err.strip().splitlines()[-1]
+        said = capsys.readouterr()
+        call.warnings = said.err
+        return json.loads(said.out)
+
+    return call

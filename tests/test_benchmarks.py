@@ -144,5 +144,8 @@ def test_the_embedded_exam_fits_the_schema_and_its_splits_are_disjoint(tmp_path_
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(UserError, match="source is 'web'; it must be one of: csv, dsg, hps, shapes, tifa"):
+    with pytest.raises(
+        UserError,
+        match="source is 'web'; it must be one of: compbench, csv, dpg, dsg, geneval, geneval2, hps, shapes, tifa",
+    ):
         variants.load("benchmarks", "web", "benchmarks.mine.source")

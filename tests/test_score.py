@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,23 +35,8 @@ ANSWERS = [
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run the command in a folder; its JSON, or (2, the line on stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> object:
-        monkeypatch.setattr(sys, "argv", ["score", *map(str, words)])
-        try:
-            score.main()
-        except SystemExit as error:
-            said = capsys.readouterr()
-            assert said.out == ""
-            return error.code, said.err.strip().splitlines()[-1]
-        said = capsys.readouterr()
-        call.warnings = said.err
-        return json.loads(said.out)
-
-    return call
+def run(run_score):
+    return run_score
 
 
 @pytest.fixture

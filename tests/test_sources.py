@@ -337,7 +337,11 @@ def test_what_is_wrong_in_a_users_file_is_named_by_its_own_name(stage, tmp_path,
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"source": "web"}, "benchmarks.x.source is 'web'; it must be one of: csv, dsg, hps, shapes, tifa"),
+        (
+            {"source": "web"},
+            "benchmarks.x.source is 'web'; it must be one of: compbench, csv, dpg, dsg, geneval, geneval2, hps, "
+            "shapes, tifa",
+        ),
         ({"source": "shapes", "seed": 1, "dev_per_skill": 1}, "benchmarks.x.test_per_skill is missing"),
         ({"source": "dsg"}, "benchmarks.x.url is missing; the source dsg needs it"),
         (
@@ -389,3 +393,21 @@ def test_a_row_of_ones_own_that_cannot_be_is_one_line(tmp_path, section, named):
 def test_a_source_keeps_its_files_under_their_names():
     assert dsg.FILES == {"annotations": "annotations.csv"}
     assert hps.FILES["concept-art"] == "concept-art.json"
+
+
+def test_published_benchmarks_of_other_forms_come_by_url_and_stay_beside_the_split(stage, tmp_path):
+    lines = {
+        "dpg": f'{HEADER}barn1,A red barn.,,1,0,,,"entity - whole (barn)",Is there a barn?\n',
+        "geneval": '{"tag": "single_object", "include": [{"class": "cow", "count": 1}], "prompt": "a photo of a cow"}',
+        "geneval2": '{"prompt": "two cows", "atom_count": 3, "vqa_list": [["Is it?", "Yes"]], "skills": ["object"]}',
+    }
+    for name, text in lines.items():
+        (tmp_path / name).write_text(text)
+        folder = stage(name, {"source": name, "url": (tmp_path / name).as_uri()})
+        (item,) = load_split(folder, "test")
+        assert item.questions[0].answer == "yes"
+    (tmp_path / "3d.txt").write_text("a cow behind a barn\n")
+    files = {"3d_spatial": {"url": (tmp_path / "3d.txt").as_uri()}}
+    folder = stage("compbench", {"source": "compbench", "files": files})
+    assert [item.id for item in load_split(folder, "test")] == ["3d_spatial-00000"]
+    assert (folder / "3d_spatial_val.txt").is_file()

@@ -24,6 +24,7 @@ from selma.ground.files import lines, write_jsonl
 from selma.ground.schema import Id, Text, Texts, build, section
 
 SPLITS = ("dev", "test")
+YES_NO = ("yes", "no")  # the choices of most questions
 
 
 @dataclass(frozen=True)

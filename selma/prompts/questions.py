@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from selma.ground.items import Question
+from selma.ground.items import YES_NO, Question
 from selma.prompts.cleaning import readable
 from selma.prompts.final import final_part
 from selma.prompts.provider import Form
 from selma.prompts.replies import FILTERED, TOO_LONG
 
 MOST = 30  # questions about one prompt; DSG-1K has 8 on average
-_CHOICES = ("yes", "no")
 _STARTS = 1000  # places of a reply where JSON is looked for
 
 _TEXT, _TEXTS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
@@ -169,7 +168,7 @@ def _question(row: dict[str, Any], id: str, zero_is_none: bool) -> Question:
     above = dict.fromkeys(map(_id, listed))
     if zero_is_none:
         above.pop("0", None)
-    return Question(id, text, _CHOICES, "yes", tuple(above), category or "other")
+    return Question(id, text, YES_NO, "yes", tuple(above), category or "other")
 
 
 def _id(value: Any) -> str:

@@ -52,6 +52,30 @@ def bootstrap_mean(
     )
 
 
+def bootstrap_strata(strata: Sequence[Sequence[tuple[float, int]]], *, resamples: int, seed: int) -> Interval:
+    """Mean over strata of each one's mean of scores, with its 95% percentile interval: (mean, low, high).
+
+    A stratum holds its items' (sum of scores, number of scores); items are resampled within their stratum. Raises
+    ValueError for no strata, one without items, a count below 1 or no resamples.
+    """
+    if not strata or not all(len(found) for found in strata) or resamples < 1:
+        raise ValueError(f"need strata that hold items and resamples, got {len(strata)} and {resamples}")
+    if min(count for found in strata for _, count in found) < 1:
+        raise ValueError("need counts of 1 or more")
+    random, means, value = np.random.default_rng(seed), np.zeros(resamples), 0.0
+    for found in strata:
+        table = np.asarray(found, dtype=np.float64)  # [items, 2]
+        value += table[:, 0].sum() / table[:, 1].sum() / len(strata)
+        rows = max(1, _CHUNK // len(table))
+        for start in range(0, resamples, rows):
+            drawn = table[random.integers(len(table), size=(min(rows, resamples - start), len(table)))].sum(
+                axis=1
+            )
+            means[start : start + rows] += drawn[:, 0] / drawn[:, 1] / len(strata)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(value), float(low), float(high)
+
+
 def _interval(
     data: tuple[np.ndarray, ...], statistic: Callable[..., Any], *, resamples: int, seed: int
 ) -> Interval:

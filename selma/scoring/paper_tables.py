@@ -1,38 +1,33 @@
-"""A model's scores on DSG, TIFA and HPS v2 as their papers table them, from answers alone.
-
-Every figure is {mean, low, high, n}: its 95% bootstrap interval over prompts (bootstrap.py), and the number of
-values that it averages, prompts in macro and given answers in micro. Scores of answers are in percent with 2
-places, preference scores on the judge's own scale with 4.
-"""
+"""A model's scores on DSG, TIFA and HPS v2 as their papers table them, from answers alone (figures.py)."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.items import Item
-from selma.judging.choices import match, yes_or_no
-from selma.scoring.bootstrap import bootstrap_mean
+from selma.ground.propositions import Proposition
+from selma.judging.choices import match
+from selma.scoring.figures import (
+    Figure,
+    answer_row,
+    answered,
+    known_items,
+    macro,
+    micro,
+    percent,
+    plain,
+    split,
+    warn_of_wording,
+    yes_rows,
+)
 from selma.scoring.saved import Saved
-from selma.scoring.scores import QuestionScore, clusters, item_scores, score_answers
+from selma.scoring.scores import QuestionScore, score_answers
 from selma.variants.benchmarks import dsg
-from selma.variants.benchmarks.dsg import Proposition
 
-# (sum of scores, number of scores) of each item -> a figure
-Figure = Callable[[Sequence[tuple[float, int]]], dict[str, float]]
-
-
-def percent(resamples: int, seed: int) -> Figure:
-    """A figure in percent, of scores from 0 to 1."""
-    return lambda clusters: _figure(clusters, resamples, seed, scale=100, places=2)
-
-
-def plain(resamples: int, seed: int) -> Figure:
-    """A figure on the scores' own scale."""
-    return lambda clusters: _figure(clusters, resamples, seed, scale=1, places=4)
+__all__ = ["dsg_table", "percent", "plain", "style_table", "tifa_table"]
 
 
 def dsg_table(
@@ -50,10 +45,10 @@ def dsg_table(
     with `exact` only the literal "yes" is, as in the official scorer. Raises UserError for answers that match no
     prompt or no question.
     """
-    there = _known((row.item for row in answers), annotations, where)
+    there = known_items((row.item for row in answers), annotations, where)
     answers = [row for row in answers if row.item in there]
-    _warn_of_wording(answers, where, exact)
-    rows = [_row(row, row.answer if exact else yes_or_no(row.answer) or "", "yes") for row in answers]
+    warn_of_wording(answers, where, exact)
+    rows = yes_rows(answers, exact=exact)
     present = {dsg.source_of(item) for item in there}
     scope = {item: found for item, found in annotations.items() if dsg.source_of(item) in present}
     official = score_answers(dsg.items(scope), rows, where=str(where))
@@ -62,22 +57,22 @@ def dsg_table(
 
     def four(a: Sequence[QuestionScore], b: Sequence[QuestionScore]) -> dict[str, Any]:
         return {
-            "official_macro": figure(_macro(a)),
-            "no_dependency_macro": figure(_macro(a, dependencies=False)),
+            "official_macro": figure(macro(a)),
+            "no_dependency_macro": figure(macro(a, dependencies=False)),
             **two(a, b),
         }
 
     def two(a: Sequence[QuestionScore], b: Sequence[QuestionScore]) -> dict[str, Any]:
-        return {"official_micro": figure(_micro(a)), "cascading_micro": figure(_micro(b))}
+        return {"official_micro": figure(micro(a)), "cascading_micro": figure(micro(b))}
 
     def kind(score: QuestionScore) -> str:
         return broad[score.item, score.question]
 
     return {
         **four(official, cascading),
-        "by_source": _by(lambda score: score.skill, official, cascading, four),
-        "by_category": _by(lambda score: score.category, *map(_given, (official, cascading)), two),
-        "by_broad_category": _by(kind, *map(_given, (official, cascading)), two),
+        "by_source": split(lambda score: score.skill, official, cascading, four),
+        "by_category": split(lambda score: score.category, *map(answered, (official, cascading)), two),
+        "by_broad_category": split(kind, *map(answered, (official, cascading)), two),
     }
 
 
@@ -96,7 +91,7 @@ def tifa_table(
     image is an error, never a smaller denominator.
     """
     questions = {(item.id, q.id): q for item in items for q in item.questions}
-    there = _known((row.item for row in answers), {item.id for item in items}, where)
+    there = known_items((row.item for row in answers), {item.id for item in items}, where)
     rows = []
     for row in (row for row in answers if row.item in there):
         question = questions.get((row.item, row.question))
@@ -108,7 +103,7 @@ def tifa_table(
                 f"{where}: item {row.item!r}, question {row.question!r} is answered {row.answer!r}, which is "
                 f"not one of {', '.join(question.choices)}; --embedder FOLDER picks the nearest"
             )
-        rows.append(_row(row, chosen, question.answer))
+        rows.append(answer_row(row, chosen, question.answer))
     scores = score_answers(items, rows, where=str(where), quiet=True)
     gap = next((score for score in scores if score.answer is None), None)
     if gap is not None:
@@ -116,10 +111,10 @@ def tifa_table(
             f"{where}: item {gap.item!r}, image {gap.k}, question {gap.question!r} has no answer; TIFA needs all"
         )
     return {
-        "macro": figure(_macro(scores)),
-        "micro": figure(_micro(scores)),
-        "by_source": _by(lambda score: score.skill, scores, scores, lambda a, _: figure(_macro(a))),
-        "by_type": _by(lambda score: score.category, scores, scores, lambda a, _: figure(_micro(a))),
+        "macro": figure(macro(scores)),
+        "micro": figure(micro(scores)),
+        "by_source": split(lambda score: score.skill, scores, scores, lambda a, _: figure(macro(a))),
+        "by_type": split(lambda score: score.category, scores, scores, lambda a, _: figure(micro(a))),
     }
 
 
@@ -134,7 +129,7 @@ def style_table(
     for (item, _), score in scores.items():
         images.setdefault(item, []).append(score)
     known = {item.id: item.skill for item in items}
-    present = {known[item] for item in _known(images, known, where)}
+    present = {known[item] for item in known_items(images, known, where)}
     scope = [item for item in items if item.skill in present]
     numbers = sorted({k for _, k in scores})
     for item in scope:
@@ -151,75 +146,3 @@ def style_table(
         "macro": figure(list(means.values())),
         "by_style": {s: figure([means[item.id] for item in scope if item.skill == s]) for s in styles},
     }
-
-
-# Parts -----------------------------------------------------------------------------------------
-
-
-def _figure(
-    clusters: Sequence[tuple[float, int]], resamples: int, seed: int, *, scale: float, places: int
-) -> dict[str, float]:
-    sums, counts = [value for value, _ in clusters], [count for _, count in clusters]
-    estimate = bootstrap_mean(sums, counts, resamples=resamples, seed=seed)
-    mean, low, high = (round(scale * value, places) + 0.0 for value in estimate)
-    return {"mean": mean, "low": low, "high": high, "n": sum(counts)}
-
-
-def _macro(scores: Iterable[QuestionScore], *, dependencies: bool = True) -> list[tuple[float, int]]:
-    return [(score, 1) for score in item_scores(scores, dependencies=dependencies).values()]
-
-
-def _micro(scores: Iterable[QuestionScore]) -> list[tuple[float, int]]:
-    return list(clusters(scores).values())
-
-
-def _given(scores: Iterable[QuestionScore]) -> list[QuestionScore]:
-    return [score for score in scores if score.answer is not None]
-
-
-def _by(
-    key: Callable[[QuestionScore], str],
-    a: Sequence[QuestionScore],
-    b: Sequence[QuestionScore],
-    table: Callable[[Sequence[QuestionScore], Sequence[QuestionScore]], dict[str, Any]],
-) -> dict[str, Any]:
-    """`table` of the parts of two lists of scores of the same questions, grouped by a key of theirs, by name."""
-    parts: dict[str, tuple[list[QuestionScore], list[QuestionScore]]] = {}
-    for one, other in zip(a, b, strict=True):
-        part = parts.setdefault(key(one), ([], []))
-        part[0].append(one)
-        part[1].append(other)
-    return {name: table(*parts[name]) for name in sorted(parts)}
-
-
-def _known(found: Iterable[str], known: Container[str], where: Path) -> set[str]:
-    """The items that the benchmark has; others are left out with a warning; raises UserError if none remain."""
-    names = dict.fromkeys(found)
-    strangers = [name for name in names if name not in known]
-    if len(strangers) == len(names):
-        raise UserError(f"{where}: {strangers[0]!r} and all other items are not in the benchmark")
-    if strangers:
-        print(
-            f"warning: {where}: left out {len(strangers)} items that are not in the benchmark "
-            f"(first: {strangers[0]!r})",
-            file=sys.stderr,
-        )
-    return set(names) - set(strangers)
-
-
-def _row(row: Saved, answer: str, expected: str) -> dict[str, Any]:
-    return {"item": row.item, "k": row.k, "question": row.question, "answer": answer, "expected": expected}
-
-
-def _warn_of_wording(answers: Sequence[Saved], where: Path, exact: bool) -> None:
-    """Warn about answers that are not read literally: other scorers may read them differently."""
-    loose = [row.answer for row in answers if row.answer != "yes" and yes_or_no(row.answer) == "yes"]
-    if loose:
-        reading = "does not count, because of --exact" if exact else "counts as yes; with --exact it does not"
-        print(f"warning: {where}: {loose[0]!r} ({len(loose)} answers like it) {reading}", file=sys.stderr)
-    other = [row.answer for row in answers if yes_or_no(row.answer) is None]
-    if other:
-        print(
-            f"warning: {where}: {len(other)} answers are neither yes nor no (first: {other[0]!r}); they score 0",
-            file=sys.stderr,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from selma.ground.items import Question
+from selma.ground.items import YES_NO, Question
 from selma.shapes.world.language import Facts, plural
 from selma.shapes.world.scene import BACKGROUNDS, COLORS, NUMBERS, SHAPES
 
@@ -31,7 +31,7 @@ def make_questions(facts: Facts) -> tuple[Question, ...]:
 
     def ask(text: str, category: str, *parents: str) -> str:
         number = str(len(questions) + 1)
-        questions.append(Question(number, text, ("yes", "no"), "yes", parents, category))
+        questions.append(Question(number, text, YES_NO, "yes", parents, category))
         return number
 
     found = []

@@ -25,14 +25,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.items import Item, Question
+from selma.ground.items import YES_NO, Item, Question
 
 NEEDS = ("url",)
 TAKES = ("sha256",)
 FILES = {"questions": "questions.csv"}  # kept next to the splits
 
 COLUMNS, OPTIONAL = ("prompt", "question", "answer"), ("category", "parents", "choices")
-CHOICES = ("yes", "no")
 CATEGORY = "question"  # where the file names none
 _SEPARATORS = (",", ";", "\t")
 _LIST = re.compile(r"[;,]")
@@ -167,7 +166,7 @@ def _question(number: str, row: _Row, count: int) -> Question:
 
 def _choices(row: _Row) -> tuple[str, ...]:
     if not row.cells.get("choices"):
-        return CHOICES
+        return YES_NO
     found = [choice.strip() for choice in row.cells["choices"].split(";")]
     if len({choice.casefold() for choice in found}) < len(found) or len(found) < 2 or not all(found):
         raise UserError(

@@ -13,13 +13,11 @@ twice; all of that is harmless to scores (scoring/scores.py). Two things are not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selma.ground.errors import UserError
-from selma.ground.files import Row, read_csv
-from selma.ground.items import Item, Question, ancestors
+from selma.ground.items import Item, ancestors
+from selma.ground.propositions import Proposition, item_of, read_propositions, unique
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 COLUMNS = (
@@ -31,8 +29,6 @@ COLUMNS = (
     "category_detailed",
     "question_natural_language",
 )
-CHOICES = ("yes", "no")
-
 NEEDS = ("url",)
 TAKES = ("sha256",)
 FILES = {"annotations": "annotations.csv"}  # kept next to the splits
@@ -43,40 +39,19 @@ def read(files: Mapping[str, Path]) -> list[Item]:
     return items(read_annotations(files["annotations"]))
 
 
-@dataclass(frozen=True)
-class Proposition:
-    """A row of the CSV: one thing that the prompt says; `dependency` is the cell as it is."""
-
-    item: str
-    prompt: str
-    id: str
-    dependency: str
-    broad: str  # entity, attribute, relation, global or other
-    category: str  # whole, part, color, spatial, ...
-    question: str
-
-
 def read_annotations(path: Path) -> dict[str, list[Proposition]]:
     """The propositions of every item, in the file's order; raises UserError, naming the line, for a broken row."""
-    found: dict[str, list[Proposition]] = {}
-    for row in read_csv(path, COLUMNS):
-        proposition = _proposition(row, path)
-        others = found.setdefault(proposition.item, [])
-        if others and others[0].prompt != proposition.prompt:
-            raise UserError(
-                f"{path}, line {row.line}: item {proposition.item!r} has a different text in an earlier line"
-            )
-        if any(other.id == proposition.id for other in others):
-            raise UserError(
-                f"{path}, line {row.line}: item {proposition.item!r} has a proposition {proposition.id} already"
-            )
-        others.append(proposition)
-    return found
+    return read_propositions(path, COLUMNS, _kind)
+
+
+def _kind(cells: Mapping[str, str]) -> tuple[str, str]:
+    broad, detailed = cells["category_broad"], cells["category_detailed"]
+    return broad, broad if detailed == "-" else detailed
 
 
 def items(annotations: Mapping[str, Sequence[Proposition]]) -> list[Item]:
     """The benchmark as its authors score it: direct parents, none in an item with a malformed dependency."""
-    return [_item(name, found, _official(found)) for name, found in annotations.items()]
+    return [item_of(name, found, _official(found), source_of(name)) for name, found in annotations.items()]
 
 
 def cascading_items(annotations: Mapping[str, Sequence[Proposition]]) -> list[Item]:
@@ -85,7 +60,7 @@ def cascading_items(annotations: Mapping[str, Sequence[Proposition]]) -> list[It
     The SELMA paper's figures are computed this way. Of a malformed dependency, only the ids that can be read count;
     a question that the item lacks voids nothing.
     """
-    return [_item(name, found, _ancestors(found)) for name, found in annotations.items()]
+    return [item_of(name, found, _ancestors(found), source_of(name)) for name, found in annotations.items()]
 
 
 def source_of(item: str) -> str:
@@ -93,46 +68,9 @@ def source_of(item: str) -> str:
     return item.rpartition("_")[0] or item
 
 
-def _proposition(row: Row, path: Path) -> Proposition:
-    cells = {name: row.cells[name].strip() for name in COLUMNS}
-    for name in COLUMNS:
-        if not cells[name]:
-            raise UserError(f"{path}, line {row.line}: {name} is empty")
-    if not _NUMBER.fullmatch(cells["proposition_id"]):
-        raise UserError(
-            f"{path}, line {row.line}: proposition_id is {cells['proposition_id'][:40]!r}; "
-            "it must be a number of at most 9 digits"
-        )
-    broad, detailed = cells["category_broad"], cells["category_detailed"]
-    return Proposition(
-        item=cells["item_id"],
-        prompt=row.cells["text"],
-        id=str(int(cells["proposition_id"])),
-        dependency=cells["dependency"],
-        broad=broad,
-        category=broad if detailed == "-" else detailed,
-        question=cells["question_natural_language"],
-    )
-
-
-def _item(name: str, propositions: Sequence[Proposition], parents: Mapping[str, Sequence[str]]) -> Item:
-    ids = {proposition.id for proposition in propositions}
-    source = source_of(name)
-    return Item(
-        id=name,
-        prompt=propositions[0].prompt,
-        skill=source,  # DSG names no skills
-        source=source,
-        questions=tuple(
-            Question(p.id, p.question, CHOICES, "yes", tuple(parents[p.id]), p.category) for p in propositions
-        ),
-        absent=tuple(dict.fromkeys(id for p in propositions for id in parents[p.id] if id not in ids)),
-    )
-
-
 def _official(propositions: Sequence[Proposition]) -> dict[str, list[str]]:
     try:
-        return {p.id: _unique(int(part) for part in p.dependency.split(",")) for p in propositions}
+        return {p.id: unique(int(part) for part in p.dependency.split(",")) for p in propositions}
     except ValueError:
         return {p.id: [] for p in propositions}
 
@@ -143,9 +81,4 @@ def _ancestors(propositions: Sequence[Proposition]) -> dict[str, list[str]]:
 
 def _readable(dependency: str) -> list[str]:
     parts = (part.strip() for part in dependency.split(","))
-    return _unique(int(part) for part in parts if _NUMBER.fullmatch(part))
-
-
-def _unique(ids: Iterable[int]) -> list[str]:
-    """Ids as texts, each once; 0 means no dependency."""
-    return [str(id) for id in dict.fromkeys(ids) if id != 0]
+    return unique(int(part) for part in parts if _NUMBER.fullmatch(part))
