@@ -22,13 +22,13 @@ from selma.judging.judge import load_judge
 from selma.judging.kept import Kept
 from selma.judging.many import ask_all
 from selma.runtime import stage, work
+from selma.runtime.examined import check_examined
 from selma.runtime.params import load_params
 
 
 def main(model: str, benchmark: str) -> None:
     params = load_params()
-    if model not in params.models:
-        raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
+    check_examined(params, model, benchmark)
     shots = _shots(benchmark, Path("data/samples") / model / benchmark)
     judge = load_judge(params.judge.name, params.runtime.device, params.runtime.dtype) if shots else None
 

@@ -20,6 +20,7 @@ from selma.judging.judge import load_scorer
 from selma.judging.kept import Kept
 from selma.judging.many import rate_all
 from selma.runtime import stage, work
+from selma.runtime.examined import check_examined
 from selma.runtime.params import load_params
 
 
@@ -29,8 +30,7 @@ def main(judge: str, model: str, benchmark: str) -> None:
         raise UserError(
             f"preferences: no judge {judge!r}; allowed: {', '.join(params.preferences) or 'none'}"
         )
-    if model not in params.models:
-        raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
+    check_examined(params, model, benchmark)
     pairs = read_pairs(Path("data/samples") / model / benchmark)
     scorer = load_scorer(judge, params.runtime.device, params.runtime.dtype)
     with work.folder(stage.name()) as folder:

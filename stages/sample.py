@@ -15,7 +15,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from selma.backbones.loading import load_backbone
-from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.ground.items import load_split
 from selma.ground.models import read_model
@@ -25,6 +24,7 @@ from selma.images.candidates import candidate_rows
 from selma.images.card import card
 from selma.images.folder import draw_folder
 from selma.runtime import stage, tracking, work
+from selma.runtime.examined import check_examined
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES, ROWS
 
@@ -34,8 +34,7 @@ SHEET = 8  # images in the sample that MLflow shows
 def main(model: str, benchmark: str, shard: str = "1/1") -> None:
     part = stage.parse_shard(shard)
     params = load_params()
-    if model not in params.models:
-        raise UserError(f"models: no model {model!r} in params.yaml; allowed: {', '.join(params.models)}")
+    check_examined(params, model, benchmark)
     row = read_model(Path(ROWS) / model)
     items = load_split(Path("data/benchmarks") / benchmark, "test")
     prompts = [(item.id, item.prompt) for item in items]

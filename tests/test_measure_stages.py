@@ -31,7 +31,7 @@ from selma.runtime import tracking
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
 from selma.variants.judges import oracle
-from stages import answer, benchmark, evaluate, judge, prefer, report
+from stages import answer, benchmark, evaluate, judge, prefer, report, sample
 
 ROOT = Path(__file__).parents[1]
 SKILLS, STYLES = ("objects", "count"), ("anime", "photo")
@@ -388,6 +388,11 @@ def test_scores_that_nobody_asked_for_are_named(project, monkeypatch):
     name_scorers(monkeypatch, "hpsv2")
     with pytest.raises(UserError, match=r"models: no model .nope. in params\.yaml; allowed: base, "):
         run(monkeypatch, prefer, "hpsv2", "nope", "shapes")
+    for stage, names in ((sample, ["base"]), (answer, ["base"]), (prefer, ["hpsv2", "base"])):
+        with pytest.raises(
+            UserError, match=r"^evaluate\.benchmarks: no benchmark 'nope' in params.yaml; allowed: shapes$"
+        ):
+            run(monkeypatch, stage, *names, "nope")
 
 
 def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
