@@ -25,7 +25,9 @@ HEADINGS = {
     "trained": "Trained otherwise: the results",
     "stronger": "Weak to strong: the results",
 }
-COMMANDS = {page: f"make {page}" for page in HEADINGS}
+COMMANDS = {page: f"make {page}" for page in HEADINGS} | {
+    page: "make silmm" for page in ("asked", "features")
+}
 _COLUMNS = 5  # of panels
 COLOURS = ("#c05621", "#2b6cb0")
 

@@ -45,12 +45,19 @@ def extra(table: Table, found: Found, curves: Curves, items: Sequence[Item], fol
         for row in curve
     ]
     write_csv(folder / "curves.csv", rounds, list(dict.fromkeys(key for row in rounds for key in row)))
+    return {
+        "forgotten": by_group(table, found, items),
+        "policies": [{"name": name, **_summary(own)} for name, own in shown.items()],
+    }
+
+
+def by_group(table: Table, found: Found, items: Sequence[Item]) -> dict[str, Any]:
+    """Every row's gains over the base by group of prompts: `groups`, their names, and `rows`, each a name and cells."""
     groups = groups_of(items)
     rows = [name for name in found if name != table.base]
     return {
         "groups": list(groups),
-        "forgotten": [{"name": name, "cells": _by_group(table, found, name, groups)} for name in rows],
-        "policies": [{"name": name, **_summary(own)} for name, own in shown.items()],
+        "rows": [{"name": name, "cells": _by_group(table, found, name, groups)} for name in rows],
     }
 
 

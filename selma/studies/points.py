@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from selma.backbones.loading import Pipeline
     from selma.judging.judge import Judge
+    from selma.runtime.drawing import Drawing
 
 NEAR = 0.8  # ROUGE-L F above which two prompts say the same
 
@@ -112,6 +113,12 @@ class Examiner:
         """The first image of each item at the examined guidance: the very one that was scored, but for rounding."""
         guidance = self.params.evaluate.drawing.guidance
         return [image for _, _, image in self._draw(model, items, guidance, 1, seed)]
+
+    def drawing(self, model: Drawn) -> Drawing:
+        """How a model's pictures are drawn at the examined guidance: by params.yaml's drawing, as its kind allows."""
+        from selma.images.tokens import fitted
+
+        return fitted(self.pipe(model.lora, model.backbone), self.params.evaluate.drawing)
 
     def _draw(
         self, model: Drawn, items: Sequence[Item], guidance: float, images: int, seed: int
