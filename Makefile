@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile-run test study ablations selfimprove longer trained stronger pretrain pretrain-xl prune clean
+.PHONY: help setup repro profile-run test study ablations selfimprove longer trained stronger pretrain pretrain-xl pretrain-mm prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -11,10 +11,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stamp carries a hash of requirements.txt: a change of its content installs, a touch does not.
 STAMP := .venv/.installed-$(shell cksum < requirements.txt | cut -d' ' -f1)
 PRETRAINED := $(addsuffix /model_index.json,models/backbones/shapes models/backbones/shapes_xl) \
-    models/clip/shapes/tokenizer.json
+    models/clip/shapes/tokenizer.json models/backbones/shapes_mm/config.json
 # What must be here before `dvc repro`: hours of pretraining, which the shipped remote spares.
 PULL = grep -q '^worlds: \[\]' params.yaml || ls $(PRETRAINED) >/dev/null 2>&1 || \
-    dvc pull -r starter pretrain pretrain_xl
+    dvc pull -r starter pretrain pretrain_xl pretrain_mm
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -73,7 +73,8 @@ selfimprove longer trained stronger:
 # whether pretraining ends, fails or is interrupted.
 pretrain: setup ## pretrain the embedded backbone again (hours on two cores; resumable); pretrain-xl then, too
 pretrain-xl: setup ## pretrain the stronger one again, from the first (an hour on two cores; resumable)
-pretrain pretrain-xl:
+pretrain-mm: setup ## pretrain the multimodal one again (an hour on two cores; resumable)
+pretrain pretrain-xl pretrain-mm:
 	@$(if $(filter pretrain-xl,$@),[ -f models/backbones/shapes/model_index.json ] || dvc pull -r starter pretrain,:)
 	@mkdir -p .work && { [ -f .work/dvc.yaml.frozen ] && cp .work/dvc.yaml.frozen dvc.yaml || cp dvc.yaml .work/dvc.yaml.frozen; }
 	@trap 'mv .work/dvc.yaml.frozen dvc.yaml' EXIT; \

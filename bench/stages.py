@@ -82,7 +82,7 @@ def copy(folder: Path, settings: list[str]) -> None:
 
 def runnable(folder: Path) -> dict[str, Stage]:
     """The stages to run, by name: all but those that pretrain."""
-    pretraining = ("pretrain@", "pretrain_xl@")
+    pretraining = ("pretrain@", "pretrain_xl@", "pretrain_mm@")
     return {name: stage for name, stage in load_stages(folder).items() if not name.startswith(pretraining)}
 
 

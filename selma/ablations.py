@@ -49,6 +49,7 @@ from selma.studies.learning import Curves, beside, policy_curve
 from selma.studies.plan import Run, of_row, plan
 from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import COLUMNS, CURVE_COLUMNS, Cost, Found, Measured, curve_rows, table_rows
+from selma.studies.rounds import Judged, judge_lines, judged_draws
 from selma.studies.rows import BEST, EXAMINED, PAGES, Row, Table, chosen, for_page, load_table, on_page
 from selma.studies.sources import Source, keep_times, say
 from selma.studies.weights import Weights
@@ -91,12 +92,17 @@ def _main(
     for needed in (*backbones, JUDGES / params.judge.name):
         if not needed.is_dir():
             shipped = needed.name in embedded(params.worlds) and needed.parent == Path(BACKBONES)
-            by = "`dvc pull -r starter pretrain pretrain_xl` brings" if shipped else "`dvc repro` makes"
+            by = (
+                "`dvc pull -r starter pretrain pretrain_xl pretrain_mm` brings"
+                if shipped
+                else "`dvc repro` makes"
+            )
             raise UserError(f"{needed}: not here yet, and rows are drawn and judged with it; {by} it")
     found: dict[str, dict[int, Measured]] = {name: {} for name in rows}
     models: dict[str, Drawn] = {}  # of the first seed
     curves: Curves = {name: {} for name in rows}  # of policies
     choices: dict[str, dict[int, Choice]] = {name: {} for name in rows}  # of chosen images
+    rounds: dict[str, dict[int, Judged]] = {}  # by set, of drawings that were judged
     examiner: Examiner | None = None
     for (set_name, seed), run in runs.items():
         source = _source(run)
@@ -106,6 +112,8 @@ def _main(
             )
             counted = _counted(examiner, source.out("data/benchmarks") / run.params.evaluate.benchmarks[0])
         weights = Weights(run.params, source, WORK / "merged", source.folder / TIMES)
+        if len(judged := judged_draws(source, run.params)) > 1:
+            rounds.setdefault(set_name, {})[seed] = judged
         for name, row in rows.items():
             if row.set == set_name and seed in of_row(row, wanted):
                 model, cost = _model(name, row, weights)
@@ -121,7 +129,7 @@ def _main(
         write_csv(OUT, beside(table, OUT, lines, page), COLUMNS)
         write_csv(CURVE, beside(table, CURVE, curve_rows(table, found), page), CURVE_COLUMNS)
         for each in [page] if page else PAGES:
-            _write_page(each, table, found, lines, models, counted, examiner, curves, choices)
+            _write_page(each, table, found, lines, models, counted, examiner, curves, choices, rounds)
 
 
 def _seeds(table: Table, seeds: list[int] | None) -> list[int]:
@@ -195,10 +203,11 @@ def _write_page(
     examiner: Examiner,
     curves: Curves,
     choices: Mapping[str, Mapping[int, Choice]],
+    rounds: Mapping[str, Mapping[int, Judged]],
 ) -> None:
     """docs/<name>.md and its figures; the pictures are of the first seed."""
     shown = [row for row in on_page(table, name) if row in found]
-    drawing = examiner.params.evaluate.drawing
+    drawing = examiner.drawing(models[for_page(table, name).base])
     facts = {
         "page": name,
         "again": name != PAGES[0] and name not in table.over,
@@ -224,6 +233,10 @@ def _write_page(
             examiner,
             table.seeds[0],
         )
+    sets = dict.fromkeys(table.rows[row].set for row in shown if table.rows[row].page == name)
+    facts["rounds"] = [judge_lines(list(rounds[each].values())) for each in sets if each in rounds]
+    if facts["rounds"]:
+        facts["by_group"] = learned.by_group(table, own, examiner.items["test"])
     page.write_page(DOCS, table, own, [line for line in lines if line["row"] in own], facts, extra)
     test = examiner.items["test"]
     per_skill = ceil(table.pictures / len({item.skill for item in test}))

@@ -2,13 +2,17 @@
 
     python -m selma.gates                    of the first backbone, `shapes`
     python -m selma.gates --backbone shapes_xl
+    python -m selma.gates --backbone shapes_mm    the multimodal one, which answers questions, too
 
 reads   models/backbones/<backbone>/, data/benchmarks/shapes/
 writes  metrics/study/gates.csv   guidance, faithfulness, single_color, pair_color; of another backbone
-                                  metrics/study/gates_<backbone>.csv
+                                  metrics/study/gates_<backbone>.csv; of the multimodal one with `own`, the faithfulness
+                                  by its own answers, and `correlation` of its margins with the oracle's faithfulness,
+                                  and metrics/study/answers_shapes_mm.csv: kind, accuracy of its answers on renders
 
 The gates: at the evaluation's guidance, the colour of a single thing is right in 85% of the images, both colours
-of a pair in 60%, mean faithfulness lies between 0.55 and 0.85, and it still rises with guidance.
+of a pair in 60%, mean faithfulness lies between 0.55 and 0.85, and it still rises with guidance. The multimodal one's
+faithfulness lies between 0.5 and 0.85 at the guidance that is chosen here, and 90% of its answers are right.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from selma.backbones.loading import load_pipeline
+from selma.backbones.loading import load_backbone
+from selma.backbones.multimodal import Multimodal
 from selma.ground.files import write_csv
 from selma.ground.items import Item, load_split
+from selma.images.tokens import fitted
 from selma.judging.judge import load_judge
 from selma.runtime import stage
 from selma.runtime.origins import EMBEDDED, allow, embedded
@@ -29,8 +35,14 @@ from selma.runtime.places import BACKBONES
 from selma.scoring import exam
 from selma.scoring.scores import QuestionScore, macro
 from selma.scoring.summary import rounded
+from selma.studies.answering import accuracy, agreement
+from selma.variants.judges import multimodal
 
 IMAGES = 2  # of each prompt
+RENDERS, SEED = (
+    1000,
+    20_000,
+)  # images that the multimodal backbone is asked about, of a seed that no corpus has
 OUT = Path("metrics/study")
 
 
@@ -40,11 +52,23 @@ def main(backbone: str = EMBEDDED) -> None:
     items = load_split(Path("data/benchmarks/shapes"), "dev")
     runtime, drawing = params.runtime, params.evaluate.drawing
     judge = load_judge("oracle", runtime.device, runtime.dtype)
-    pipe = load_pipeline(Path(BACKBONES) / backbone, runtime.device, runtime.dtype)
+    folder = Path(BACKBONES) / backbone
+    pipe = load_backbone(folder, runtime.device, runtime.dtype)
+    own = multimodal.load(folder, {}, runtime.device, runtime.dtype) if isinstance(pipe, Multimodal) else None
+    if own:
+        drawing = fitted(pipe, drawing)
+        found = accuracy(own, SEED, RENDERS)
+        write_csv(
+            OUT / f"answers_{backbone}.csv",
+            [{"kind": kind, "accuracy": rounded(share)} for kind, share in found.items()],
+            ["kind", "accuracy"],
+        )
+        print("answers on renders  " + "  ".join(f"{kind} {share:.4f}" for kind, share in found.items()))
     rows = []
     scales = exam.guidance_scales(drawing.guidance)
     for guidance in stage.progress(scales, len(scales), "guidance"):
-        drawn = exam.draw(pipe, items, replace(drawing, guidance=guidance), images=IMAGES, seed=params.seed)
+        settings = replace(drawing, guidance=guidance)
+        drawn = list(exam.draw(pipe, items, settings, images=IMAGES, seed=params.seed))
         scores = exam.faithfulness(judge, items, drawn, where=f"guidance {guidance:g}")
         rows.append(
             {
@@ -54,6 +78,9 @@ def main(backbone: str = EMBEDDED) -> None:
                 "pair_color": rounded(color_share(items, scores, things=2)),
             }
         )
+        if own:
+            said, goes = agreement(own, judge, drawn, items)
+            rows[-1] |= {"own": rounded(said), "correlation": rounded(goes)}
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     name = "gates.csv" if backbone == EMBEDDED else f"gates_{backbone}.csv"
     write_csv(OUT / name, rows, list(rows[0]))

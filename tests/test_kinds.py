@@ -47,6 +47,23 @@ def with_kind(**changes: object) -> object:
     return build_params(plain, "params.yaml")
 
 
+def test_the_embedded_one_is_known_by_its_name_before_it_is_pulled() -> None:
+    named = {
+        "own__backbones": {},
+        "images__backbone": "shapes_mm",
+        "expert__backbone": "shapes_mm",
+        "models": {
+            "base": {"weights": "models/backbones/shapes_mm", "guidance": "cfg"},
+            "r1": {"weights": "models/experts/r1", "guidance": "cfg"},
+        },
+    }
+    assert with_kind(**named).expert.backbone == "shapes_mm"
+    with pytest.raises(
+        UserError, match=r"images\.drawing\.scheduler is ddim; shapes_mm is a multimodal backbone"
+    ):
+        with_kind(**named, images__drawing__scheduler="ddim")
+
+
 def test_a_multimodal_profile_is_allowed() -> None:
     assert with_kind().expert.backbone == "janus"
 

@@ -61,7 +61,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone.run("git", "config", "user.name", "test")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "small settings")
-    clone.run("dvc", "pull", "-r", "starter", "pretrain", "pretrain_xl")
+    clone.run("dvc", "pull", "-r", "starter", "pretrain", "pretrain_xl", "pretrain_mm")
     clone.run("dvc", "repro")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "a run")
@@ -269,8 +269,8 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
     ]
     titles = {json.dumps(spec["title"]): spec for spec in specs}
     assert (
-        len(specs) == len(SKILLS) + 2 + 5 and "<DVC_METRIC" not in page
-    )  # losses, the policy's rewards, pretrain, pretrain_xl, skill, category, items
+        len(specs) == len(SKILLS) + 2 + 6 and "<DVC_METRIC" not in page
+    )  # losses, the policy's rewards, pretrain, pretrain_xl, pretrain_mm, skill, category, items
     for title, spec in titles.items():
         rows = spec["data"]["values"]
         assert rows, title
@@ -284,7 +284,7 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
         assert spec["encoding"]["y"]["field"] == column and spec["encoding"]["color"]["field"] == "model"
         assert {row["model"] for row in spec["data"]["values"]} == set(clone.metrics()["models"])
     parts = [spec for title, spec in titles.items() if "pretrain" in title]
-    assert len(parts) == 2 and all(spec["encoding"]["column"]["field"] == "part" for spec in parts)
+    assert len(parts) == 3 and all(spec["encoding"]["column"]["field"] == "part" for spec in parts)
     shutil.rmtree(clone.folder / "page")
 
 

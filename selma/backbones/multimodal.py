@@ -1,7 +1,7 @@
 """Multimodal backbones: one language model that draws images as tokens, reads images, and answers questions on them.
 
 A folder in transformers' layout, of a class that transformers loads for both: `JanusForConditionalGeneration` (Janus
-and Janus-Pro, arXiv 2410.13848 and 2501.17811).
+and Janus-Pro, arXiv 2410.13848 and 2501.17811; the embedded `shapes_mm` is of that class, too).
 """
 
 from __future__ import annotations

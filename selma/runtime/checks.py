@@ -92,12 +92,14 @@ def _check_prompts(params: Params) -> None:
 
 
 def _check_pretraining(params: Params) -> None:
+    both = params.pretrain_mm
+    corpora = {"pretrain_mm.drawn": both.drawn, "pretrain_mm.read": both.read}
     for section, recipe in (("pretrain", params.pretrain), ("pretrain_xl", params.pretrain_xl)):
-        for name, corpus in recipe.corpora.items():
-            if corpus.images % 2:
-                raise UserError(
-                    f"{section}.corpora.{name}.images is {corpus.images}; it must be even: images come in pairs"
-                )
+        corpora |= {f"{section}.corpora.{name}": corpus for name, corpus in recipe.corpora.items()}
+    for name, corpus in corpora.items():
+        if corpus.images % 2:
+            raise UserError(f"{name}.images is {corpus.images}; it must be even: images come in pairs")
+    for section, recipe in (("pretrain", params.pretrain), ("pretrain_xl", params.pretrain_xl)):
         for number, run in enumerate(recipe.unet):
             key = f"{section}.unet[{number}].corpora"
             allow_all(key, run.corpora, recipe.corpora, f"in `{section}.corpora`")

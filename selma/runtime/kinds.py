@@ -1,6 +1,6 @@
 """Checks of what fits a backbone's kind, diffusion or multimodal, as far as params.yaml tells it before anything runs.
 
-Embedded backbones are diffusion ones, others tell it by their folder; of the hub's that is so once they are downloaded.
+Embedded backbones tell it by their name, others by their folder; of the hub's that is so once they are downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from selma.runtime import variants
 from selma.runtime.candidates import DROPOUT, FEATURES, METHODS, TEMPERATURE
 from selma.runtime.drawing import TOKENS
 from selma.runtime.experts import adapter_of
-from selma.runtime.origins import embedded
+from selma.runtime.origins import MULTIMODAL, embedded
 from selma.runtime.picks import origin
 from selma.runtime.places import BACKBONES, DRAWN, EXPERTS
 from selma.runtime.training import training_of
@@ -30,7 +30,7 @@ DIFFUSION, MANY = "diffusion", "multimodal"
 def kind_of(params: Params, backbone: str) -> str | None:
     """The kind of a backbone by its name; None where that cannot be told yet."""
     if backbone in embedded(params.worlds):
-        return DIFFUSION
+        return MANY if backbone.endswith(MULTIMODAL) else DIFFUSION
     folder = _folder(params, backbone)
     if folder is None:
         return None
@@ -89,7 +89,8 @@ def _check_drawing(params: Params, section: str, backbone: str, drawing: Drawing
             f"{section}.drawing.scheduler is {drawing.scheduler}; {backbone}{where} is a {kind} backbone, which draws "
             f"{how}"
         )
-    tokens = image_tokens(_folder(params, backbone)) if kind == MANY else None
+    folder = _folder(params, backbone)
+    tokens = image_tokens(folder) if kind == MANY and folder else None
     if tokens is not None and drawing.steps != tokens:
         raise UserError(
             f"{section}.drawing.steps is {drawing.steps}; {backbone}{where} draws {tokens} tokens an image, one a step"

@@ -19,6 +19,7 @@ from selma.runtime.schema import Name, RowName
 
 EMBEDDED = "shapes"  # the backbone that the pretrain stage makes
 _STRONGER = "_xl"  # at the end of the name of the one of SDXL's class, by stage pretrain_xl
+MULTIMODAL = "_mm"  # at the end of the name of the one of Janus's class, by stage pretrain_mm
 
 Sha256 = Annotated[str, matches(r"[0-9a-f]{64}", "a sha256 of 64 hex digits, or null")]
 Commit = Annotated[
@@ -171,8 +172,8 @@ class JudgeSource:
 
 
 def embedded(worlds: Iterable[str]) -> list[str]:
-    """The backbones that the embedded worlds' stages make: of each a weaker and a stronger one."""
-    return [backbone for world in worlds for backbone in (world, world + _STRONGER)]
+    """The backbones that the embedded worlds' stages make: of each a weaker, a stronger and a multimodal one."""
+    return [world + end for world in worlds for end in ("", _STRONGER, MULTIMODAL)]
 
 
 def check_benchmark(key: str, benchmark: Benchmark) -> None:

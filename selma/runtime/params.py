@@ -22,7 +22,7 @@ from selma.runtime.drawing import Drawing, NonNegative
 from selma.runtime.learning import Few, Policy, PolicyRow
 from selma.runtime.mixtures import Mixture
 from selma.runtime.origins import EMBEDDED, Backbone, Benchmark, JudgeSource, OnDisk, Own, OwnBenchmark
-from selma.runtime.pretraining import Pretrain, PretrainXl
+from selma.runtime.pretraining import Pretrain, PretrainMm, PretrainXl
 from selma.runtime.schema import AnyNames, Name, Names, RowName, load_yaml
 from selma.runtime.training import Decay, Schedule, Steps, Training
 
@@ -203,6 +203,7 @@ class Params:
     worlds: Annotated[tuple[Annotated[str, one_of((EMBEDDED,))], ...], once]
     pretrain: Pretrain
     pretrain_xl: PretrainXl
+    pretrain_mm: PretrainMm
     llm: Llm
     prompts: Prompts
     filter: Filter

@@ -1,4 +1,4 @@
-"""Sections `pretrain` and `pretrain_xl` of params.yaml: how the embedded backbones are made."""
+"""Sections `pretrain`, `pretrain_xl` and `pretrain_mm` of params.yaml: how the embedded backbones are made."""
 
 from __future__ import annotations
 
@@ -61,3 +61,20 @@ class PretrainXl:
     corpora: Annotated[dict[RowName, Corpus], Field(min_length=1)]
     clip_steps: Count
     unet: Annotated[tuple[XlRun, ...], Field(min_length=1)]
+
+
+@section
+class PretrainMm:
+    """The multimodal embedded backbone's corpora and training steps (selma/shapes/pretraining/multimodal.py).
+
+    `drawn` is the corpus that it learns to draw, `read` the one about whose images it is asked `questions` each.
+    """
+
+    seed: Seed
+    rare: Fraction
+    drawn: Corpus
+    read: Corpus
+    questions: Count
+    token_steps: Count
+    vision_steps: Count
+    steps: Count

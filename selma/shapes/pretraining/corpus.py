@@ -19,13 +19,14 @@ _SINGLES = 16 / 27  # of the images without a pair show one thing, the others se
 
 @dataclass(frozen=True)
 class Corpus:
-    """images: uint8 [n, 64, 64, 3]; captions: n lists of equally many texts.
+    """images: uint8 [n, 64, 64, 3]; captions: n lists of equally many texts; scenes: what each image shows.
 
     Neighbours 2i and 2i+1 show scenes that differ in one or two facts: hard negatives for a contrastive loss.
     """
 
     images: np.ndarray
     captions: list[list[str]]
+    scenes: list[Scene]
 
 
 def make_corpus(
@@ -50,14 +51,15 @@ def make_corpus(
     rng = Random(f"corpus:{seed}")
     kinds = {"single": _SINGLES * (1 - pairs), "pair": pairs, "count": (1 - _SINGLES) * (1 - pairs)}
     pixels = np.empty((images, CANVAS, CANVAS, 3), np.uint8)
-    texts = []
+    texts, scenes = [], []
     for index in range(0, images, 2):
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         scene = sample_scene(rng, kind, rare, numbers=(1, 2, 2, 3, 3, 4, 5))
         for offset, shown in enumerate((scene, corrupt_scene(rng, scene))):
             pixels[index + offset] = np.asarray(draw_scene(rng, shown, spread, jitter))
             texts.append([_caption(rng, shown, wrong, drop) for _ in range(captions)])
-    return Corpus(pixels, texts)
+            scenes.append(shown)
+    return Corpus(pixels, texts, scenes)
 
 
 def _caption(rng: Random, scene: Scene, wrong: float, drop: float) -> str:
