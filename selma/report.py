@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import read_record, write_text
+from selma.ground.files import read_record, read_text, write_text
 from selma.reporting.explorer import examined
 from selma.reporting.metrics import Summary, read_summary
 from selma.reporting.runs import Run, render
@@ -107,16 +107,17 @@ def _report(name: str, source: Source) -> str:
     if f"- path: {REPORT}\n" not in source.text("dvc.lock"):
         return ""
     try:
-        return _page(source.out(REPORT))
-    except UserError as error:
-        print(f"note: {name}: no report of its own: {error}", file=sys.stderr)
+        folder = source.out(REPORT)
+    except UserError:
+        print(f"note: {name}: its own report is not in DVC's cache; the page is without it", file=sys.stderr)
         return ""
+    return _page(folder)
 
 
 def _page(folder: Path) -> str:
     """The page that a run wrote, "" where it wrote none."""
     file = folder / "index.html"
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return read_text(file) if file.is_file() else ""
 
 
 def _executions(commit: str, params: bytes) -> list[str]:

@@ -195,6 +195,11 @@ def test_a_part_that_is_chosen_is_shown_in_all_reports(tmp_path, browser):
     page.close()
 
 
+def test_a_report_that_is_no_text_is_one_line(repository, monkeypatch, capsys):
+    Path("data/report/index.html").write_bytes(b"\xff\xfe")
+    assert "data/report/index.html" in refused(monkeypatch, capsys, "workspace")
+
+
 def test_a_run_without_a_report_is_compared_all_the_same(repository, monkeypatch, capsys):
     root, _, _ = repository
     shutil.rmtree(root / "data/report")
@@ -209,7 +214,11 @@ def test_a_report_that_is_not_in_the_cache_costs_a_note_alone(repository, monkey
         file.unlink()
     monkeypatch.setattr("sys.argv", ["report", first[:12], "other"])
     command.main()
-    assert f"note: {first[:12]}: no report of its own: `dvc get" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err
+        == f"note: {first[:12]}: its own report is not in DVC's cache; the page is without it\n"
+    )
+    assert f"so not here: {first[:12]}." in Path("report.html").read_text()
     assert re.findall(r'<iframe title="report of (.*?)"', Path("report.html").read_text()) == ["other"]
 
 

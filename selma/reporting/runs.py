@@ -59,6 +59,7 @@ def render(runs: Sequence[Run], *, resamples: int, seed: int) -> str:
         settings=differing(runs),
         times=_times(runs),
         reports=[run for run in runs if run.report],
+        unreported=[run.name for run in runs if not run.report],
         reports_script=script("runs.js"),
         **search(explorer.content(_together(runs), seed)),
     )
