@@ -52,7 +52,9 @@ def test_it_answers_about_renders_and_its_drawings_show_what_was_asked_for():
 
 
 def test_two_rounds_of_silmm(make_silmm, monkeypatch):  # noqa: F811
-    root = make_silmm(images__drawing__steps=64, evaluate__drawing__steps=64)
+    drawing = ("images__drawing", "evaluate__drawing")
+    size = {f"{name}__{key}": 64 for name in drawing for key in ("steps", "resolution")}
+    root = make_silmm(**size, expert__resolution=64)
     run(own_judge, "self")
     for name in ("r1", "r2"):
         one_round(name)
