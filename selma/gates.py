@@ -17,32 +17,42 @@ faithfulness lies between 0.5 and 0.85 at the guidance that is chosen here, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import correlation, fmean
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from selma.backbones.loading import load_backbone
 from selma.backbones.multimodal import Multimodal
 from selma.ground.files import write_csv
-from selma.ground.items import Item, load_split
+from selma.ground.items import YES_NO, Item, Question, load_split
 from selma.images.tokens import fitted
 from selma.judging.judge import load_judge
+from selma.judging.many import ask_all
 from selma.runtime import stage
 from selma.runtime.origins import EMBEDDED, allow, embedded
 from selma.runtime.params import load_params
 from selma.runtime.places import BACKBONES
 from selma.scoring import exam
-from selma.scoring.scores import QuestionScore, macro
+from selma.scoring.scores import QuestionScore, macro, score_answers
 from selma.scoring.summary import rounded
-from selma.studies.answering import accuracy, agreement
+from selma.shapes.pretraining.asked import ask
+from selma.shapes.pretraining.corpus import make_corpus
+from selma.shapes.world.questions import parse_question
 from selma.variants.judges import multimodal
+
+if TYPE_CHECKING:
+    from selma.judging.judge import Judge
 
 IMAGES = 2  # of each prompt
 RENDERS, SEED = (
     1000,
     20_000,
 )  # images that the multimodal backbone is asked about, of a seed that no corpus has
+QUESTIONS = 6  # about each render, half of them with yes for an answer
 OUT = Path("metrics/study")
 
 
@@ -100,6 +110,55 @@ def color_share(items: Sequence[Item], scores: Sequence[QuestionScore], things: 
             picture = (score.item, score.k)
             right[picture] = min(right.get(picture, 1.0), score.score)
     return fmean(right.values())
+
+
+def accuracy(judge: Judge, seed: int, images: int) -> dict[str, float]:
+    """The share of answers that are right, 0 to 1, over all questions ("all") and by their kind.
+
+    The renders are of a seed of their own, things anywhere and of any size, a tenth of them rare combinations.
+    """
+    corpus = make_corpus(
+        seed, images=images, captions=1, rare=0.1, wrong=0, drop=0, pairs=0.7, spread=0.25, jitter=1
+    )
+    asked = ask(corpus, seed, QUESTIONS)
+    right: dict[str, list[bool]] = {"all": []}
+    for pixels, texts, answers in zip(corpus.images, asked.texts, asked.answers, strict=True):
+        questions = [Question(text, text, YES_NO, "yes", (), "") for text in texts]
+        for question, said, truth in zip(
+            questions, judge.answer(Image.fromarray(pixels), questions), answers, strict=True
+        ):
+            for kind in ("all", parse_question(question.text)[0]):
+                right.setdefault(kind, []).append(said.answer == truth)
+    return {kind: fmean(found) for kind, found in right.items()}
+
+
+def agreement(
+    judge: Judge, oracle: Judge, drawn: Iterable[tuple[Item, int, Image.Image]], items: Sequence[Item]
+) -> tuple[float, float]:
+    """What a judge gives drawings, and how that goes with what the oracle gives them.
+
+    The mean faithfulness by its answers, 0 to 1, and over images the correlation (Pearson's) of its mean margin,
+    p(yes) - p(no), with the oracle's faithfulness.
+    """
+    shots = list(drawn)
+    said, true = ([row for rows in ask_all(each, shots) for row in rows] for each in (judge, oracle))
+    margins: dict[tuple[str, int], list[float]] = {}
+    for row in said:
+        margins.setdefault((row["item"], row["k"]), []).append(row.get("margin", 2 * (row["p_yes"] or 0) - 1))
+    right = _by_image(items, true)
+    own = {key: fmean(found) for key, found in margins.items()}
+    keys = sorted(own)
+    return (
+        fmean(_by_image(items, said).values()),
+        correlation([own[key] for key in keys], [right[key] for key in keys]),
+    )
+
+
+def _by_image(items: Sequence[Item], rows: Sequence[Mapping[str, object]]) -> dict[tuple[str, int], float]:
+    found: dict[tuple[str, int], list[float]] = {}
+    for score in score_answers(items, rows, where="drawings"):
+        found.setdefault((score.item, score.k), []).append(score.score)
+    return {key: fmean(scores) for key, scores in found.items()}
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from shutil import which
 from selma.runtime import stage, tracking, work
 from selma.runtime.params import load_params
 from selma.shapes.pretraining.dialogue import make_processor
+from selma.shapes.pretraining.janus import generation, save
 from selma.shapes.pretraining.losses import Losses
-from selma.shapes.pretraining.multimodal import MultimodalRecipe, generation, pretrain_multimodal, save
+from selma.shapes.pretraining.multimodal import MultimodalRecipe, pretrain_multimodal
 
 
 def main() -> None:

@@ -600,7 +600,7 @@ CURVE = [
 def test_what_judges_say_of_each_rounds_drawings_is_read_from_the_run(monkeypatch):
     """In the order of `draws`, by the model that drew; a draw of which nothing is picked is no round."""
     monkeypatch.chdir(ROOT)
-    plain = load_yaml(Path("params.yaml"))
+    plain = copy.deepcopy(load_yaml(Path("params.yaml")))  # which keeps what it has read
     plain["rate"]["judges"] = ["oracle"]
     plain["draws"] = {
         name: {"weights": f"models/{weights}", "prompts": "data/questions", "images": 2, "first": 2 * number}

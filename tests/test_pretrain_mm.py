@@ -17,13 +17,12 @@ from selma.shapes.pretraining import multimodal, optimise, seeing, tokens
 from selma.shapes.pretraining.asked import ask
 from selma.shapes.pretraining.corpus import make_corpus
 from selma.shapes.pretraining.dialogue import Dialogue, make_processor, make_tokenizer
+from selma.shapes.pretraining.janus import generation, save
 from selma.shapes.pretraining.multimodal import (
     Examples,
     MultimodalRecipe,
-    generation,
     looked,
     pretrain_multimodal,
-    save,
 )
 from selma.shapes.reading.looking import is_so
 from selma.shapes.reading.vision import Blob, Picture, read_picture

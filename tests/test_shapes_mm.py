@@ -14,13 +14,13 @@ from statistics import fmean
 import pytest
 
 from selma.backbones.loading import load_backbone
+from selma.gates import accuracy, agreement
 from selma.ground.files import read_jsonl
 from selma.images.tokens import fitted
 from selma.judging.judge import load_judge
 from selma.runtime.params import load_params
 from selma.scoring import exam
 from selma.scoring.scores import macro
-from selma.studies.answering import accuracy, agreement
 from selma.variants.benchmarks import shapes
 from selma.variants.judges import multimodal
 from stages import own_judge
