@@ -17,7 +17,7 @@ faithfulness lies between 0.5 and 0.85 at the guidance that is chosen here, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import correlation, fmean
@@ -133,15 +133,14 @@ def accuracy(judge: Judge, seed: int, images: int) -> dict[str, float]:
 
 
 def agreement(
-    judge: Judge, oracle: Judge, drawn: Iterable[tuple[Item, int, Image.Image]], items: Sequence[Item]
+    judge: Judge, oracle: Judge, drawn: Sequence[tuple[Item, int, Image.Image]], items: Sequence[Item]
 ) -> tuple[float, float]:
     """What a judge gives drawings, and how that goes with what the oracle gives them.
 
     The mean faithfulness by its answers, 0 to 1, and over images the correlation (Pearson's) of its mean margin,
     p(yes) - p(no), with the oracle's faithfulness.
     """
-    shots = list(drawn)
-    said, true = ([row for rows in ask_all(each, shots) for row in rows] for each in (judge, oracle))
+    said, true = ([row for rows in ask_all(each, drawn) for row in rows] for each in (judge, oracle))
     margins: dict[tuple[str, int], list[float]] = {}
     for row in said:
         margins.setdefault((row["item"], row["k"]), []).append(row.get("margin", 2 * (row["p_yes"] or 0) - 1))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selma.backbones.packing import apart, positions
 from selma.ground.errors import UserError
 from selma.judging.choices import is_yes_no
 from selma.judging.groups import BATCH, Answering, Came, groups
@@ -110,34 +111,12 @@ def next_words(
     embed = model.get_input_embeddings()
     head = embed(before).expand(len(rows), -1, -1).clone()
     head[:, before == model.config.image_token_id] = features.to(head.dtype)
+    lengths = [longest] * questions
     states = model.model.language_model(
         inputs_embeds=torch.cat([head, embed(padded.clamp(min=0).flatten(1).to(device))], 1),
-        attention_mask=_apart(len(prefix), longest, valid, head.dtype),
-        position_ids=_positions(len(prefix), longest, valid),
+        attention_mask=apart(len(prefix), lengths, valid, head.dtype),
+        position_ids=positions(len(prefix), lengths, valid),
         use_cache=False,
     ).last_hidden_state
     last = states[:, len(prefix) :].unflatten(1, (questions, longest))[:, :, -1]
     return model.lm_head(last).float().softmax(-1).cpu()
-
-
-def _apart(length: int, longest: int, valid: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """An additive mask [n, 1, total, total]: every question sees the prefix of `length` and itself, left to right.
-
-    valid [n, questions x longest] is False on padding.
-    """
-    total, device = length + valid.shape[1], valid.device
-    block = torch.arange(total, device=device).sub(length).div(longest, rounding_mode="floor").clamp(min=-1)
-    sees = torch.ones(total, total, dtype=torch.bool, device=device).tril()
-    sees &= (block[:, None] == block[None]) | (block[None] == -1)
-    seen = torch.cat([valid.new_ones(len(valid), length), valid], 1)
-    mask = (sees[None] & seen[:, None]) | torch.eye(total, dtype=torch.bool, device=device)[None]
-    return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)[
-        :, None
-    ]
-
-
-def _positions(length: int, longest: int, valid: torch.Tensor) -> torch.Tensor:
-    """Positions [n, total]: every question counts on from the prefix."""
-    within = valid.unflatten(1, (-1, longest)).cumsum(-1).clamp(min=1) - 1
-    before = torch.arange(length, device=valid.device).expand(len(valid), -1)
-    return torch.cat([before, length + within.flatten(1)], 1)

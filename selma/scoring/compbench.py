@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -18,9 +18,9 @@ from typing_extensions import TypedDict
 from selma.ground.errors import UserError
 from selma.ground.files import read_json, read_rows
 from selma.ground.items import Item
-from selma.ground.schema import Fraction, Index, Text, check, record
+from selma.ground.schema import Index, check, record
 from selma.scoring.figures import Figure, known_items, macro
-from selma.scoring.scores import score_answers
+from selma.scoring.scores import Answered, score_answers
 from selma.variants.benchmarks.compbench import ATTRIBUTES, FILES, SUBSTITUTES
 
 
@@ -28,18 +28,6 @@ from selma.variants.benchmarks.compbench import ATTRIBUTES, FILES, SUBSTITUTES
 class _Scored(TypedDict):
     question_id: Index
     answer: float | str
-
-
-@record
-class _Answer(TypedDict):
-    """A row of data/answers of a judge that gives P(yes)."""
-
-    item: Text
-    k: Index
-    question: Text
-    answer: str
-    p_yes: NotRequired[Fraction | None]
-    expected: Text
 
 
 def read_official(path: Path) -> list[float]:
@@ -82,7 +70,7 @@ def judged_table(items: Sequence[Item], path: Path, figure: Figure) -> dict[str,
     Raises UserError for answers without P(yes), to questions that are not the benchmark's, and for an image that lacks
     an answer.
     """
-    rows = read_rows(path, _Answer, once=("item", "k", "question"))
+    rows = read_rows(path, Answered, once=("item", "k", "question"))
     if not rows:
         raise UserError(f"{path}: holds no answers; a line for each question is needed")
     there = known_items((row["item"] for row in rows), {item.id for item in items}, path)
@@ -105,7 +93,7 @@ def judged_table(items: Sequence[Item], path: Path, figure: Figure) -> dict[str,
     return found
 
 
-def _products(rows: Sequence[_Answer], path: Path) -> list[float]:
+def _products(rows: Sequence[Answered], path: Path) -> list[float]:
     """By item, the mean over its images of the product of P(yes) over its questions."""
     products: dict[str, dict[int, float]] = {}
     for row in rows:

@@ -31,7 +31,7 @@ from selma.ground.schema import Fraction, Index, Text, record
 
 
 @record
-class _Answer(TypedDict):
+class Answered(TypedDict):
     """A row of data/answers/<model>/<benchmark>.jsonl."""
 
     item: Text
@@ -69,7 +69,7 @@ def load_answers(path: Path, items: Sequence[Item]) -> list[QuestionScore]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is missing; the answer stage writes it")
-    rows, where = read_rows(path, _Answer), str(path)
+    rows, where = read_rows(path, Answered), str(path)
     offered = {(item.id, q.id): q.choices for item in items for q in item.questions}
     multiple = any(set(choices) != {"yes", "no"} for choices in offered.values())
     scores = score_answers(items, rows, where=where, quiet=multiple)

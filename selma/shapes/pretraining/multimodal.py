@@ -1,9 +1,8 @@
 """Pretrains the multimodal embedded backbone, of Janus's class: one language model that draws images and answers.
 
 The parts are those of Janus (arXiv 2410.13848): images are drawn as tokens of a VQ autoencoder (tokens.py), read by a
-vision tower, and both meet in one language model. First the autoencoder and the tower learn, then all but the
-autoencoder at once, on captions with
-their images' tokens and on images with questions and captions.
+vision tower, and both meet in one language model. First the autoencoder learns, then the tower, then all but these two
+at once, on captions with their images' tokens and on images with questions and captions.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import (
-    JanusForConditionalGeneration,
-    PreTrainedTokenizerFast,
-)
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from selma.backbones.packing import apart, positions
 from selma.shapes.pretraining import seeing, tokens
 from selma.shapes.pretraining.asked import Asked, ask
 from selma.shapes.pretraining.autoencoder import to_pixels
@@ -33,18 +30,16 @@ from selma.shapes.pretraining.pretrain import CorpusSpec, Log
 
 DRAWN, READ, ASKED = 48, 24, 8  # of a step: captions, images that are asked about, questions of each
 _EMPTY_CAPTIONS = 0.1  # share of captions left empty, for classifier-free guidance
-_ANSWERS, _DESCRIPTIONS = (
-    0.5,
-    0.25,
-)  # weights of the answers' and the descriptions' loss beside the image tokens'
+# Weights of the answers' and the descriptions' loss beside the image tokens'.
+_ANSWERS, _DESCRIPTIONS = 0.5, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultimodalRecipe:
-    """What the backbone is made by: the corpora that it draws and that it reads, and the steps of both parts.
+    """What the backbone is made by: the corpora that it draws and that it reads, and each part's steps.
 
     `questions` are asked about each image; `token_steps` train the autoencoder, `vision_steps` the vision tower alone,
-    `steps` all but the autoencoder.
+    `steps` all but these two.
     """
 
     seed: int
@@ -193,9 +188,7 @@ class Examples:
         with torch.autocast("cpu", torch.bfloat16):
             told, words = looked(model, self.dialogue, pixels, [asked, described[:, None]])
             answers = model.lm_head(told[:, :, -1])
-            said = self.dialogue.said(described)[
-                :, 1:
-            ]  # the caption's own tokens: what comes next there is learned
+            said = self.dialogue.said(described)[:, 1:]  # the caption's own tokens alone are learned
             texts = model.lm_head(words[:, 0, :-1][said])
         truth = self.answers[row[:, None], which].long()
         return _ANSWERS * functional.cross_entropy(
@@ -220,20 +213,11 @@ def looked(
     prefix = torch.cat([before, features.to(before.dtype), after], 1)
     ids = torch.cat([some.flatten(1) for some in texts], 1)
     valid = ids != dialogue.pad
-    length, total = prefix.shape[1], prefix.shape[1] + ids.shape[1]
-    lengths = torch.tensor([some.shape[2] for some in texts for _ in range(some.shape[1])])
-    block = torch.cat([torch.full((length,), -1), torch.arange(len(lengths)).repeat_interleave(lengths)])
-    sees = torch.ones(total, total, dtype=torch.bool).tril()
-    sees &= (block[:, None] == block[None]) | (block[None] == -1)
-    seen = torch.cat([torch.ones(n, length, dtype=torch.bool), valid], 1)
-    mask = (sees[None] & seen[:, None])[:, None]
-    within = torch.cat([(some != dialogue.pad).cumsum(-1).flatten(1) for some in texts], 1).clamp(min=1) - 1
+    length, lengths = prefix.shape[1], [some.shape[2] for some in texts for _ in range(some.shape[1])]
     states = model.model.language_model(
         inputs_embeds=torch.cat([prefix, embed(ids)], 1),
-        attention_mask=torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(
-            ~mask, torch.finfo(torch.bfloat16).min
-        ),
-        position_ids=torch.cat([torch.arange(length).expand(n, -1), length + within], 1),
+        attention_mask=apart(length, lengths, valid, torch.bfloat16),
+        position_ids=positions(length, lengths, valid),
         use_cache=False,
     ).last_hidden_state
     parts = states[:, length:].split([some[0].numel() for some in texts], 1)
