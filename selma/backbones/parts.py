@@ -45,7 +45,7 @@ def read_kind(folder: Path) -> str:
     if not index.exists():
         raise UserError(
             f"{folder}: no backbone here (no model_index.json); `dvc repro` makes it, and `dvc pull -r starter "
-            "pretrain pretrain_xl` brings the embedded ones"
+            "pretrain pretrain_xl pretrain_mm` brings the embedded ones"
         )
     found = read_record(index, dict)
     kind = found.get("_class_name")
