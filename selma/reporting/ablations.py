@@ -24,6 +24,8 @@ HEADINGS = {
     "longer": "Learning for longer: the results",
     "trained": "Trained otherwise: the results",
     "stronger": "Weak to strong: the results",
+    "asked": "A multimodal model that judges itself: the results",
+    "features": "Continuous features, KC-DPO: the results",
 }
 COMMANDS = {page: f"make {page}" for page in HEADINGS} | {
     page: "make silmm" for page in ("asked", "features")
