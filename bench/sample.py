@@ -60,7 +60,9 @@ def measure(given: argparse.Namespace) -> None:
     drawing = Drawing("ddim", given.steps, given.guidance, given.batch)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        backbone = random_backbone(given.size, root / "backbone") if given.size else given.backbone
+        backbone = given.backbone
+        if given.size:
+            backbone = random_backbone(given.size, root / "backbone", given.device, given.dtype)
         quiet()
         ours = load_pipeline(backbone, given.device, given.dtype)
         plain = plain_pipeline(backbone, given)

@@ -70,7 +70,9 @@ def measure(given: argparse.Namespace) -> None:
         raise UserError(f"--batch: {given.batch}; it must be at most --images ({given.images})")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        backbone = random_backbone(given.size, root / "backbone") if given.size else given.backbone
+        backbone = given.backbone
+        if given.size:
+            backbone = random_backbone(given.size, root / "backbone", given.device, given.dtype)
         data = make_images(root / "images", given.images, load_pipeline(backbone))
         quiet()
         theirs = Example(backbone, data, given)
@@ -125,17 +127,27 @@ def make_images(folder: Path, count: int, pipe: object) -> list[tuple[Path, str]
 
 @contextmanager
 def ours_on(
-    backbone: Path, data: list[tuple[Path, str]], given: argparse.Namespace
+    backbone: Path,
+    data: list[tuple[Path, str]],
+    given: argparse.Namespace,
+    accumulate: int = 1,
+    checkpointing: bool = False,
 ) -> Iterator[tuple[Callable[[], None], float]]:
-    """A function that trains a step, and the seconds that encoding took before."""
+    """A function that trains a step, and the seconds that encoding took before.
+
+    `accumulate` is the number of parts of a batch; with `checkpointing` no activations are kept.
+    """
     pipe = load_pipeline(backbone, given.device, given.dtype)
     schedule, unet = training_schedule(pipe), pipe.unet
     add_lora(unet, given.rank, given.rank, list(TARGETS), seed=0)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
     encoded: list = []
     images = (read_image(file) for file, _ in data)
     took = seconds(
         lambda: encoded.append(examples.encode(pipe, images, [text for _, text in data])), given.device
     )
+    pipe = None  # as in the stage: VAE and text encoders are not needed any more
     settings = Training(
         backbone="measured", rank=given.rank, alpha=given.rank, targets=TARGETS, learning_rate=1e-4, weight_decay=1e-2,
         max_grad_norm=1.0, caption_dropout=0.0, batch=given.batch, steps=10**6, checkpoint_every=10**6,
@@ -147,7 +159,7 @@ def ours_on(
         lambda part: denoising.batch_loss(unet, part),
         parameters,
         batch=given.batch,
-        accumulate=1,
+        accumulate=accumulate,
         pixels=encoded[0].mean[0, 0].numel(),
     ) as found:
 

@@ -27,6 +27,8 @@ TOY = {
     "merge": ["--size", "tiny", "--rank", "3", "--experts", "2", "--every", "3"],
     "sample": ["--size", "tiny", "--images", "6", "--alone", "2", "--batch", "3", "--steps", "2"],
     "train": ["--size", "tiny", "--batch", "4", "--images", "12", "--steps", "2"],
+    "memory": ["tiny", "--dtype", "float32", "--steps", "1"],
+    "tokens": ["--batch", "2", "--pairs", "2", "--steps", "1"],
     "stages": ["--help"],  # a whole run is in test_pipeline.py
 }
 

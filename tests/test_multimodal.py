@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,28 @@ def test_the_most_likely_tokens_are_those_of_transformers_own_generate(opened, m
     monkeypatch.setattr(tokens, "invert", lambda probabilities, uniform: probabilities.argmax(-1))
     ours = tokens.sample(opened, ids, mask, torch.zeros(len(TEXTS), 16), guidance)
     assert ours.tolist() == theirs.tolist()
+
+
+def test_a_cache_of_full_size_as_on_a_gpu_draws_the_same_tokens(opened, monkeypatch) -> None:
+    """Prompts of several lengths, so some are padded."""
+    from transformers import StaticCache
+
+    ids, mask = opened.prompts(TEXTS)
+    assert not mask.all()
+    uniform = torch.rand(len(TEXTS), 16, generator=torch.Generator().manual_seed(0))
+    growing = tokens.sample(opened, ids, mask, uniform, 3.0)
+    made = []
+
+    def full(pipe: object, length: int) -> StaticCache:
+        made.append(StaticCache(config=opened.model.config.get_text_config(), max_cache_len=length))
+        return made[0]
+
+    monkeypatch.setattr(tokens, "room", full)
+    assert tokens.sample(opened, ids, mask, uniform, 3.0).tolist() == growing.tolist()
+    assert made[0].get_seq_length() == ids.shape[1] + 15  # the last token is not read again
+    monkeypatch.undo()
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), model=opened.model)
+    assert isinstance(tokens.room(on_gpu, 20), StaticCache)
 
 
 def test_an_image_depends_on_its_text_and_seed_alone(opened) -> None:

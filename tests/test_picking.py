@@ -21,6 +21,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import read_json, read_jsonl, write_jsonl
 from selma.ground.items import Item, write_items, write_split
 from selma.ground.pairs import Pair, image_seed, read_pairs, read_training, write_image
+from selma.picking.choosing import judged, write_picked
 from selma.picking.shots import KEPT, REJECTED, Shot, read_shots
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import build_params
@@ -72,11 +73,31 @@ def test_threshold_keeps_the_best_of_those_that_pass_every_bar(
         assert (verdict == f"a below {a:g}") == (found["a"] < a)
 
 
+@given(SCORES, st.floats(0, 2), st.integers(1, 4))
+def test_more_pairs_are_the_next_best_and_the_next_worst_with_each_kept_one_ahead_of_each_rejected_one(
+    scores: list[dict[str, float]], margin: float, most: int
+) -> None:
+    said = pairs.verdicts(shots(scores), judge="a", margin=margin, pairs=most)
+    values = [found["a"] for found in scores]
+    kept, rejected = (
+        [value for value, verdict in zip(values, said, strict=True) if verdict == which]
+        for which in (KEPT, REJECTED)
+    )
+    assert len(kept) == len(rejected) <= most
+    assert all(better - worse > margin for better in kept for worse in rejected)
+    if kept:
+        assert sorted(kept) == sorted(values)[-len(kept) :]
+        assert sorted(rejected) == sorted(values)[: len(rejected)]
+    ahead = sorted(values)
+    wanted = [i for i in range(min(most, len(values) // 2)) if ahead[-1 - i] - ahead[i] > margin]
+    assert len(kept) == len(wanted)
+
+
 @given(SCORES, st.floats(0, 2))
 def test_pairs_are_the_best_and_the_worst_if_the_lead_is_large_enough(
     scores: list[dict[str, float]], margin: float
 ) -> None:
-    said = pairs.verdicts(shots(scores), judge="a", margin=margin)
+    said = pairs.verdicts(shots(scores), judge="a", margin=margin, pairs=1)
     values = [found["a"] for found in scores]
     apart = max(values) - min(values) > margin
     assert Counter(said)[KEPT] == Counter(said)[REJECTED] == apart
@@ -167,6 +188,22 @@ def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
     assert [row["id"] for row in held] == ["objects-held", "count-held"]
     verdicts = read_jsonl(root / "data/picked/best/verdicts.jsonl")
     assert len(verdicts) == 24 and verdicts[0]["verdict"] == "kept" and verdicts[0]["scores"]["oracle"] > 0.9
+
+
+def test_two_pairs_of_a_prompt_are_four_images(tmp_path: Path) -> None:
+    group = []
+    for k, score in enumerate((0.2, 0.9, 0.4, 0.7, 0.1)):
+        write_image(tmp_path / f"drawn/a-{k}.webp", Image.new("RGB", (8, 8), (k, 0, 0)))
+        pair = Pair(tmp_path / f"drawn/a-{k}.webp", "a red circle", "a", k, k, tokens=(k,))
+        group.append(Shot(pair, {"a": score}))
+    said = judged({"a": group}, lambda shots: pairs.verdicts(shots, judge="a", margin=0.0, pairs=2))
+    write_picked(tmp_path / "picked", {"a": group}, said, [])
+    rows = read_jsonl(tmp_path / "picked/metadata.jsonl")
+    assert [(row["k"], row["rejected"], row["rejected_tokens"]) for row in rows] == [
+        (1, "a-0.webp", [0]),
+        (3, "a-4.webp", [4]),
+    ]
+    assert len(list((tmp_path / "picked").glob("*.webp"))) == 4
 
 
 def test_pairs_name_the_rejected_image_and_hold_it(
@@ -380,6 +417,10 @@ BAD = {
             "picks": {"best": {"source": "drawn/again", "picker": "pairs"}},
         },
         "picks.best.picker is pairs, which chooses among 2 images of a prompt or more; draws.again.images is 1",
+    ),
+    "more pairs than images": (
+        {"picks": {"best": {"source": "images", "picker": "pairs", "options": {"pairs": 3}}}},
+        "picks.best.options.pairs is 3, of two images each; images.candidates is 3",
     ),
     "no judge": (
         {"rate.judges": []},

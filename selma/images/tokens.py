@@ -27,6 +27,7 @@ from selma.runtime.drawing import TOKENS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import Cache
 
     from selma.runtime.candidates import Diversity
     from selma.runtime.params import Drawing
@@ -119,14 +120,13 @@ def sample(
     `uniform` [n, tokens] in [0, 1) decides, token by token. Above a `guidance` of 1 every step makes two passes.
     Logits, guided ones, are divided by `temperature`.
     """
-    from transformers import DynamicCache
-
     model, device = pipe.model, pipe.device
     ids, mask, uniform = ids.to(device), mask.to(device), uniform.to(device, torch.float64)
     guided = guidance > 1
     if guided:
         ids, mask = torch.cat([ids, pipe.without_words(ids)]), torch.cat([mask, mask])
-    cache, embedded = DynamicCache(), model.get_input_embeddings()(ids)
+    cache = room(pipe, ids.shape[1] + uniform.shape[1])
+    embedded = model.get_input_embeddings()(ids)
     found = []
     for at in range(uniform.shape[1]):
         if stop is not None and stop.is_set():
@@ -145,6 +145,20 @@ def sample(
         embedded = model.prepare_embeddings_for_image_generation(both[:, None])
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     return torch.stack(found, 1)
+
+
+def room(pipe: Multimodal, tokens: int) -> Cache:
+    """Where keys and values of so many tokens go, prompt and image together.
+
+    On a GPU it has its full size from the beginning, as in transformers' own `generate`: where it grows, attention has
+    another shape in every step, for each of which kernels are looked for anew. On a CPU there is nothing to look for,
+    and a cache that grows spares attention to what is not there yet.
+    """
+    from transformers import DynamicCache, StaticCache
+
+    if pipe.device.type == "cpu":
+        return DynamicCache()
+    return StaticCache(config=pipe.model.config.get_text_config(), max_cache_len=tokens)
 
 
 def invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -45,13 +45,14 @@ def write_picked(
     """Copy the kept images and the rejected ones beside them into `folder`, an HF imagefolder.
 
     metadata.jsonl has a row {file_name, text, id, seed} for each kept image and, where the picker makes pairs,
-    `rejected` and `rejected_seed`: the file of the worse one, and what it was drawn from.
+    `rejected` and `rejected_seed`: the file of the worse one, and what it was drawn from. Of several pairs of a prompt
+    the first kept one has the first rejected one, and so on.
     verdicts.jsonl says of every image what became of it.
     """
     rows, verdicts = [], []
     folder.mkdir(parents=True, exist_ok=True)
     for id, group in shots.items():
-        worse = next((shot for shot in group if said[id, shot.k] == REJECTED), None)
+        rejected = iter([shot for shot in group if said[id, shot.k] == REJECTED])
         for shot in group:
             verdict = said[id, shot.k]
             verdicts.append({"id": id, "k": shot.k, "verdict": verdict, "scores": dict(shot.scores)})
@@ -59,6 +60,7 @@ def write_picked(
                 continue
             shutil.copyfile(shot.pair.file, folder / shot.pair.file.name)
             if verdict == KEPT:
+                worse = next(rejected, None)
                 row = {
                     "file_name": shot.pair.file.name,
                     "text": shot.pair.text,
