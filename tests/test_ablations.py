@@ -25,7 +25,7 @@ from selma.runtime.sets import load_sets
 from selma.scoring import exam
 from selma.scoring.seeds import over_seeds
 from selma.studies.learning import beside
-from selma.studies.plan import plan
+from selma.studies.plan import experts_of, plan
 from selma.studies.points import Drawn, Examiner, best, far_from, scales_of
 from selma.studies.results import (
     COLUMNS,
@@ -99,11 +99,13 @@ def test_every_objective_and_picker_has_a_row(monkeypatch):
     trained: set[str] = set()
     chosen_by: set[str] = set()
     for (name, _), run in plan(table, load_sets(), table.rows, table.seeds[:1]).items():
-        for row in (row for row in table.rows.values() if row.set == name and row.expert):
-            if row.expert in run.params.mixtures:
-                trained.add(run.params.mixtures[row.expert].objective)
-            elif row.expert in run.params.experts:
-                expert = run.params.experts[row.expert]
+        for each in (
+            each for row in table.rows.values() if row.set == name for each in experts_of(row, run.params)
+        ):
+            if each in run.params.mixtures:
+                trained.add(run.params.mixtures[each].objective)
+            elif each in run.params.experts:
+                expert = run.params.experts[each]
                 trained.add(expert.objective)
                 chosen_by |= {
                     pick.picker for key, pick in run.params.picks.items() if expert.data.endswith(f"/{key}")

@@ -169,7 +169,7 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
             f"{key}.picker is {row.picker}, which chooses among {states['LEAST']} images of a prompt or more; "
             f"{where} is {images}"
         )
-    if (pairs := options.get("pairs", 1)) > images // 2:
+    if (pairs := options.get("pairs", 0)) > images // 2:
         raise UserError(f"{key}.options.pairs is {pairs}, of two images each; {where} is {images}")
 
 
