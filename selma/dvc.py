@@ -1,29 +1,57 @@
-"""DVC's own command line, without its warnings that the pretraining stages are frozen: they are so by design.
+"""DVC's own command line, with fewer words about what these stages say themselves.
 
     python -m selma.dvc repro
     python -m selma.dvc status
 
-Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
+Left out are its warnings that the pretraining stages are frozen, which they are by design, and its second line where a
+stage has said in one line what is wrong with its input, or that it was stopped; the exit code is then the stage's, 2 or
+130. Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
 # Where DVC says it, and how: it has no setting for this.
 _LOGGERS = ("dvc.repo.reproduce", "dvc.repo.status")
 _FROZEN = "%s is frozen."
+# How a stage ends that has said why in one line, and what a shell calls that: bad input; Ctrl-C, by exit or by signal.
+_SAID = {2: 2, 130: 130, -2: 130}
+_FAILED = 255  # DVC's exit code wherever a stage fails
 
 
 def main(argv: Sequence[str]) -> int:
-    """DVC's exit code."""
+    """DVC's exit code, or that of a stage which has said why it ended."""
     from dvc.cli import main as dvc
 
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(lambda record: not str(record.msg).startswith(_FROZEN))
-    return dvc(list(argv))
+    ended: list[int] = []
+
+    def news(record: logging.LogRecord) -> bool:
+        code = _exit_code(record.exc_info[1]) if record.exc_info else None
+        if code not in _SAID:
+            return True
+        ended.append(_SAID[code])
+        return False
+
+    logging.getLogger("dvc.cli").addFilter(news)
+    code = dvc(list(argv))
+    return ended[-1] if ended and code == _FAILED else code
+
+
+def _exit_code(error: BaseException | None) -> int | None:
+    """That of the command of the one stage whose failure is the reason for an error, or None."""
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    reason = error.__cause__ if error else None
+    if not isinstance(reason, StageCmdFailedError):
+        return None
+    found = re.search(r"exited with (-?\d+)$", str(reason))
+    return int(found[1]) if found else None
 
 
 if __name__ == "__main__":
