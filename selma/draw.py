@@ -214,9 +214,9 @@ def _column(
             pipe, [item], drawing, images=max(ks) + 1, seed=seed, method=row.guidance, options=row.options
         )
         images += [image for _, _, image in drawn]
-    seconds = time.monotonic() - started
+    count = f"{len(images)} image{'s' if len(images) > 1 else ''} in {time.monotonic() - started:.1f} s"
     if judge is None:
-        print(f"{name}: {len(images)} images in {seconds:.1f} s", file=sys.stderr)
+        print(f"{name}: {count}", file=sys.stderr)
         return Column(name, [Shown(image) for image in images])
     shots = [(item, k, image) for k, image in enumerate(images)]
     scores = exam.faithfulness(judge, [item], iter(shots), where=name, batch=params.judge.batch)
@@ -227,7 +227,7 @@ def _column(
         wrong = [_said(score, questions[score.question]) for score in own if not score.score]
         shown.append(Shown(image, len(own) - len(wrong), len(own), wrong))
     found = f"{100 * fmean(score.score for score in scores):.0f}% faithful by {params.judge.name}"
-    print(f"{name}: {found}, {len(images)} images in {seconds:.1f} s", file=sys.stderr)
+    print(f"{name}: {found}, {count}", file=sys.stderr)
     return Column(name, shown)
 
 

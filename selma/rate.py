@@ -185,14 +185,16 @@ def _summary(arguments: argparse.Namespace, params: Params, models: Models, benc
         resamples=params.evaluate.bootstrap,
         seed=params.seed,
     )
-    print(text(found))
+    written: list[Path] = []
     if arguments.json is not None:
-        out = Path(arguments.json or METRICS / f"{'-vs-'.join(models)}-{benchmark}.json")
-        write_json(out, found)
-        print(f"\nwritten: {out}")
+        written.append(Path(arguments.json or METRICS / f"{'-vs-'.join(models)}-{benchmark}.json"))
+        write_json(written[-1], found)
     if arguments.csv:
+        written.append(arguments.csv)
         write_csv(arguments.csv, [vote.row() for vote in counted], store.COLUMNS)
-        print(f"\nwritten: {arguments.csv}")
+    print(text(found))
+    for out in written:
+        print(f"\nwritten: {out}")
 
 
 def _current(kept: store.Votes, models: Models, benchmark: str, pairs: int | None) -> list[store.Vote]:

@@ -50,7 +50,7 @@ def lost() -> None:
         (
             raising(OSError(30, "Read-only file system", "out")),
             2,
-            "error: [Errno 30] Read-only file system: 'out'\n",
+            "error: out: read-only file system\n",
         ),
         (raising(KeyboardInterrupt()), 130, "interrupted\n"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted\n"),

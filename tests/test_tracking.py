@@ -387,3 +387,18 @@ def test_a_stage_does_not_import_mlflow(repository: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
     assert [event["event"] for event in events(repository)] == ["start", "end"]
+
+
+@pytest.mark.parametrize(("setting", "says"), [("off", False), ("", True)])
+def test_the_address_of_the_store_is_said_where_tracking_is_on(
+    setting: str, says: bool, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "selma.runtime.recorder"],
+        cwd=tmp_path,
+        env=os.environ | {"SELMA_TRACKING": setting, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("mlflow ui" in done.stdout) == says

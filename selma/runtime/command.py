@@ -12,6 +12,12 @@ PATIENCE = 3.0  # seconds for cleaning up, after which Ctrl-C is raised again
 _ALARM = hasattr(signal, "setitimer")  # not on Windows
 
 
+def said(error: UserError | OSError) -> str:
+    """An error as one line; of a file that cannot be read or written its name, and why."""
+    name, why = getattr(error, "filename", None), getattr(error, "strerror", None)
+    return f"{name}: {why.lower()}" if name and why else " ".join(str(error).split())
+
+
 def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
     """Call `work` and return the exit code that fits; anything but bad input is a bug and keeps its traceback.
 
@@ -40,7 +46,7 @@ def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
             return 130
         if not isinstance(error, UserError | OSError):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
         return 2
     finally:
         if _ALARM:

@@ -26,7 +26,7 @@ from typing import Any
 from selma.ground.errors import first_line
 from selma.runtime.events import read
 from selma.runtime.places import home
-from selma.runtime.tracking import redact, spools
+from selma.runtime.tracking import off, redact, spools
 
 EXPERIMENT = "selma"
 LINGER = 4.0  # seconds without work before a recorder that a stage started exits
@@ -266,7 +266,7 @@ def main(arguments: list[str]) -> int:
         finally:
             if not linger:
                 (folder / "failed").unlink(missing_ok=True)  # said already
-    if not linger:
+    if not linger and not off():
         print(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(redact(address(root)))}")
     return 0
 

@@ -35,11 +35,16 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _spool: Spool | None = None  # of the stage this process runs
 
 
+def off() -> bool:
+    """Whether the environment turns tracking off."""
+    return os.environ.get("SELMA_TRACKING", "").lower() in ("off", "0", "false", "no")
+
+
 @contextmanager
 def stage_run(name: str) -> Iterator[None]:
     """Record the body as the MLflow run of stage `name`; whatever the body raises passes through."""
     global _spool
-    if os.environ.get("SELMA_TRACKING", "").lower() in ("off", "0", "false", "no"):
+    if off():
         yield
         return
     _try(_open, name)
