@@ -369,6 +369,15 @@ def test_models_that_drew_other_prompts_are_refused(run, project):
     assert code == 2 and "count-003" in error and "dvc repro" in error
 
 
+def test_a_summary_that_cannot_be_written_is_one_line_and_nothing_else(run, project, tmp_path):
+    with serving(project) as server:
+        rater = Rater(server, "anna")
+        rater.vote(rater.side_of("merged"))
+    (tmp_path / "file").touch()
+    code, said, error = run(*MODELS, "--summary", "--csv", str(tmp_path / "file" / "out.csv"))
+    assert (code, said) == (2, "") and error == f"error: {tmp_path / 'file'}: file exists\n"
+
+
 def test_votes_about_images_that_were_drawn_again_are_left_out(run, project, tmp_path):
     with serving(project) as server:
         rater = Rater(server, "anna")
@@ -376,7 +385,7 @@ def test_votes_about_images_that_were_drawn_again_are_left_out(run, project, tmp
             rater.vote(rater.side_of("merged"))
     write_image(project / "data/samples/merged/shapes/count-002-0.webp", Image.new("RGB", (64, 64), "green"))
     code, said, error = run(*MODELS, "--summary", "--csv", str(tmp_path / "out.csv"))
-    assert code == 0 and "7 votes, 7 prompts" in said and error.startswith("left out: 1 votes")
+    assert code == 0 and "7 votes, 7 prompts" in said and error.startswith("left out: 1 vote")
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and {row["winner"] for row in rows} == {"merged"} and rows[0]["rater"] == "anna"
