@@ -34,6 +34,8 @@ from selma.ground.items import Item, load_split, splits
 from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
 from selma.reporting import learned, sheets
+from selma.reporting.rounds import figure as rounds_figure
+from selma.reporting.svg import save
 from selma.runtime import command, variants
 from selma.runtime.devices import device_name, pick_device
 from selma.runtime.dvcfile import load_stages
@@ -234,9 +236,12 @@ def _write_page(
             table.seeds[0],
         )
     sets = dict.fromkeys(table.rows[row].set for row in shown if table.rows[row].page == name)
-    facts["rounds"] = [judge_lines(list(rounds[each].values())) for each in sets if each in rounds]
-    if facts["rounds"]:
+    judged = [list(rounds[each].values()) for each in sets if each in rounds]
+    facts["rounds"] = [judge_lines(seeds) for seeds in judged]
+    if judged:
         facts["by_group"] = learned.by_group(table, own, examiner.items["test"])
+        chain = [row for drawer in judged[0][0] for row in shown if table.rows[row].expert == drawer]
+        save(DOCS / name / "rounds.svg", rounds_figure(table, own, chain, examiner.items["test"]))
     page.write_page(DOCS, table, own, [line for line in lines if line["row"] in own], facts, extra)
     test = examiner.items["test"]
     per_skill = ceil(table.pictures / len({item.skill for item in test}))

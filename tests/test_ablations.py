@@ -18,7 +18,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_json
 from selma.ground.items import Item, Question, write_split
 from selma.reporting import ablations as page
-from selma.reporting import learned
+from selma.reporting import learned, rounds
 from selma.runtime.params import Params, build_params, load_params
 from selma.runtime.schema import load_yaml
 from selma.runtime.sets import load_sets
@@ -524,6 +524,23 @@ def test_the_pictures_are_the_images_that_were_scored(examiner):
 
 
 # The page ----------------------------------------------------------------------------------------
+
+
+def test_the_figure_of_rounds_shows_the_gains_of_each_round_and_group(found, tmp_path):
+    table = load_table(write(tmp_path))
+    figure = rounds.figure(table, found, ["selma", "delta"], EXAM)
+    panels = {panel.get_title(): panel for panel in figure.axes if panel.get_visible()}
+    assert list(panels) == [rounds.ALL, *learned.groups_of(EXAM)]
+    for n, point in enumerate(POINTS):
+        drawn = panels[rounds.ALL].containers[n]
+        for r, name in enumerate(("selma", "delta"), 1):
+            whole = gain(found, name, "base", point)
+            x, y = (values[r] for values in drawn.lines[0].get_data())
+            assert round(x) == r and y == pytest.approx(100 * whole["mean"])
+            (low, high) = drawn.lines[2][0].get_segments()[r][:, 1]
+            assert (low, high) == pytest.approx((100 * whole["low"], 100 * whole["high"]))
+    alone = {name: dict(list(own.items())[:1]) for name, own in found.items()}
+    rounds.figure(table, alone, ["delta"], EXAM)  # with one seed there are no intervals
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -57,7 +57,10 @@ def by_group(table: Table, found: Found, items: Sequence[Item]) -> dict[str, Any
     rows = [name for name in found if name != table.base]
     return {
         "groups": list(groups),
-        "rows": [{"name": name, "cells": _by_group(table, found, name, groups)} for name in rows],
+        "rows": [
+            {"name": name, "cells": [_said(gain) for gain in group_gains(table, found, name, groups)]}
+            for name in rows
+        ],
     }
 
 
@@ -102,24 +105,32 @@ def groups_of(items: Sequence[Item]) -> dict[str, list[str]]:
     return groups
 
 
-def _by_group(table: Table, found: Found, name: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """The gains over the base, each model at its own best guidance, of each group of prompts."""
+def group_gains(
+    table: Table, found: Found, name: str, groups: Mapping[str, Sequence[str]], point: str = BEST
+) -> list[dict[str, float]]:
+    """The gain over the base, 0 to 1, of each group of prompts at a point: mean, and where there are several seeds and
+    prompts low and high of its 95% interval; of a group that has no prompts nothing."""
     seeds = [seed for seed in found[name] if seed in found[table.base]]
-    cells = []
+    gains: list[dict[str, float]] = []
     for ids in groups.values():
         mine, base = (
-            np.array([[found[row][seed].scores[BEST].get(id, np.nan) for id in ids] for seed in seeds])
+            np.array([[found[row][seed].scores[point].get(id, np.nan) for id in ids] for seed in seeds])
             for row in (name, table.base)
         )
         gap = mine - base
         gap = gap[:, ~np.isnan(gap).any(axis=0)]  # some prompts do not count
         if gap.shape[1] < 2 or len(seeds) < 2:
-            cells.append(f"{100 * gap.mean():+.1f}" if gap.size else "")
-            continue
-        gain = interval(over_seeds(gap))
-        text = gain_text(gain, places=1)
-        cells.append(f"**{text}**" if gain["low"] > 0 or gain["high"] < 0 else text)
-    return cells
+            gains.append({"mean": float(gap.mean())} if gap.size else {})
+        else:
+            gains.append(interval(over_seeds(gap)))
+    return gains
+
+
+def _said(gain: Mapping[str, float]) -> str:
+    if "low" not in gain:
+        return f"{100 * gain['mean']:+.1f}" if gain else ""
+    text = gain_text(gain, places=1)
+    return f"**{text}**" if gain["low"] > 0 or gain["high"] < 0 else text
 
 
 def _summary(own: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
