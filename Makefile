@@ -55,7 +55,7 @@ study: setup ## six training seeds and the guidance curve, for the README's clai
 	python -m selma.experiments seeds
 	python -m selma.curve
 
-ablations: setup ## the comparison table, docs/ablations.md and the four pages below (hours from nothing, minutes for one more row; resumable)
+ablations: setup ## the comparison table, docs/ablations.md and the six pages below (hours from nothing, minutes for one more row; resumable)
 	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations

@@ -6,7 +6,8 @@
 
 Drawing: one batch with guidance, DDIM. Training: steps of one expert of the profile's rank and batch, which goes
 through the UNet in `accumulate` parts, with and without the activations kept; hours are those of the profile's steps.
-GiB are what PyTorch held at most: base model, adapter, optimizer, activations; the driver's own half GiB comes on top.
+GiB are of tensors, at most: base model, adapter, optimizer, activations. What the allocator reserves beyond them and
+the driver's own come on top.
 """
 
 from __future__ import annotations
@@ -90,16 +91,17 @@ def drawing_rows(backbone: Path, root: Path, said: dict, given: argparse.Namespa
             for i in range(batch)
         ]
         few = Drawing("ddim", 2, said["guidance"], batch)
-        draw_folder(pipe, wanted, root / f"warm-{batch}", few)  # kernels are chosen at first sight of a shape
-        memory_peak(given.device)
+        what = f"an image, {said['steps']} steps"
         try:
+            draw_folder(
+                pipe, wanted, root / f"warm-{batch}", few
+            )  # kernels are chosen at first sight of a shape
+            memory_peak(given.device)
             took = seconds(lambda: draw_folder(pipe, wanted, root / f"{batch}", drawing), given.device)  # noqa: B023
         except UserError as error:
-            rows.append([f"draw, {said['steps']} steps", batch, None, None, str(error)])
+            rows.append([what, batch, None, None, str(error)])
             continue
-        rows.append(
-            [f"an image, {said['steps']} steps", batch, None, None, took / batch, memory_peak(given.device)]
-        )
+        rows.append([what, batch, None, None, took / batch, memory_peak(given.device)])
     return rows
 
 
@@ -119,6 +121,7 @@ def training_rows(backbone: Path, root: Path, said: dict, given: argparse.Namesp
                 memory_peak(given.device)
                 took = median(seconds(step, given.device) for _ in range(given.steps))
             rows.append([*row, took, memory_peak(given.device), took * said["steps"] / 3600])
+            del step  # which holds the model
         except torch.OutOfMemoryError:
             rows.append([*row, "out of memory"])
         gc.collect()

@@ -25,6 +25,7 @@ from selma.backbones.loading import load_backbone
 from selma.backbones.multimodal import Multimodal
 from selma.experts.codes import Codes, Writer
 from selma.experts.gradients import gradients
+from selma.ground.errors import UserError
 from selma.images.tokens import draw_tokens, fitted
 from selma.lora.adapter import add_lora, lora_parameters
 from selma.runtime import command
@@ -35,14 +36,22 @@ from selma.variants.objectives import token_dpo
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TEXT = "a small red circle on the left of a large blue square"
-SIZES = {  # of the language model; the vision tower's and the VQ model's are those of transformers' defaults
+# Of the language model; vision tower and VQ model are those of transformers' defaults, of `tiny` small ones.
+SIZES = {
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    },
     "janus-pro-1b": {
         "hidden_size": 2048,
         "intermediate_size": 5632,
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
-    }
+    },
 }
 
 
@@ -68,6 +77,8 @@ def measure(given: argparse.Namespace) -> None:
         if given.size:
             random_janus(SIZES[given.size], backbone, given.device, given.dtype)
         opened = load_backbone(backbone, given.device, given.dtype)
+    if not isinstance(opened, Multimodal):
+        raise UserError(f"--backbone: {backbone} draws no tokens; name a multimodal backbone")
     rows = [*drawing(opened, given), training(opened, given)]
     print(
         f"{given.size or given.backbone.name}, {given.dtype}, {opened.image_tokens} tokens an image, guidance "
@@ -153,10 +164,16 @@ def random_janus(size: dict, folder: Path, device: str, dtype: str) -> None:
     )
 
     tokenizer = dialogue.make_tokenizer([TEXT])
+    vision, vq = {}, {}
+    if size is SIZES["tiny"]:
+        vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}
+        vision |= {"projection_dim": 32, "num_image_tokens": 16}
+        vq = {"base_channels": 32, "latent_channels": 32, "num_res_blocks": 1, "num_embeddings": 64}
+        vq |= {"projection_dim": 32, "image_token_embed_dim": 32, "num_patches": 4}
     config = JanusConfig(
         text_config=LlamaConfig(**size, vocab_size=102400, max_position_embeddings=16384),
-        vision_config=JanusVisionConfig(),
-        vq_config=JanusVQVAEConfig(),
+        vision_config=JanusVisionConfig(**vision),
+        vq_config=JanusVQVAEConfig(**vq),
         tie_word_embeddings=False,
         image_token_id=tokenizer.convert_tokens_to_ids(tokenizer.image_token),
     )

@@ -34,6 +34,7 @@ from selma.ground.items import Item, load_split, splits
 from selma.ground.pairs import write_image
 from selma.reporting import ablations as page
 from selma.reporting import learned, sheets
+from selma.reporting.rounds import chain_of
 from selma.reporting.rounds import figure as rounds_figure
 from selma.reporting.svg import save
 from selma.runtime import command, variants
@@ -114,7 +115,8 @@ def _main(
             )
             counted = _counted(examiner, source.out("data/benchmarks") / run.params.evaluate.benchmarks[0])
         weights = Weights(run.params, source, WORK / "merged", source.folder / TIMES)
-        if len(judged := judged_draws(source, run.params)) > 1:
+        judged = judged_draws(source, run.params)
+        if len(judged) > 1 and next(iter(judged)) not in run.params.experts:  # from the base on
             rounds.setdefault(set_name, {})[seed] = judged
         for name, row in rows.items():
             if row.set == set_name and seed in of_row(row, wanted):
@@ -240,7 +242,7 @@ def _write_page(
     facts["rounds"] = [judge_lines(seeds) for seeds in judged]
     if judged:
         facts["by_group"] = learned.by_group(table, own, examiner.items["test"])
-        chain = [row for drawer in judged[0][0] for row in shown if table.rows[row].expert == drawer]
+        chain = chain_of(judged[0][0], {row: table.rows[row] for row in shown})
         save(DOCS / name / "rounds.svg", rounds_figure(table, own, chain, examiner.items["test"]))
     page.write_page(DOCS, table, own, [line for line in lines if line["row"] in own], facts, extra)
     test = examiner.items["test"]

@@ -213,7 +213,7 @@ def _current(kept: store.Votes, models: Models, benchmark: str, pairs: int | Non
             if pairs is not None
             else "other images, drawn before these"
         )
-        print(f"left out: {left_out} votes about {why}", file=sys.stderr)
+        print(f"left out: {left_out} vote{'s' if left_out > 1 else ''} about {why}", file=sys.stderr)
     return current
 
 

@@ -539,6 +539,15 @@ def test_the_figure_of_rounds_shows_the_gains_of_each_round_and_group(found, tmp
             assert round(x) == r and y == pytest.approx(100 * whole["mean"])
             (low, high) = drawn.lines[2][0].get_segments()[r][:, 1]
             assert (low, high) == pytest.approx((100 * whole["low"], 100 * whole["high"]))
+    groups = learned.groups_of(EXAM)
+    for title, gains in zip(
+        groups, learned.group_gains(table, found, "delta", groups, EXAMINED), strict=True
+    ):
+        assert panels[title].containers[0].lines[0].get_data()[1][2] == pytest.approx(100 * gains["mean"])
+    rows = {
+        name: replace(table.rows["selma"], merge=None, expert=name) for name in ("third", "first", "second")
+    }
+    assert rounds.chain_of(("base", "first", "second", "third"), rows) == ["first", "second", "third"]
     alone = {name: dict(list(own.items())[:1]) for name, own in found.items()}
     rounds.figure(table, alone, ["delta"], EXAM)  # with one seed there are no intervals
 

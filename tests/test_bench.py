@@ -27,8 +27,9 @@ TOY = {
     "merge": ["--size", "tiny", "--rank", "3", "--experts", "2", "--every", "3"],
     "sample": ["--size", "tiny", "--images", "6", "--alone", "2", "--batch", "3", "--steps", "2"],
     "train": ["--size", "tiny", "--batch", "4", "--images", "12", "--steps", "2"],
-    "memory": ["tiny", "--dtype", "float32", "--steps", "1"],
+    "memory": ["tiny", "--steps", "1", "--draw", "3", "--parts", "1"],
     "tokens": ["--batch", "2", "--pairs", "2", "--steps", "1"],
+    "tokens --size": ["--size", "tiny", "--batch", "2", "--pairs", "2", "--steps", "1"],
     "stages": ["--help"],  # a whole run is in test_pipeline.py
 }
 
@@ -101,6 +102,9 @@ def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
         "train --rank -1",
         "train --device cuda:99",
         "sample --images 0",
+        "tokens --batch 0",
+        "tokens --backbone models/backbones/shapes",
+        "memory tiny --device cuda:99",
         "sample --guidance nan",
         "judge --questions 0",
         "filter 0",

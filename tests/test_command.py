@@ -52,6 +52,11 @@ def lost() -> None:
             2,
             "error: out: read-only file system\n",
         ),
+        (
+            raising(OSError(18, "Invalid cross-device link", "a\nb", None, "c")),
+            2,
+            "error: a b -> c: invalid cross-device link\n",
+        ),
         (raising(KeyboardInterrupt()), 130, "interrupted\n"),
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted\n"),
         (swallowed, 130, "interrupted\n"),

@@ -91,6 +91,7 @@ def test_a_cache_of_full_size_as_on_a_gpu_draws_the_same_tokens(opened, monkeypa
     monkeypatch.undo()
     on_gpu = SimpleNamespace(device=torch.device("cuda"), model=opened.model)
     assert isinstance(tokens.room(on_gpu, 20), StaticCache)
+    assert not isinstance(tokens.room(opened, 20), StaticCache)
 
 
 def test_an_image_depends_on_its_text_and_seed_alone(opened) -> None:

@@ -420,7 +420,14 @@ BAD = {
     ),
     "more pairs than images": (
         {"picks": {"best": {"source": "images", "picker": "pairs", "options": {"pairs": 3}}}},
-        "picks.best.options.pairs is 3, of two images each; images.candidates is 3",
+        "picks.best.options.pairs is 3; allowed: up to 1, as images.candidates is 3 and a pair takes two",
+    ),
+    "more pairs than drawn images": (
+        {
+            "draws": {"again": {**DRAW, "weights": "models/experts/count", "images": 2}},
+            "picks": {"best": {"source": "drawn/again", "picker": "pairs", "options": {"pairs": 2}}},
+        },
+        "picks.best.options.pairs is 2; allowed: up to 1, as draws.again.images is 2 and a pair takes two",
     ),
     "no judge": (
         {"rate.judges": []},

@@ -385,7 +385,7 @@ def test_votes_about_images_that_were_drawn_again_are_left_out(run, project, tmp
             rater.vote(rater.side_of("merged"))
     write_image(project / "data/samples/merged/shapes/count-002-0.webp", Image.new("RGB", (64, 64), "green"))
     code, said, error = run(*MODELS, "--summary", "--csv", str(tmp_path / "out.csv"))
-    assert code == 0 and "7 votes, 7 prompts" in said and error.startswith("left out: 1 vote")
+    assert code == 0 and "7 votes, 7 prompts" in said and error.startswith("left out: 1 vote about")
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 and {row["winner"] for row in rows} == {"merged"} and rows[0]["rater"] == "anna"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selma.ground.items import Item
 from selma.reporting.learned import COLOURS, group_gains, groups_of
 from selma.reporting.svg import FAINT, INK
 from selma.studies.results import Found
-from selma.studies.rows import POINTS, Table
+from selma.studies.rows import POINTS, Row, Table
 
 ALL = "all prompts"
 _COLUMNS = 4
+
+
+def chain_of(drawers: Iterable[str], rows: Mapping[str, Row]) -> list[str]:
+    """The rows whose expert drew what was judged, in the order of the drawing models."""
+    return [name for drawer in drawers for name, row in rows.items() if row.expert == drawer]
 
 
 def figure(table: Table, found: Found, chain: Sequence[str], items: Sequence[Item]) -> Any:

@@ -15,7 +15,10 @@ _ALARM = hasattr(signal, "setitimer")  # not on Windows
 def said(error: UserError | OSError) -> str:
     """An error as one line; of a file that cannot be read or written its name, and why."""
     name, why = getattr(error, "filename", None), getattr(error, "strerror", None)
-    return f"{name}: {why.lower()}" if name and why else " ".join(str(error).split())
+    if name and why:
+        other = getattr(error, "filename2", None)
+        return " ".join(f"{name}{f' -> {other}' if other else ''}: {why.lower()}".split())
+    return " ".join(str(error).split())
 
 
 def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:

@@ -169,8 +169,11 @@ def _check_pick(key: str, row: PickRow, params: Params) -> None:
             f"{key}.picker is {row.picker}, which chooses among {states['LEAST']} images of a prompt or more; "
             f"{where} is {images}"
         )
-    if (pairs := options.get("pairs", 0)) > images // 2:
-        raise UserError(f"{key}.options.pairs is {pairs}, of two images each; {where} is {images}")
+    if states.get("PAIRS") and options.get("pairs", 1) > (most := images // 2):
+        raise UserError(
+            f"{key}.options.pairs is {options['pairs']}; allowed: up to {most}, as {where} is {images} and a pair "
+            "takes two"
+        )
 
 
 def _check_least(key: str, least: dict[str, float] | None, params: Params) -> None:

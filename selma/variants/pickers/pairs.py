@@ -1,7 +1,8 @@
 """The best and the worst of a prompt's images, as a preference to learn (Diffusion-DPO, arXiv 2311.12908).
 
 SELMA's comparison (appendix E) draws two images and lets the CLIP score choose; with more images the two are further
-apart, and there may be more pairs of them: the second best and the second worst, and so on.
+apart, and there may be more pairs of them: the second best and the second worst, too, and so on. Which kept image
+stands beside which rejected one goes by their numbers.
 """
 
 from __future__ import annotations
