@@ -55,7 +55,7 @@ study: setup ## six training seeds and the guidance curve, for the README's clai
 	python -m selma.experiments seeds
 	python -m selma.curve
 
-ablations: setup ## the comparison table, docs/ablations.md and the five pages below (hours from nothing, minutes for one more row; resumable)
+ablations: setup ## the comparison table, docs/ablations.md and the six pages below (hours from nothing, minutes for one more row; resumable)
 	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations
@@ -69,10 +69,11 @@ selfimprove longer trained stronger:
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations --page $@
 
-silmm: setup ## a multimodal model that asks itself, docs/asked.md (an hour; resumable)
+silmm: setup ## a multimodal model that asks itself, docs/asked.md, and KC-DPO, docs/features.md (an hour and a half; resumable)
 	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations --page asked
+	python -m selma.ablations --page features
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.

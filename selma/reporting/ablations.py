@@ -25,8 +25,11 @@ HEADINGS = {
     "trained": "Trained otherwise: the results",
     "stronger": "Weak to strong: the results",
     "asked": "A multimodal model that judges itself: the results",
+    "features": "Continuous features, KC-DPO: the results",
 }
-COMMANDS = {page: f"make {page}" for page in HEADINGS} | {"asked": "make silmm"}
+COMMANDS = {page: f"make {page}" for page in HEADINGS} | {
+    page: "make silmm" for page in ("asked", "features")
+}
 _COLUMNS = 5  # of panels
 COLOURS = ("#c05621", "#2b6cb0")
 

@@ -18,7 +18,7 @@ from selma.runtime.schema import ROW, ROW_WORDS, Name, RowName, load_yaml
 FILE = Path("ablations.yaml")
 EXAMINED, BEST = "examined", "best"  # the guidance of params.yaml, and each model's own best on dev
 POINTS = (EXAMINED, BEST)
-PAGES = ("ablations", "selfimprove", "longer", "trained", "stronger", "asked")  # docs/<page>.md
+PAGES = ("ablations", "selfimprove", "longer", "trained", "stronger", "asked", "features")  # docs/<page>.md
 CARRYING = 3  # training seeds that a claim needs
 
 
