@@ -16,9 +16,9 @@ import argparse
 import gc
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import torch
 from tabulate import tabulate
@@ -28,7 +28,6 @@ from bench._machine import memory_peak, quiet, random_backbone, seconds
 from bench.train import make_images, ours_on
 from selma.backbones.loading import load_pipeline
 from selma.ground.errors import UserError
-from selma.ground.pairs import image_seed
 from selma.images.folder import draw_folder
 from selma.runtime import command
 from selma.runtime.devices import device_name, pick_device
@@ -82,20 +81,12 @@ def drawing_rows(backbone: Path, root: Path, said: dict, given: argparse.Namespa
     for batch in dict.fromkeys((said["batch"], *given.draw)):
         drawing = Drawing("ddim", said["steps"], said["guidance"], batch)
         wanted = [
-            {
-                "file_name": f"{i}.webp",
-                "text": "a red circle",
-                "id": str(i),
-                "seed": image_seed(42, str(i), 0),
-            }
-            for i in range(batch)
+            {"file_name": f"{i}.webp", "text": "a red circle", "id": str(i), "seed": i} for i in range(batch)
         ]
-        few = Drawing("ddim", 2, said["guidance"], batch)
         what = f"an image, {said['steps']} steps"
         try:
-            draw_folder(
-                pipe, wanted, root / f"warm-{batch}", few
-            )  # kernels are chosen at first sight of a shape
+            # Kernels are chosen at first sight of a shape.
+            draw_folder(pipe, wanted, root / f"warm-{batch}", replace(drawing, steps=2))
             memory_peak(given.device)
             took = seconds(lambda: draw_folder(pipe, wanted, root / f"{batch}", drawing), given.device)  # noqa: B023
         except UserError as error:
@@ -108,7 +99,7 @@ def drawing_rows(backbone: Path, root: Path, said: dict, given: argparse.Namespa
 def training_rows(backbone: Path, root: Path, said: dict, given: argparse.Namespace) -> list[list]:
     """A row of the seconds a step for each number of parts, with activations kept and computed again."""
     data = make_images(root / "images", said["batch"], load_pipeline(backbone))
-    rank = SimpleNamespace(**{**vars(given), "rank": said["rank"], "batch": said["batch"]})
+    asked = argparse.Namespace(**{**vars(given), "rank": said["rank"], "batch": said["batch"]})
     own = bool(said.get("gradient_checkpointing"))
     rows = []
     for parts, again in dict.fromkeys(
@@ -116,12 +107,12 @@ def training_rows(backbone: Path, root: Path, said: dict, given: argparse.Namesp
     ):
         row = ["a step", said["batch"], parts, "again" if again else "kept"]
         try:
-            with ours_on(backbone, data, rank, parts, again) as (step, _):
+            with ours_on(backbone, data, asked, parts, again) as (step, _):
                 step()
                 memory_peak(given.device)
                 took = median(seconds(step, given.device) for _ in range(given.steps))
             rows.append([*row, took, memory_peak(given.device), took * said["steps"] / 3600])
-            del step  # which holds the model
+            del step  # it holds the model, and the next row needs the memory
         except torch.OutOfMemoryError:
             rows.append([*row, "out of memory"])
         gc.collect()

@@ -36,22 +36,39 @@ from selma.variants.objectives import token_dpo
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TEXT = "a small red circle on the left of a large blue square"
-# Of the language model; vision tower and VQ model are those of transformers' defaults, of `tiny` small ones.
-SIZES = {
-    "tiny": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-    },
-    "janus-pro-1b": {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    },
+SIZES: dict[
+    str, tuple[dict, dict, dict]
+] = {  # language model, vision tower, VQ model: Janus-Pro's are the defaults
+    "tiny": (
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "projection_dim": 32,
+            "num_image_tokens": 16,
+        },
+        {
+            "base_channels": 32,
+            "latent_channels": 32,
+            "num_res_blocks": 1,
+            "num_embeddings": 64,
+            "projection_dim": 32,
+            "image_token_embed_dim": 32,
+            "num_patches": 4,
+        },
+    ),
+    "janus-pro-1b": (
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+        },
+        {},
+        {},
+    ),
 }
 
 
@@ -75,7 +92,7 @@ def measure(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         backbone = Path(folder) if given.size else given.backbone
         if given.size:
-            random_janus(SIZES[given.size], backbone, given.device, given.dtype)
+            random_janus(given.size, backbone, given.device, given.dtype)
         opened = load_backbone(backbone, given.device, given.dtype)
     if not isinstance(opened, Multimodal):
         raise UserError(f"--backbone: {backbone} draws no tokens; name a multimodal backbone")
@@ -153,7 +170,7 @@ def training(opened: Multimodal, given: argparse.Namespace) -> list:
     return ["a pair in a step of DPO", given.pairs, took / given.pairs * 1e3, memory_peak(given.device)]
 
 
-def random_janus(size: dict, folder: Path, device: str, dtype: str) -> None:
+def random_janus(size: str, folder: Path, device: str, dtype: str) -> None:
     """A backbone folder of Janus-Pro's configuration with random weights, and the embedded backbone's own tokenizer."""
     from transformers import (
         JanusConfig,
@@ -164,14 +181,9 @@ def random_janus(size: dict, folder: Path, device: str, dtype: str) -> None:
     )
 
     tokenizer = dialogue.make_tokenizer([TEXT])
-    vision, vq = {}, {}
-    if size is SIZES["tiny"]:
-        vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}
-        vision |= {"projection_dim": 32, "num_image_tokens": 16}
-        vq = {"base_channels": 32, "latent_channels": 32, "num_res_blocks": 1, "num_embeddings": 64}
-        vq |= {"projection_dim": 32, "image_token_embed_dim": 32, "num_patches": 4}
+    text, vision, vq = SIZES[size]
     config = JanusConfig(
-        text_config=LlamaConfig(**size, vocab_size=102400, max_position_embeddings=16384),
+        text_config=LlamaConfig(**text, vocab_size=102400, max_position_embeddings=16384),
         vision_config=JanusVisionConfig(**vision),
         vq_config=JanusVQVAEConfig(**vq),
         tie_word_embeddings=False,

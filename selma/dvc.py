@@ -5,7 +5,8 @@
 
 Left out are its warnings that the pretraining stages are frozen, which they are by design, and its second line where a
 stage has said in one line what is wrong with its input, or that it was stopped; the exit code is then the stage's, 2 or
-130. Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
+130. Before `repro` params.yaml is checked: DVC deletes a stage's outs before the stage can say what is wrong.
+Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from selma.runtime import command
+from selma.runtime.params import load_params
 
 # Where DVC says it, and how: it has no setting for this.
 _LOGGERS = ("dvc.repo.reproduce", "dvc.repo.status")
@@ -24,7 +29,9 @@ _FAILED = 255  # DVC's exit code wherever a stage fails
 
 
 def main(argv: Sequence[str]) -> int:
-    """DVC's exit code, or that of a stage which has said why it ended."""
+    """DVC's exit code, that of a stage which has said why it ended, or 2 for a params.yaml that no stage would take."""
+    if argv[:1] == ["repro"] and Path("params.yaml").is_file() and (code := command.run(load_params)):
+        return code
     from dvc.cli import main as dvc
 
     for name in _LOGGERS:

@@ -90,3 +90,18 @@ def test_ctrl_c_in_a_stage_is_one_line_and_exit_code_130(tmp_path: Path) -> None
     os.killpg(running.pid, signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130 and len(said.strip().splitlines()) == 1, said
+
+
+def test_a_wrong_setting_is_said_before_dvc_deletes_what_a_stage_made(tmp_path: Path) -> None:
+    """DVC removes the outs of a stage that will run; the stage would then only say that it cannot."""
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    stage = "{cmd: echo 1 > made.json, params: [expert.rank], metrics: [made.json: {cache: false}]}"
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  made: {stage}\n")
+    assert run(tmp_path, sys.executable, "-m", "selma.dvc", "repro").returncode == 0
+    (tmp_path / "params.yaml").write_text(text.replace("\n  rank: 8\n", "\n  rank: 0\n", 1))
+    done = run(tmp_path, sys.executable, "-m", "selma.dvc", "repro")
+    assert done.returncode == 2 and "expert.rank is 0" in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "made.json").is_file()
