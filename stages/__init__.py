@@ -28,6 +28,8 @@ def _interrupted(signum: int, frame: object) -> None:
 if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2:3] and sys.orig_argv[2].startswith("stages."):
     signal.signal(signal.SIGINT, _interrupted)
     if os.name == "posix" and "selma_warm" not in sys.modules:  # it is not in one already
+        from selma.runtime.parent import end_with_parent
         from selma.runtime.warm import hand_over
 
+        end_with_parent()
         hand_over(sys.orig_argv[2], start=sys.orig_argv[2] in HEAVY)

@@ -12,6 +12,16 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
+SKILLS = ["objects", "count"]
+DRAWING = {"scheduler": "ddim", "steps": 4, "batch": 50, "resolution": 64}
+LEARNED = {
+    "algorithm": "nft",
+    "start": "models/backbones/shapes",
+    "prompts": "data/questions",
+    "rewards": {"oracle": 1.0},
+    "held_out": ["clip"],
+    "images": 8,
+}
 
 
 class Clone:
@@ -73,3 +83,77 @@ def copy_tree(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+
+
+def small(folder: Path) -> Clone:
+    """A commit of this working tree with a few prompts and steps, and the pretrained backbones; nothing has run."""
+    copy_tree(folder)
+    clone = Clone(folder)
+    data = {**{name: f"data/images/{name}" for name in SKILLS}, "single": "data/images"}
+    weights = {
+        "base": "models/backbones/shapes",
+        **{name: f"models/experts/{name}" for name in data},
+        "merged": "models/merges/merged",
+        "learned": "models/experts/learned",
+    }
+    clone.change(
+        skills=SKILLS,
+        experts={name: {"data": folder, "objective": "denoising"} for name, folder in data.items()},
+        policies={"learned": LEARNED},
+        policy={
+            "prompts": 2,
+            "group": 2,
+            "examine_every": 1,
+            "least_diversity": 0.0,
+            "drawing": DRAWING | {"guidance": 1.0},
+        },
+        models={name: {"weights": folder, "guidance": "cfg"} for name, folder in weights.items()},
+        benchmarks={"shapes": {"source": "shapes", "seed": 1, "dev_per_skill": 2, "test_per_skill": 3}},
+        prompts={"candidates": 30, "per_request": 10},
+        filter={"keep": 8},
+        images={"drawing": DRAWING | {"guidance": 3.0}},
+        expert={"steps": 4, "checkpoint_every": 2, "batch": 4, "rank": 4},
+        evaluate={"drawing": DRAWING | {"guidance": 1.35}, "bootstrap": 200},
+    )
+    clone.run("git", "init", "--quiet", "--initial-branch=main")
+    clone.run("git", "config", "user.email", "test@example.org")
+    clone.run("git", "config", "user.name", "test")
+    clone.run("git", "add", "--all")
+    clone.run("git", "commit", "--quiet", "--message", "small settings")
+    clone.run("dvc", "pull", "-r", "starter", "pretrain", "pretrain_xl", "pretrain_mm")
+    return clone
+
+
+def chosen(clone: Clone) -> None:
+    """Rows of the stages that a plain run has none of: candidates that judges choose from, draws, pairs, gates."""
+    once = {
+        "source": "images",
+        "picker": "threshold",
+        "options": {"judge": "clip", "least": {"oracle": 0.01}},
+    }
+    params = clone.params()
+    clone.change(
+        images={"candidates": 2},
+        rate={"judges": ["oracle", "clip"]},
+        draws={
+            "again": {
+                "weights": "models/experts/round1",
+                "prompts": "data/questions",
+                "images": 2,
+                "first": 2,
+            }
+        },
+        picks={
+            "once": once,
+            "twice": {**once, "source": "drawn/again"},
+            "both": {"source": "images", "picker": "pairs", "options": {"judge": "clip"}},
+        },
+        experts={
+            **params["experts"],
+            "round1": {"data": "data/picked/once", "objective": "denoising"},
+            "round2": {"data": "data/picked/twice", "objective": "denoising"},
+            "preferred": {"data": "data/picked/both", "objective": "dpo", "options": {"beta": 100.0}},
+        },
+        mixtures={"gates": {"objective": "moe_gates", "experts": None}},
+        models={**params["models"], "gates": {"weights": "models/mixtures/gates", "guidance": "cfg"}},
+    )

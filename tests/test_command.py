@@ -101,7 +101,7 @@ def test_every_command_and_stage_explains_itself():
     [
         *(f"selma.{name}" for name in COMMANDS if name != "dvc"),
         "bench.filter",
-        "bench.stages",
+        "selma.parallel",
     ],  # that is DVC's own
 )
 def test_ctrl_c_is_one_line_while_a_command_is_imported(name, tmp_path):

@@ -9,59 +9,15 @@ import time
 
 import pytest
 
-from tests.clones import Clone, copy_tree
+from tests.clones import SKILLS, Clone, chosen, small
 
 pytestmark = pytest.mark.e2e
-SKILLS = ["objects", "count"]
-DRAWING = {"scheduler": "ddim", "steps": 4, "batch": 50, "resolution": 64}
-LEARNED = {
-    "algorithm": "nft",
-    "start": "models/backbones/shapes",
-    "prompts": "data/questions",
-    "rewards": {"oracle": 1.0},
-    "held_out": ["clip"],
-    "images": 8,
-}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A commit of this tree with small settings, after one `dvc repro`."""
-    folder = tmp_path_factory.mktemp("clone")
-    copy_tree(folder)
-    clone = Clone(folder)
-    data = {**{name: f"data/images/{name}" for name in SKILLS}, "single": "data/images"}
-    weights = {
-        "base": "models/backbones/shapes",
-        **{name: f"models/experts/{name}" for name in data},
-        "merged": "models/merges/merged",
-        "learned": "models/experts/learned",
-    }
-    clone.change(
-        skills=SKILLS,
-        experts={name: {"data": folder, "objective": "denoising"} for name, folder in data.items()},
-        policies={"learned": LEARNED},
-        policy={
-            "prompts": 2,
-            "group": 2,
-            "examine_every": 1,
-            "least_diversity": 0.0,
-            "drawing": DRAWING | {"guidance": 1.0},
-        },
-        models={name: {"weights": folder, "guidance": "cfg"} for name, folder in weights.items()},
-        benchmarks={"shapes": {"source": "shapes", "seed": 1, "dev_per_skill": 2, "test_per_skill": 3}},
-        prompts={"candidates": 30, "per_request": 10},
-        filter={"keep": 8},
-        images={"drawing": DRAWING | {"guidance": 3.0}},
-        expert={"steps": 4, "checkpoint_every": 2, "batch": 4, "rank": 4},
-        evaluate={"drawing": DRAWING | {"guidance": 1.35}, "bootstrap": 200},
-    )
-    clone.run("git", "init", "--quiet", "--initial-branch=main")
-    clone.run("git", "config", "user.email", "test@example.org")
-    clone.run("git", "config", "user.name", "test")
-    clone.run("git", "add", "--all")
-    clone.run("git", "commit", "--quiet", "--message", "small settings")
-    clone.run("dvc", "pull", "-r", "starter", "pretrain", "pretrain_xl", "pretrain_mm")
+    clone = small(tmp_path_factory.mktemp("clone"))
     clone.run("dvc", "repro")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "a run")
@@ -317,37 +273,7 @@ def test_what_is_wrong_is_said_in_one_line_by_a_stage(clone):
 
 def test_images_are_chosen_drawn_again_preferred_and_experts_mixed(clone):
     """Two rounds of chosen images, pairs, gates over the experts: rows that `dvc repro` runs, and finds done."""
-    once = {
-        "source": "images",
-        "picker": "threshold",
-        "options": {"judge": "clip", "least": {"oracle": 0.01}},
-    }
-    params = clone.params()
-    clone.change(
-        images={"candidates": 2},
-        rate={"judges": ["oracle", "clip"]},
-        draws={
-            "again": {
-                "weights": "models/experts/round1",
-                "prompts": "data/questions",
-                "images": 2,
-                "first": 2,
-            }
-        },
-        picks={
-            "once": once,
-            "twice": {**once, "source": "drawn/again"},
-            "both": {"source": "images", "picker": "pairs", "options": {"judge": "clip"}},
-        },
-        experts={
-            **params["experts"],
-            "round1": {"data": "data/picked/once", "objective": "denoising"},
-            "round2": {"data": "data/picked/twice", "objective": "denoising"},
-            "preferred": {"data": "data/picked/both", "objective": "dpo", "options": {"beta": 100.0}},
-        },
-        mixtures={"gates": {"objective": "moe_gates", "experts": None}},
-        models={**params["models"], "gates": {"weights": "models/mixtures/gates", "guidance": "cfg"}},
-    )
+    chosen(clone)
     targets = ("select@round2", "select@preferred", "sample@gates-shapes")
     clone.run("dvc", "repro", *targets)
     drawn = [json.loads(line) for line in (clone.folder / "data/drawn/again/metadata.jsonl").open()]

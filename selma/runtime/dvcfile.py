@@ -63,25 +63,33 @@ def load_stage(root: Path, name: str) -> Stage:
     return stages[name]
 
 
-def in_order(stages: Mapping[str, Stage]) -> list[str]:
-    """The stages' names as `dvc repro` takes them: each after those whose outs it reads, depth first."""
+def needs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
+    """The stages that each stage needs: those that make one of its deps, what a dep lies in, or what lies in it."""
     makers = {
         out: name for name, stage in stages.items() for out in (*stage.outs, *stage.metrics, *stage.plots)
     }
+    return {
+        name: list(
+            dict.fromkeys(
+                maker
+                for dep in stage.deps
+                for out, maker in makers.items()
+                if out == dep or out.startswith(f"{dep}/") or dep.startswith(f"{out}/")
+            )
+        )
+        for name, stage in stages.items()
+    }
 
-    def needed(dep: str) -> Iterator[str]:
-        """The stages that make `dep`, what it lies in, or what lies in it."""
-        for out, name in makers.items():
-            if out == dep or out.startswith(f"{dep}/") or dep.startswith(f"{out}/"):
-                yield name
 
+def in_order(stages: Mapping[str, Stage]) -> list[str]:
+    """The stages' names as `dvc repro` takes them: each after those whose outs it reads, depth first."""
+    needed = needs(stages)
     found: dict[str, None] = {}
 
     def visit(name: str) -> None:
         if name not in found:
-            for dep in stages[name].deps:
-                for maker in needed(dep):
-                    visit(maker)
+            for other in needed[name]:
+                visit(other)
             found.setdefault(name)
 
     for name in stages:

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import timing, tracking
+from selma.runtime import finished, timing, tracking, work
 from selma.runtime.dvcfile import in_order, load_stages
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def run(main: Callable[..., None]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
         _say_where()
+        if options.get("shard", "1/1") == "1/1" and _taken():
+            return
         with timing.stage(name()), tracking.stage_run(name()):
             main(*arguments, **options)
     except UserError as error:
@@ -57,6 +59,19 @@ def run(main: Callable[..., None]) -> None:
         if (lacking := _lacking(error)) is None:
             raise
         _leave(f"error: {UserError(lacking)}; then run the same command again to resume", 2)
+
+
+def _taken() -> bool:
+    """Put back what this stage made before, where it ended and DVC had not written it down yet."""
+    finished.forget()
+    stages = load_stages(Path.cwd()) if finished.kept(name()) else {}
+    if name() not in stages:
+        return False
+    spec = stages[name()]
+    outs = [Path(out) for out in (*spec.outs, *spec.metrics, *spec.plots)]
+    if taken := finished.take(name(), work.stage_key(name()), outs):
+        print("done already: its outs are those of an earlier run of this very stage", flush=True)
+    return taken
 
 
 def _say_where() -> None:

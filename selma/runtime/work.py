@@ -12,22 +12,25 @@ exactly the run that would have made it, and by no other. Finished outs are put 
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
-import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from selma.ground.errors import UserError
-from selma.ground.files import TEMPORARY, folder_digest, temporary_of
-from selma.runtime import timing
+from selma.ground.files import folder_digest
+from selma.runtime import finished, timing
 from selma.runtime.dvcfile import load_stage, lookup
+from selma.runtime.outs import check_writable, publish, publish_all, remove, tidy
 from selma.runtime.places import home
 from selma.runtime.schema import load_yaml
+from selma.runtime.sound import drop_damaged
+
+__all__ = ["alone", "called", "folder", "publish", "publish_all", "stage_key"]
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
     spec = load_stage(Path.cwd(), stage)
     outs = [Path(out) for out in (*spec.outs, *spec.metrics, *spec.plots)]
     for out in outs:
-        _check_writable(out)
+        check_writable(out)
     lock = _lock(stage_home / f"{key}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     if lock is None:
         raise UserError(f"{stage}: another process is running it now; wait for it or stop it")
@@ -55,10 +58,23 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
             yield path
             return
         for out in outs:
-            _tidy(out)
+            tidy(out)
+        for damaged in drop_damaged(path):
+            print(f"warning: {damaged} was damaged, and is made again", file=sys.stderr, flush=True)
         yield path
+        finished.keep(stage, key, outs)
         _discard(path)
     _prune(stage_home)
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Be the only process of this repository that does `what`; raises UserError where another one does."""
+    lock = _lock(home() / ".work" / f"{what}.lock")
+    if lock is None:
+        raise UserError(f"{what}: another process is running it now; wait for it or stop it")
+    with lock:
+        yield
 
 
 @contextmanager
@@ -85,85 +101,6 @@ def stage_key(stage: str, root: Path | None = None) -> str:
         "params": {name: lookup(params, name) for name in spec.params},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def publish(source: Path, target: Path) -> None:
-    """Put one finished file or folder into place; see `publish_all`."""
-    publish_all({source: target})
-
-
-@timing.phase("writing")
-def publish_all(finished: Mapping[Path, Path]) -> None:
-    """Put finished files and folders {source: target} into place, replacing what is there; parent folders are created.
-
-    First each is laid beside its target, which may take a while, or fail for lack of space; then all are renamed, in
-    the mapping's order. Sources stay, as links to the same files: a run that is killed here does the last step again.
-    Temporary files of a writer that was killed are left out.
-    """
-    near = {Path(target): temporary_of(Path(target)) for target in finished.values()}
-    try:
-        for source, target in finished.items():
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            _tidy(Path(target))
-            _lay(Path(source), near[Path(target)])
-        for target, temporary in near.items():
-            _swap(temporary, target)
-    finally:
-        for temporary in near.values():
-            _remove(temporary)
-
-
-def _lay(source: Path, target: Path) -> None:
-    """The same files under another name; copies where a link cannot go (data/ on its own disk)."""
-    if source.is_dir():
-        ignored = shutil.ignore_patterns(f"{TEMPORARY}*")
-        shutil.copytree(source, target, symlinks=True, ignore=ignored, copy_function=_link)
-    else:
-        _link(source, target)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _swap(temporary: Path, target: Path) -> None:
-    old = _old(target)
-    if target.is_dir() and not target.is_symlink():
-        os.replace(target, old)
-    elif temporary.is_dir():
-        target.unlink(missing_ok=True)
-    os.replace(temporary, target)  # DVC may have linked what was there to its cache; the cache's copy stays
-    _remove(old)
-
-
-def _old(target: Path) -> Path:
-    return target.with_name(f".old-{target.name}")
-
-
-def _tidy(target: Path) -> None:
-    """Remove what killed runs left beside a target, under the names that they use today or used with a process id."""
-    left = [temporary_of(target), _old(target)]
-    left += [
-        path for path in target.parent.glob(f"{TEMPORARY}*-{glob.escape(target.name)}") if _of_process(path)
-    ]
-    for path in left:
-        _remove(path)
-
-
-def _of_process(path: Path) -> bool:
-    return path.name.removeprefix(TEMPORARY).split("-")[0].isdecimal()
-
-
-def _check_writable(out: Path) -> None:
-    """Raise UserError unless an out can be written: hours of work should not end in that."""
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    if not place.is_dir():
-        raise UserError(f"{out}: {place} is a file; it must be a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: {place} cannot be written to; it must be a folder that this user may change")
 
 
 def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> IO[str] | None:
@@ -202,14 +139,7 @@ def _prune(stage_home: Path) -> None:
 def _discard(path: Path) -> None:
     """Remove a work folder at one stroke: half of one, killed on the way, would be taken for unfinished work."""
     gone = path.with_name(f".gone-{path.name}")
-    _remove(gone)
+    remove(gone)
     if path.exists():
         os.replace(path, gone)
-        _remove(gone)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        remove(gone)

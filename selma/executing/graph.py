@@ -1,0 +1,93 @@
+"""DVC's own view of the pipeline: its graph, and what `dvc repro` would run of it when it comes to a stage."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from selma.ground.errors import UserError
+
+
+class Pipeline:
+    """The stages that `dvc repro TARGETS` would look at, by DVC's name, each with those that it needs.
+
+    Raises UserError for a dvc.yaml or a target that DVC does not take, and outside of a DVC repository.
+    """
+
+    def __init__(self, targets: Sequence[str] = ()) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+        from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        try:
+            self._repo = Repo()
+            graph = get_active_graph(self._repo.index.graph)
+            chosen = collect_stages(self._repo, targets) if targets else None
+            planned = plan_repro(graph, chosen)
+        except DvcException as error:
+            raise UserError(f"dvc: {error}") from None
+        self._stages: dict[str, Any] = {stage.addressing: stage for stage in planned}
+        self.needs: dict[str, list[str]] = {
+            stage.addressing: [needed.addressing for needed in graph.successors(stage)] for stage in planned
+        }
+
+    def height(self) -> dict[str, int]:
+        """How many stages follow each one at most, one after another: those with many should begin first."""
+        followers: dict[str, list[str]] = {name: [] for name in self.needs}
+        for name, needed in self.needs.items():
+            for other in needed:
+                followers[other].append(name)
+        found: dict[str, int] = {}
+        for name in reversed(self.needs):  # DVC's order: each after what it needs
+            found[name] = max((found[other] + 1 for other in followers[name]), default=0)
+        return found
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Keep DVC's other commands off every out meanwhile, as a running `dvc repro` does: they name this process.
+
+        Raises UserError where one of them is at work.
+        """
+        from dvc.lock import LockError
+        from dvc.rwlock import rwlock
+
+        repo = self._repo
+        outs = [out.fs_path for stage in self._stages.values() for out in stage.outs if not stage.frozen]
+        hardlink = repo.config["core"].get("hardlink_lock", False)
+        try:
+            with rwlock(repo.tmp_dir, repo.fs, " ".join(sys.argv), [], outs, hardlink):
+                yield
+        except LockError as error:
+            raise UserError(f"dvc: {' '.join(str(error).split())}") from None
+
+    def outdated(self, name: str) -> bool:
+        """Whether `dvc repro`, coming to this stage now, would run its command.
+
+        As it does, what its run cache has is brought instead. Frozen stages never run. Raises UserError where DVC
+        cannot say, and while another DVC command holds the repository.
+        """
+        from dvc.exceptions import DvcException
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        stage = self._stages[name]
+        if stage.frozen or not stage.cmd:
+            return False
+        try:
+            with self._repo.lock:
+                if not stage.changed():
+                    return False
+                try:
+                    self._repo.stage_cache.restore(stage)
+                except RunCacheNotFoundError:
+                    return True
+                return False
+        except DvcException as error:
+            raise UserError(f"dvc: {name}: {' '.join(str(error).split())}") from None
+
+    def command(self, name: str) -> str:
+        """The command of a stage, templates resolved."""
+        return str(self._stages[name].cmd)

@@ -1,0 +1,68 @@
+"""Units as tasks of a Ray cluster whose nodes share this folder; without an address, of one that starts here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selma.executing.units import LOST, Handle, Unit, number_of, run_unit
+from selma.ground.errors import UserError
+
+
+@dataclass
+class _Task:
+    ray: Any
+    reference: Any
+
+    def poll(self) -> int | None:
+        ready, _ = self.ray.wait([self.reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            return int(self.ray.get(self.reference))
+        except self.ray.exceptions.RayError:  # the worker or its node died
+            return LOST
+
+    def stop(self) -> None:
+        self.ray.cancel(self.reference, force=True)
+
+
+class Ray:
+    """Tasks of a Ray cluster."""
+
+    def __init__(self, workers: int, settings: Mapping[str, str]) -> None:
+        """`settings`: address (default: RAY_ADDRESS, else a cluster of this machine), num_cpus and num_gpus of each
+        unit (default: 1 and 0). Raises UserError for others, without Ray, and where no cluster answers."""
+        if unknown := set(settings) - {"address", "num_cpus", "num_gpus"}:
+            raise UserError(
+                f"--set {sorted(unknown)[0]}; the executor ray has address, num_cpus and num_gpus"
+            )
+        try:
+            import ray
+        except ImportError:
+            raise UserError("the executor ray needs its package: pip install ray") from None
+        cpus, cards = number_of(settings, "num_cpus", 1, 1), number_of(settings, "num_gpus", 0)
+        address = settings.get("address") or os.environ.get("RAY_ADDRESS")
+        # Tasks import selma from this folder. A cluster of one's own gets a slot for each worker.
+        own = {"address": address} if address else {"num_cpus": workers * cpus, "include_dashboard": False}
+        try:
+            ray.init(runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}, log_to_driver=False, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"--set address: ray says: {' '.join(str(error).split())[:300]}") from None
+        self.ray, self.tasks = ray, []
+        self.run = ray.remote(run_unit).options(num_cpus=cpus, num_gpus=cards, max_retries=0)
+
+    def start(self, units: Sequence[Unit]) -> list[Handle]:
+        """Hand units to the cluster."""
+        started = [_Task(self.ray, self.run.remote(unit)) for unit in units]
+        self.tasks += started
+        return list(started)
+
+    def close(self) -> None:
+        """Cancel what still runs, and leave the cluster."""
+        for task in self.tasks:
+            if task.poll() is None:
+                task.stop()
+        self.ray.shutdown()

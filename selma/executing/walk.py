@@ -1,0 +1,148 @@
+"""Run what is out of date, each stage as soon as what it needs is there; a unit that is lost is run again."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from selma.executing.units import Executor, Handle, Unit, last_line
+from selma.ground.errors import UserError
+
+LOGS = Path(".work/parallel")
+KILLED = (137, 143)  # how a shell tells of a command that SIGKILL or SIGTERM ended
+PAUSE = 0.05  # seconds between looks at what runs
+
+
+class Graph(Protocol):
+    """What a walk needs to know of a pipeline; graph.py has DVC's."""
+
+    needs: Mapping[str, list[str]]
+
+    def height(self) -> Mapping[str, int]: ...
+
+    def outdated(self, name: str) -> bool: ...
+
+    def command(self, name: str) -> str: ...
+
+
+@dataclass
+class Walk:
+    """One walk over a pipeline. `seconds` has each unit's time once it has ended well, waiting for a place included."""
+
+    graph: Graph
+    executor: Executor
+    workers: int  # units at once
+    shards: int = 1  # parts of a stage that can be drawn in parts
+    tries: int = 3  # of a unit that is lost
+    logs: Path = LOGS
+    say: Callable[[str], None] = print
+    clock: Callable[[], float] = time.monotonic
+    rest: Callable[[], None] = lambda: time.sleep(PAUSE)  # until it is worth a look at what runs
+    seconds: dict[str, float] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)  # stages, in the order in which they ended
+    _done: set[str] = field(default_factory=set)
+    _queue: list[Unit] = field(default_factory=list)  # ready, but without a place
+    _running: dict[Unit, tuple[Handle, float]] = field(default_factory=dict)
+    _parts: dict[str, int] = field(default_factory=dict)  # shards that a stage waits for
+    _lost: Counter[Unit] = field(default_factory=Counter)
+    _failed: str = ""
+
+    def run(self) -> list[str]:
+        """Walk to the end; the stages that ran, in the order in which they ended.
+
+        Raises UserError once a stage fails by itself or a unit is lost `tries` times; what runs then is waited for.
+        """
+        waiting, height = list(self.graph.needs), self.graph.height()
+        while waiting or self._queue or self._running:
+            if self._failed and not self._running:
+                raise UserError(f"{self._failed}; the same command goes on from here")
+            if not self._failed:
+                for name in [name for name in waiting if self._done.issuperset(self.graph.needs[name])]:
+                    waiting.remove(name)
+                    self._consider(name)
+                self._queue.sort(key=lambda unit: -height[unit.stage])  # stable: DVC's order among equals
+                self._start()
+            for unit, (handle, _) in list(self._running.items()):
+                if (code := handle.poll()) is not None:
+                    self._ended(unit, code)
+            if self._running:
+                self.rest()
+        if self._failed:
+            raise UserError(f"{self._failed}; the same command goes on from here")
+        return self.ran
+
+    def _consider(self, name: str) -> None:
+        """A stage whose needs are there: its units, if DVC would run it."""
+        if not self.graph.outdated(name):
+            self._done.add(name)
+            return
+        *parts, whole = self._units(name)
+        self._parts[name] = len(parts)
+        self._queue += parts or [whole]
+
+    def _start(self) -> None:
+        """Give free places to the first units of the queue."""
+        free = self.workers - len(self._running)
+        starting, self._queue = self._queue[:free], self._queue[free:]
+        if not starting:
+            return
+        for unit, handle in zip(starting, self.executor.start(starting), strict=True):
+            self._running[unit] = handle, self.clock()
+            self.say(f"{unit.name}: begins ({len(self._running)} running)")
+
+    def _ended(self, unit: Unit, code: int) -> None:
+        """What follows from a unit's end."""
+        _, began = self._running.pop(unit)
+        if code == 0:
+            self.seconds[unit.name] = self.clock() - began
+            self.say(f"{unit.name}: {self.seconds[unit.name]:.1f} s")
+            if unit.name == unit.stage:
+                self._done.add(unit.stage)
+                self.ran.append(unit.stage)
+                return
+            self._parts[unit.stage] -= 1
+            if self._parts[unit.stage] == 0:  # it gathers them
+                self._queue.append(self._unit(unit.stage))
+            return
+        killed = code < 0 or code in KILLED
+        self._lost[unit] += killed
+        if killed and self._lost[unit] < self.tries:
+            self.say(f"{unit.name}: lost, it runs again")
+            self._queue.append(unit)
+        elif not self._failed:
+            said = last_line(unit.log).removeprefix("error: ")
+            why = f"was killed {self.tries} times, at last after saying" if killed else "failed:"
+            self._failed = f"{unit.name} {why} {said or 'nothing'} ({unit.log} has all)"
+            if self._running:
+                self.say(f"{unit.name} failed; waiting for {len(self._running)} that run")
+
+    def _units(self, name: str) -> Iterator[Unit]:
+        """The shards of a stage, if it has any, then the stage."""
+        if self.shards > 1 and sharded(self.graph.command(name)):
+            for part in range(1, self.shards + 1):
+                yield self._unit(name, f"{part}/{self.shards}")
+        yield self._unit(name)
+
+    def _unit(self, name: str, shard: str = "") -> Unit:
+        words = shlex.split(self.graph.command(name))[1:]
+        self.logs.mkdir(parents=True, exist_ok=True)
+        title = f"{name} {shard}".rstrip()
+        log = self.logs.absolute() / f"{title.replace(' ', '.').replace('/', '-')}.log"
+        with suppress(FileNotFoundError):  # of an earlier walk
+            log.unlink()
+        return Unit(title, name, (*words, *(["--shard", shard] if shard else [])), str(Path.cwd()), str(log))
+
+
+def sharded(command: str) -> bool:
+    """Whether a stage's script takes `--shard`; it is read, not imported."""
+    module = shlex.split(command)[2]
+    tree = ast.parse(Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+    mains = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    return any(argument.arg == "shard" for main in mains for argument in main.args.args)

@@ -1,0 +1,85 @@
+"""The outs of a stage that has ended, kept until DVC has written them down.
+
+DVC deletes a stage's outs before it runs its command, and writes dvc.lock some time after it: hashing what hours have
+made takes a while, and a run that is killed in it would make all of it again. And `python -m selma.parallel` runs the
+commands before DVC does. So a stage leaves here what it made, as links to the same files, in
+`.work/finished/<stage>/<key>/`, with the key of work.py: other code, params or deps are another key. The same stage,
+started again, puts that back. It goes as soon as the next stage of the same `dvc repro` begins: DVC has it then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from selma.ground.files import folder_digest, write_json, write_text
+from selma.runtime.outs import lay, publish_all, remove
+from selma.runtime.parent import PARALLEL, starter
+from selma.runtime.places import home
+
+FOLDER = ".work/finished"
+_DIGESTS, _OWNER = "outs.json", "owner"
+
+
+def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
+    """Keep a stage's outs as they lie in the workspace; what was kept of it before goes.
+
+    Does nothing for a stage that neither DVC nor `selma.parallel` started: nobody will ask for it. Nor does it fail: it
+    only spares work.
+    """
+    if (owner := starter()) is None:
+        return
+    place = home() / FOLDER / stage
+    new = place / f".new-{key}"
+    with suppress(OSError):
+        remove(place)
+        new.mkdir(parents=True)
+        digests = {}
+        for number, out in enumerate(outs):
+            lay(out, new / str(number))
+            digests[str(out)] = folder_digest(out)
+        write_json(new / _DIGESTS, digests)
+        write_text(place / _OWNER, owner)
+        os.replace(new, place / key)
+
+
+def kept(stage: str) -> bool:
+    """Whether anything is kept of a stage."""
+    return (home() / FOLDER / stage).is_dir()
+
+
+def take(stage: str, key: str, outs: Sequence[Path]) -> bool:
+    """Put back what is kept of a stage under this key; False where there is nothing, or not all of it."""
+    place = home() / FOLDER / stage
+    if not _whole(place / key, outs):
+        return False
+    publish_all({place / key / str(number): out for number, out in enumerate(outs)})
+    if owner := starter():
+        with suppress(OSError):
+            write_text(place / _OWNER, owner)
+    return True
+
+
+def forget() -> None:
+    """Drop what DVC has written down: what stages of this `dvc repro` have left, as it runs one after another, and
+    what earlier ones had left before dvc.lock was last written."""
+    owner = starter()
+    if owner is None or not os.environ.get("DVC_STAGE"):
+        return
+    with suppress(OSError):
+        written = Path("dvc.lock").stat().st_mtime_ns
+        for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
+            whose = file.read_text(encoding="utf-8")
+            if whose == owner or (whose != PARALLEL and file.stat().st_mtime_ns < written):
+                remove(file.parent)
+
+
+def _whole(folder: Path, outs: Sequence[Path]) -> bool:
+    """Whether every out is there with the bytes that it was kept with: a file may have been changed in place since."""
+    with suppress(OSError, ValueError):
+        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        return digests == {str(out): folder_digest(folder / str(number)) for number, out in enumerate(outs)}
+    return False
