@@ -9,7 +9,6 @@ Stages run as `python -m stages.X` does; the frozen `pretrain` is not run, its o
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ CODE = ("selma", "stages", "data/skills", "dvc.yaml", "params.yaml", "models/bac
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the pipeline; exit code 2 with one line for bad input, or if a stage fails."""
-    parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.stages", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the copy goes; must not exist")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once (default: 1)")
     parser.add_argument(

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from selma.ground.errors import UserError
 
 PATIENCE = 3.0  # seconds for cleaning up, after which Ctrl-C is raised again
 _ALARM = hasattr(signal, "setitimer")  # not on Windows
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, which says in one line what is wrong with the arguments, and how to call the command where one
+    is missing or unknown; exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        one = message.startswith("argument ")  # one argument has a wrong value, and the message says which
+        usage = "" if one else f"; {self.format_usage()}"
+        self.exit(2, " ".join(f"error: {message.removeprefix('argument ')}{usage}".split()) + "\n")
 
 
 def said(error: UserError | OSError) -> str:
