@@ -16,17 +16,15 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from selma.ground.errors import UserError, first_line
 from selma.runtime import timing, tracking
 from selma.runtime.dvcfile import in_order, load_stages
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from selma.runtime.progress import show
 
 T = TypeVar("T")
 
@@ -89,32 +87,12 @@ def progress(iterable: Iterable[T], total: int | None = None, label: str = "", u
 
     With a `unit` (steps, answers), items and the seconds of work that they took are kept as well (timing.py).
     """
-    bar = _tqdm(total, label, unit, iterable=iterable)
-    if not unit:
-        yield from bar
-        return
-    with timing.counting(unit) as done:
-        for item in bar:
+    counted = timing.counting(unit) if unit else nullcontext(lambda number: None)
+    with counted as done, show(total, label or name(), unit) as shown:
+        for item in iterable:
             yield item
+            shown.update(1)
             done(1)
-
-
-def _tqdm(total: int | None, label: str, unit: str, **options: Any) -> tqdm:
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    interval = 0.2 if terminal else 30.0
-    return tqdm(
-        total=total,
-        desc=label or name(),
-        file=sys.stderr,
-        mininterval=interval,
-        maxinterval=max(interval, 10.0),
-        dynamic_ncols=terminal,
-        leave=False,
-        **({"unit": f" {unit}"} if unit else {}),
-        **options,
-    )
 
 
 @contextmanager
@@ -131,12 +109,9 @@ def bar(
             added += items
             shown.update(items)
 
-    with timing.counting(unit) as count, _tqdm(total, label, unit, initial=done, bar_format=_WHOLE) as shown:
+    with timing.counting(unit) as count, show(total, label or name(), unit, done, parts=True) as shown:
         yield advance
         count(round(added))
-
-
-_WHOLE = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
