@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from selma.ground.errors import UserError
+from selma.runtime import unread
 
 PATIENCE = 3.0  # seconds for cleaning up, after which Ctrl-C is raised again
 _ALARM = hasattr(signal, "setitimer")  # not on Windows
@@ -52,7 +53,8 @@ def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
     before = signal.signal(signal.SIGINT, stop)
     alarm = signal.signal(signal.SIGALRM, stop) if _ALARM else None
     try:
-        work()
+        with unread.noted():
+            work()
     except BaseException as error:
         if _ALARM:
             signal.setitimer(signal.ITIMER_REAL, 0)

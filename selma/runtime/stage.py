@@ -15,14 +15,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import timing, tracking
+from selma.runtime import timing, tracking, unread
 from selma.runtime.dvcfile import in_order, load_stages
 from selma.runtime.progress import show
 
@@ -45,7 +45,7 @@ def run(main: Callable[..., None]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
         _say_where()
-        with timing.stage(name()), tracking.stage_run(name()):
+        with timing.stage(name()), tracking.stage_run(name()), unread.noted(_row_of):
             main(*arguments, **options)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -55,6 +55,15 @@ def run(main: Callable[..., None]) -> None:
         if (lacking := _lacking(error)) is None:
             raise
         _leave(f"error: {UserError(lacking)}; then run the same command again to resume", 2)
+
+
+def _row_of(texts: Collection[str]) -> str | None:
+    """The id of the first row with one of these texts among what the stage reads."""
+    with suppress(UserError, KeyError):
+        if Path("dvc.yaml").is_file():
+            deps = load_stages(Path.cwd())[name()].deps
+            return unread.row_of([Path(dep) for dep in deps if dep.startswith("data/")], texts)
+    return None
 
 
 def _say_where() -> None:
