@@ -1,4 +1,4 @@
-"""Arguments of measurements: numbers in their range, or argparse's one line and exit code 2."""
+"""Arguments of measurements: numbers in their range, or one line and exit code 2."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from the size before (n to that power), and the process's peak memory, prompts a
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import sys
@@ -27,6 +26,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from bench._arguments import at_least
 from bench._captions import captions
 from selma.prompts.diversity import DiversityFilter
+from selma.runtime import command
 from selma.shapes.world.language import STYLES, describe
 from selma.shapes.world.scene import sample_scene
 from selma.shapes.world.writer import KINDS
@@ -35,7 +35,7 @@ THRESHOLD = 0.8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.filter", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.filter", description=__doc__.splitlines()[0])
     parser.add_argument("prompts", type=at_least(1), nargs="?", default=300, help="how many (default: 300)")
     parser.add_argument("--text", choices=TEXTS, default="shapes", help="what kind (default: shapes)")
     parser.add_argument(

@@ -10,7 +10,6 @@ chat model's trial of a shared prefix) is not counted. Exits 1 when answers diff
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from selma.ground.items import Item, Question
 from selma.judging.generation import Reader
 from selma.judging.many import Row, ask_all, rate_all
 from selma.judging.pixels import cut_square
+from selma.runtime import command
 from selma.runtime.devices import device_name
 from selma.runtime.places import JUDGE_CARD
 from selma.shapes.reading.oracle import Oracle
@@ -53,7 +53,7 @@ Measured = Callable[[Sequence[Shot]], Found]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.judge", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.judge", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=at_least(1), default=16, help="how many (default: 16)")
     parser.add_argument("--questions", type=at_least(1), default=6, help="about each image (default: 6)")
     parser.add_argument(

@@ -8,7 +8,6 @@ than rounding.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 
@@ -31,7 +30,7 @@ SHAPES = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.linear", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.linear", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--repeats", type=at_least(1), default=50, help="of which the fastest counts (default: 50)"
     )

@@ -43,7 +43,7 @@ HEADINGS = ["", "batch", "parts", "activations", "s", "GiB", "hours"]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.memory", description=__doc__.splitlines()[0])
     parser.add_argument("profile", choices=SIZES)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")

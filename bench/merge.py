@@ -37,7 +37,7 @@ FEW = {"searched": {"evaluations": 3}}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.merge", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.merge", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="sdxl-1024", help="default: sdxl-1024")
     parser.add_argument("--rank", type=at_least(1), default=128)
     parser.add_argument("--experts", type=at_least(1), default=5)

@@ -34,7 +34,7 @@ from selma.runtime.params import Drawing
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.sample", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.sample", description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", type=Path, default=Path("models/backbones/shapes"))
     parser.add_argument("--size", choices=SIZES, help="random weights of this size, instead of a backbone")
     parser.add_argument("--device", default="cpu")

@@ -36,7 +36,7 @@ PRETRAINED = ("models/backbones", "models/clip")
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; exit code 2 with one line for bad input, or if a run fails."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.scale", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the copies go; must not exist")
     parser.add_argument(
         "--workers", type=at_least(1), nargs="+", default=[1, 2], help="units at once (default: 1 2)"

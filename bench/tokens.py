@@ -73,7 +73,7 @@ SIZES: dict[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.tokens", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.tokens", description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", type=Path, default=Path("models/backbones/shapes_mm"))
     parser.add_argument("--size", choices=SIZES, help="random weights of this size, instead of a backbone")
     parser.add_argument("--device", default="cpu")

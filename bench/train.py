@@ -52,7 +52,7 @@ WORDS = tuple("a red blue green circle square star on the left right of two thre
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.train", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m bench.train", description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", type=Path, default=Path("models/backbones/shapes"))
     parser.add_argument("--size", choices=SIZES, help="random weights of this size, instead of a backbone")
     parser.add_argument("--device", default="cpu")

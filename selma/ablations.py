@@ -18,7 +18,6 @@ writes  metrics/ablations.csv       every row at both points: score, gains with 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -66,16 +65,12 @@ SHOWN = ("row", "point", "guidance", "score", "gain", "low", "high", "seeds")  #
 
 def main(arguments: list[str] | None = None) -> int:
     """Compute the table; exit code 2 with one line for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m selma.ablations", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.ablations", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows to compute (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="some of the table's seeds")
     parser.add_argument("--page", choices=PAGES, help="the rows of one page, which is written")
     parser.add_argument("--at", type=float, metavar="GUIDANCE", help="another guidance to examine at")
     given = parser.parse_args(arguments)
-    if given.page and (given.rows or given.seeds or given.at is not None):
-        parser.error("--page computes all rows of a page with all seeds; leave out --rows, --seeds and --at")
-    if given.at is not None and not 0 <= given.at <= MOST_GUIDANCE:
-        parser.error(f"--at: {given.at:g}; allowed: 0 to {MOST_GUIDANCE:g}")
     return command.run(
         lambda: _main(given.rows, given.seeds, given.page, given.at),
         interrupted="interrupted: run the same command again to resume",
@@ -85,6 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(
     names: list[str] | None, seeds: list[int] | None, page: str | None = None, at: float | None = None
 ) -> None:
+    if page and (names or seeds or at is not None):
+        raise UserError(
+            "--page computes all rows of a page with all seeds; leave out --rows, --seeds and --at"
+        )
+    if at is not None and not 0 <= at <= MOST_GUIDANCE:
+        raise UserError(f"--at: {at:g}; allowed: 0 to {MOST_GUIDANCE:g}")
     table = load_table()
     wanted = _seeds(table, seeds)
     names = on_page(table, page) if page else names

@@ -58,7 +58,7 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selma.draw", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.draw", description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
     parser.add_argument(
         "--models",

@@ -10,7 +10,6 @@ writes  exports/<profile>-<name>-<format>/   the weights, README.md, sample imag
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from selma.runtime.params import load_params
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selma.export", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.export", description=__doc__.splitlines()[0])
     parser.add_argument(
         "name",
         nargs="?",

@@ -38,7 +38,7 @@ EXECUTORS: Mapping[str, Callable[[int, Mapping[str, str]], Executor]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the walk, then `dvc repro`; exit code 2 with one line for bad input and where a stage fails."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m selma.parallel",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

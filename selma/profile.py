@@ -13,7 +13,6 @@ switching from one profile to another leaves nothing of the first.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,7 +85,7 @@ def _changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Overlay the named profile; exit code 2 with one line if that fails."""
-    parser = argparse.ArgumentParser(prog="python -m selma.profile", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.profile", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="a file of profiles/, without .yaml")
     parser.add_argument("--dry-run", action="store_true", help="only say what would change")
     given = parser.parse_args(arguments)

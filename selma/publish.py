@@ -26,7 +26,7 @@ from selma.runtime.params import Params, load_params
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selma.publish", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.publish", description=__doc__.splitlines()[0])
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a LoRA (default: the first merge), or skills with --dataset"
     )

@@ -46,8 +46,8 @@ def main() -> None:
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m selma.rate", description=__doc__.splitlines()[0])
+def _parser() -> command.Parser:
+    parser = command.Parser(prog="python -m selma.rate", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs=2, metavar="MODEL", help="two rows of `models`")
     parser.add_argument("--benchmark", metavar="NAME", help="default: the first of evaluate.benchmarks")
     parser.add_argument("--pairs", type=int, metavar="N", help="at most so many prompts, chosen at random")

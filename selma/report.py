@@ -12,7 +12,6 @@ writes  report.html, or what --out names
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ REPORT = "data/report"  # out of stage report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selma.report", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.report", description=__doc__.splitlines()[0])
     parser.add_argument(
         "runs", nargs="+", metavar="REV", help="commits or experiments; `workspace`: what lies here"
     )

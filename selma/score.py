@@ -57,8 +57,8 @@ def _main(arguments: argparse.Namespace) -> None:
     print(json.dumps(arguments.score(arguments), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m selma.score", description=__doc__.splitlines()[0])
+def _parser() -> command.Parser:
+    parser = command.Parser(prog="python -m selma.score", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(
         dest="benchmark", required=True, metavar="{dsg,tifa,hps,dpg,geneval,geneval2,compbench}"
     )
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: Any, name: str, score: Any, description: str, annotations: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, score: Any, description: str, annotations: str) -> command.Parser:
     parser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(score=score)
     parser.add_argument("answers", type=Path, metavar="SCORES" if name == "hps" else "ANSWERS")

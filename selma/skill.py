@@ -35,7 +35,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> int:
     """Add the skill; exit code 2 with one line if that fails."""
-    parser = argparse.ArgumentParser(prog="python -m selma.skill", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.skill", description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--description", help="what the prompts are about; writes the skill file")
     parser.add_argument("--rule", action="append", default=[], help="a rule for the LLM; may be repeated")

@@ -9,7 +9,6 @@ reads   metrics/eval.json; with --beside that of the last commit and metrics/stu
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from selma.reporting import committed, table
@@ -18,7 +17,7 @@ from selma.runtime import command
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selma.table", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.table", description=__doc__.splitlines()[0])
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print Markdown, as in the README")
     form.add_argument("--beside", action="store_true", help="the committed run beside this one")

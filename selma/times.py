@@ -60,7 +60,7 @@ def _rates(row: Times) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; exit code 2 with one line where nothing was measured yet."""
-    parser = argparse.ArgumentParser(prog="python -m selma.times", description=__doc__.splitlines()[0])
+    parser = command.Parser(prog="python -m selma.times", description=__doc__.splitlines()[0])
     parser.add_argument("--wall", type=_seconds, metavar="SECONDS", help="what the whole run took")
     parser.add_argument("--totals", action="store_true", help="the sums alone")
     given = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from selma.runtime import command
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(path.stem for path in (ROOT / "selma").glob("[!_]*.py"))
+MEASUREMENTS = sorted(path.stem for path in (ROOT / "bench").glob("[!_]*.py"))
 
 
 def raising(error: BaseException):
@@ -75,6 +77,54 @@ def test_a_bug_keeps_its_traceback_and_an_exit_its_code():
         command.run(lambda: 1 / 0)
     with pytest.raises(SystemExit):
         command.run(raising(SystemExit(3)))
+
+
+def refused(monkeypatch, capsys, name: str, *arguments: str) -> str:
+    """What `python -m name` says as it leaves with 2."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is also pytest's
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    said = capsys.readouterr()
+    assert left.value.code == 2 and said.out == ""
+    return said.err
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"selma.{name}" for name in COMMANDS if name != "dvc"),  # that is DVC's own
+        *(f"bench.{name}" for name in MEASUREMENTS),
+        "stages.select",
+    ],
+)
+def test_an_unknown_option_is_one_line_that_says_how_to_call_it(name, monkeypatch, capsys):
+    line = refused(monkeypatch, capsys, name, "--no-such-option")
+    assert line.count("\n") == 1 and line.endswith("\n")
+    assert f"usage: python -m {name}" in line
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["report"],
+            "error: the following arguments are required: REV; "
+            "usage: python -m selma.report [-h] [--out OUT] REV [REV ...]",
+        ),
+        (
+            ["table", "a\nb"],
+            "error: unrecognized arguments: a b; usage: python -m selma.table [-h] [--markdown | --beside]",
+        ),
+        (["score", "dsg", "x.csv", "--seed", "a"], "error: --seed: invalid int value: 'a'"),
+        (["times", "--wall", "-4"], "error: --wall: '-4'; it must be seconds, 0 or more"),
+        (["publish", "--to"], "error: --to: expected one argument"),
+    ],
+)
+def test_arguments_that_are_missing_or_wrong_are_one_line(words, line, monkeypatch, capsys):
+    assert refused(monkeypatch, capsys, f"selma.{words[0]}", *words[1:]) == f"{line}\n"
 
 
 def test_every_command_and_stage_explains_itself():

@@ -5,6 +5,7 @@ import torch
 
 from selma.backbones import conditioning
 from selma.backbones.loading import load_pipeline
+from selma.runtime import unread
 
 TEXTS = ["a red circle", "", "two blue squares on a black background"]
 BACKBONES = ["tiny_backbone", "tiny_sdxl", "tiny_sdxl_v"]
@@ -33,6 +34,18 @@ def test_texts_are_what_the_pipeline_itself_encodes(pipe):
     if len(theirs) == 4:
         torch.testing.assert_close(ours.pooled[[0, 2]], theirs[2][[0, 2]])
         torch.testing.assert_close(ours.pooled[1], theirs[3][1])
+
+
+def test_a_text_that_is_cut_is_said_once_whatever_the_batches_and_encoders(pipe, capfd):
+    texts = [*TEXTS, "b" * 80, *TEXTS]
+    with unread.noted():
+        noted = conditioning.encode_texts(pipe, texts, batch=2)
+        conditioning.encode_texts(pipe, texts)
+    assert capfd.readouterr().err == (
+        "warning: 1 prompt is longer than the text encoder's 77 tokens; what is beyond is not read "
+        f"(first: '{'b' * 40}...')\n"
+    )
+    assert torch.equal(noted.states, conditioning.encode_texts(pipe, texts, batch=2).states)
 
 
 def test_only_sdxl_has_pooled_states_and_time_ids(tiny_backbone, tiny_sdxl):

@@ -175,6 +175,21 @@ def test_an_option_that_is_none_is_the_usage(project):
     assert done.stderr == "usage: python -m stages.images SKILL [--shard SHARD]\n"
 
 
+def test_prompts_that_the_text_encoder_cuts_are_one_line(project):
+    """This backbone's tokens are letters; CLIP's first and last token count, too."""
+    root = project("project")
+    texts = [*PROMPTS, "a" * 76, "b" * 75, "c" * 300]
+    rows = [{"id": prompt_id("count", text), "text": text} for text in texts]
+    write_jsonl(root / "data/filtered/count/prompts.jsonl", rows)
+    command = [sys.executable, "-m", "stages.images", "count"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: 2 prompts are longer than the text encoder's 77 tokens; what is beyond is not read "
+        f"(first: {prompt_id('count', 'a' * 76)})\n"
+    )
+
+
 def test_datasets_opens_it_as_an_imagefolder(project, monkeypatch, tmp_path):
     import datasets
 

@@ -127,6 +127,56 @@ def test_progress_passes_everything_through(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
+QUICK = """
+    for _ in stage.progress(range(3), 3, "toy", "steps"):
+        pass
+    with stage.bar(3, 1, "toy") as advance:
+        advance(1.5)
+    print("done")
+"""
+
+
+def test_without_a_terminal_nothing_is_said_of_quick_work(start) -> None:
+    assert start(QUICK.strip(), "count").communicate() == ("stage toy@count\ndone\n", "")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch):
+    """A function that lets seconds pass."""
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    return wait
+
+
+def test_without_a_terminal_progress_is_a_whole_line_each_half_minute(clock, capsys) -> None:
+    for _ in stage.progress(range(10), 10, "toy", "steps"):
+        clock(10)
+    for _ in stage.progress(iter(range(2)), label="odd"):
+        clock(3600)
+    assert capsys.readouterr().err.splitlines(keepends=True) == [
+        "toy: 3 of 10 steps, 0:00:30 so far, 0:01:10 to go\n",
+        "toy: 6 of 10 steps, 0:01:00 so far, 0:00:40 to go\n",
+        "toy: 9 of 10 steps, 0:01:30 so far, 0:00:10 to go\n",
+        "odd: 1, 1:00:00 so far\n",
+        "odd: 2, 2:00:00 so far\n",
+    ]
+
+
+def test_a_resumed_stage_reckons_with_what_it_did_itself(clock, capsys) -> None:
+    with stage.bar(8, 2, "toy") as advance:
+        for _ in range(12):
+            clock(16)
+            advance(0.5)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "toy: 3 of 8 images, 0:00:32 so far, 0:02:40 to go"
+    assert last == "toy: 8 of 8 images, 0:03:12 so far"
+
+
 def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
     """Tracking reads the params as well, and must leave the complaint to the stage."""
     root = Path(__file__).parents[1]

@@ -49,7 +49,7 @@ STAGES = [
     "model@merged",
     "sample@merged-shapes",
     "answer@merged-shapes",
-    "prefer@clip-merged",
+    "prefer@clip-merged-shapes",
     "evaluate",
     "report",
 ]

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from selma.ground.errors import UserError
+from selma.runtime import unread
 
 PATIENCE = 3.0  # seconds for cleaning up, after which Ctrl-C is raised again
 _ALARM = hasattr(signal, "setitimer")  # not on Windows
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, which says in one line what is wrong with the arguments, and how to call the command where one
+    is missing or unknown; exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        one = message.startswith("argument ")  # one argument has a wrong value, and the message says which
+        usage = "" if one else f"; {self.format_usage()}"
+        self.exit(2, " ".join(f"error: {message.removeprefix('argument ')}{usage}".split()) + "\n")
 
 
 def said(error: UserError | OSError) -> str:
@@ -40,7 +53,8 @@ def run(work: Callable[[], object], interrupted: str = "interrupted") -> int:
     before = signal.signal(signal.SIGINT, stop)
     alarm = signal.signal(signal.SIGALRM, stop) if _ALARM else None
     try:
-        work()
+        with unread.noted():
+            work()
     except BaseException as error:
         if _ALARM:
             signal.setitimer(signal.ITIMER_REAL, 0)

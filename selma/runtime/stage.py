@@ -15,18 +15,16 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import finished, timing, tracking, work
+from selma.runtime import finished, timing, tracking, unread, work
 from selma.runtime.dvcfile import in_order, load_stages
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from selma.runtime.progress import show
 
 T = TypeVar("T")
 
@@ -49,7 +47,7 @@ def run(main: Callable[..., None]) -> None:
         _say_where()
         if options.get("shard", "1/1") == "1/1" and _taken():
             return
-        with timing.stage(name()), tracking.stage_run(name()):
+        with timing.stage(name()), tracking.stage_run(name()), unread.noted(_row_of):
             main(*arguments, **options)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -72,6 +70,15 @@ def _taken() -> bool:
     if taken := finished.take(name(), work.stage_key(name()), outs):
         print("done already: its outs are those of an earlier run of this very stage", flush=True)
     return taken
+
+
+def _row_of(texts: Collection[str]) -> str | None:
+    """The id of the first row with one of these texts among what the stage reads."""
+    with suppress(UserError, KeyError):
+        if Path("dvc.yaml").is_file():
+            deps = load_stages(Path.cwd())[name()].deps
+            return unread.row_of([Path(dep) for dep in deps if dep.startswith("data/")], texts)
+    return None
 
 
 def _say_where() -> None:
@@ -104,32 +111,12 @@ def progress(iterable: Iterable[T], total: int | None = None, label: str = "", u
 
     With a `unit` (steps, answers), items and the seconds of work that they took are kept as well (timing.py).
     """
-    bar = _tqdm(total, label, unit, iterable=iterable)
-    if not unit:
-        yield from bar
-        return
-    with timing.counting(unit) as done:
-        for item in bar:
+    counted = timing.counting(unit) if unit else nullcontext(lambda number: None)
+    with counted as done, show(total, label or name(), unit) as shown:
+        for item in iterable:
             yield item
+            shown.update(1)
             done(1)
-
-
-def _tqdm(total: int | None, label: str, unit: str, **options: Any) -> tqdm:
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    interval = 0.2 if terminal else 30.0
-    return tqdm(
-        total=total,
-        desc=label or name(),
-        file=sys.stderr,
-        mininterval=interval,
-        maxinterval=max(interval, 10.0),
-        dynamic_ncols=terminal,
-        leave=False,
-        **({"unit": f" {unit}"} if unit else {}),
-        **options,
-    )
 
 
 @contextmanager
@@ -146,12 +133,9 @@ def bar(
             added += items
             shown.update(items)
 
-    with timing.counting(unit) as count, _tqdm(total, label, unit, initial=done, bar_format=_WHOLE) as shown:
+    with timing.counting(unit) as count, show(total, label or name(), unit, done, parts=True) as shown:
         yield advance
         count(round(added))
-
-
-_WHOLE = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
