@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro profile-run test study ablations selfimprove longer trained stronger silmm pretrain pretrain-xl pretrain-mm prune clean
+.PHONY: help setup plan repro profile-run test study ablations selfimprove longer trained stronger silmm pretrain pretrain-xl pretrain-mm prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -38,6 +38,9 @@ repro: setup ## run the pipeline, and print the table
 	@echo "report: data/report/index.html"
 	@python -m selma.times --totals 2>/dev/null || true
 	@python -m selma.runtime.recorder
+
+plan: setup ## what `dvc repro` would do, before it does it: stages, images, steps, LLM calls, disk, hours
+	@python -m selma.plan
 
 profile-run: setup ## run every stage again, and print where its seconds went: start-up, loading, work, writing, tracking
 	@$(PULL)

@@ -233,13 +233,12 @@ FLOORS = (
     ("variants",),
     ("scoring",),
     ("rewards",),
-    ("studies", "rating"),
+    ("studies", "rating", "planning"),
     ("reporting",),
     ("publishing",),
 )
 
-
-DVC = {"selma/dvc.py", "selma/executing/graph.py"}  # who imports it
+DVC = {"selma/dvc.py", "selma/executing/graph.py", "selma/planning/changed.py"}  # who imports it
 
 
 def _room(file: str) -> str | None:

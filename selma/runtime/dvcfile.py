@@ -2,7 +2,7 @@
 
 Reads `foreach` over a list (`${item}`) or a mapping (`${key}`, `${item.x}`), `matrix` over lists and mappings' keys
 (`${item.x}`), and `${a.b}` from params.yaml; that is all of DVC's templating that is used here. DVC itself takes
-a second to import, and the library does not depend on it.
+a second to import; of the library, selma/planning/changed.py and selma/executing/graph.py ask it.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@
 Each phase has its own seconds alone: what runs in a phase inside it does not count for it, so the phases add up to the
 run. Only the thread that runs the stage counts: what other threads do meanwhile takes it no time. Outside a stage
 nothing is measured. The times lie in `.work/times/<stage>.json`, outside of DVC's outs and metrics, which must be the
-same on every machine; `python -m selma.times` prints them.
+same on every machine; `python -m selma.times` prints them, `python -m selma.plan` reckons with them, for which the
+params.yaml that a stage ran by is kept in `.work/params`, once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -19,17 +21,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from selma.ground.files import read_record, write_json
+from selma.ground.files import read_record, write_json, write_text
 from selma.ground.schema import record
 from selma.runtime.places import home
 
 PHASES = ("start-up", "loading", "work", "writing", "tracking")
 FOLDER = ".work/times"
+SETTINGS = ".work/params"
+MOST = 50  # files of them; times that are older have no rates
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -50,6 +54,7 @@ class Times(TypedDict):
     warm: bool  # it began in a preloaded process (warm.py)
     seconds: dict[str, Seconds]  # by phase
     counts: dict[str, Count]  # by unit: images, steps, answers
+    params: NotRequired[str]  # the file of SETTINGS that holds the params.yaml that it ran by
 
 
 class _Clock:
@@ -78,6 +83,7 @@ def stage(name: str) -> Iterator[None]:
     clock = _clock = _Clock("start-up", time.monotonic() - _age())
     clock.charge()
     clock.stack = ["work"]
+    settings = _settings()  # now: the file may be edited while the stage runs
     try:
         yield
         clock.charge()
@@ -86,7 +92,21 @@ def stage(name: str) -> Iterator[None]:
     seconds = {phase: round(seconds, 4) for phase, seconds in clock.seconds.items()}
     times = {"stage": name, "warm": "selma_warm" in sys.modules, "seconds": seconds, "counts": clock.counts}
     with suppress(OSError):  # what is measured must not fail what is made
+        if settings is not None:
+            times["params"] = f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.yaml"
+            file = home() / SETTINGS / times["params"]
+            if not file.is_file():
+                write_text(file, settings)
+                for old in sorted(file.parent.glob("*.yaml"), key=os.path.getmtime)[:-MOST]:
+                    old.unlink()
         write_json(file_of(home(), name), times)
+
+
+def _settings() -> str | None:
+    """The text of params.yaml; None where there is none."""
+    with suppress(OSError, UnicodeDecodeError):
+        return Path("params.yaml").read_text(encoding="utf-8")
+    return None
 
 
 @contextmanager
