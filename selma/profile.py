@@ -45,6 +45,7 @@ def apply(name: str, root: Path, dry: bool = False) -> tuple[int, list[str]]:
     text = params.read_text(encoding="utf-8")
     theirs = {section: set(_named(files, section)) for section in ORIGINS}
     current = before.get("profile") if isinstance(before, Mapping) else None
+    current = current if isinstance(current, str) else None
     after = _with_profile(text, name, current, files, theirs)
     where = f"profiles/{name}.yaml on params.yaml"
     warn(build_params(parse_yaml(after, where), where))
@@ -64,11 +65,11 @@ def _with_profile(
 ) -> str:
     """A params text with the named profile and nothing of the current one; one that does not exist is passed over."""
     if DEFAULT in files:
-        only: Mapping[str, Any] | None = None
-        if current in files and current != DEFAULT:
-            text = without_rows(text, files[current], files[DEFAULT])
-        if current in files and name != DEFAULT:
+        only: Mapping[str, Any] | None = None  # all, where nobody knows what was changed
+        if current in files and (name, current) != (DEFAULT, DEFAULT):
             only = {} if current == DEFAULT else values(read_profile(files[current]))
+        for profile in {name, current} & files.keys() - {DEFAULT}:
+            text = without_rows(text, files[profile], files[DEFAULT])
         text = overlay(text, files[DEFAULT], theirs, only)
     if name in files and name != DEFAULT:
         text = overlay(text, files[name], theirs)

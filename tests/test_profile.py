@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def _documented() -> dict:
 def test_the_documented_policy_fits_every_real_profile(name: str, source: str, copy: Path) -> None:
     """Of a diffusion backbone: algorithms learn from its noise."""
     profile.apply(name, copy)
-    plain, rows = load_yaml(copy / "params.yaml"), _documented()
+    plain, rows = deepcopy(load_yaml(copy / "params.yaml")), _documented()
     rows["policies"]["nft"]["start"] = rows["policies"]["nft"]["start"].replace("sdxl", name)
     rows["questions"]["source"] = source
     for section, values in rows.items():
@@ -253,7 +254,15 @@ def test_a_users_row_with_the_name_of_one_that_is_added_is_said(copy: Path) -> N
     path.write_text(text(copy).replace("  single: {data", f"{mine}  single: {{data"))
     said = profile.apply("janus", copy)[1]
     assert "experts.silmm1.data: data/images becomes data/picked/round1" in said
-    assert load_params(path).experts["silmm1"].objective == "token_dpo"
+    one = load_params(path).experts["silmm1"]
+    assert (one.objective, one.rank) == ("token_dpo", None)
+
+
+def test_every_row_of_the_default_is_named_in_its_file() -> None:
+    """A row that a profile names and the default does not is that profile's own."""
+    params, named = load_yaml(ROOT / "params.yaml"), load_yaml(ROOT / "profiles/shapes.yaml")
+    for section in overlay.ROWS:
+        assert params[section].keys() == named[section].keys()
 
 
 def test_what_a_user_changed_and_loses_is_said(

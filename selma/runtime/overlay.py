@@ -119,8 +119,8 @@ def _rows(text: str) -> dict[str, dict[str, tuple[Node, Node]]]:
     root = YAML().compose(text)
     found: dict[str, dict[str, tuple[Node, Node]]] = {section: {} for section in ROWS}
     for key, section in root.value if isinstance(root, MappingNode) else ():
-        if key.value in found and isinstance(section, MappingNode):
-            found[key.value] = {row[0].value: row for row in section.value}
+        if key.value in ROWS and isinstance(section, MappingNode):
+            found[key.value] = {row[0].value: row for row in section.value if isinstance(row[0], ScalarNode)}
     return found
 
 
