@@ -5,10 +5,11 @@
     python -m selma.profile sd2 --dry-run    only says what would change
 
 A profile names only what it changes, in params.yaml's own structure. Sections (`images`, `expert`, ...) and rows
-(`experts`, `merges`, `models`) are overlaid key by key; of `backbones`, `benchmarks`, `judges` and `own.judges` the
-rows that some profile names are replaced. So a row that you add stays in every profile. A value that you changed and
-that the profile names is set to the profile's, and a line says so. The default profile is applied first, so that
-switching from one profile to another leaves nothing of the first.
+(`experts`, `merges`, `models`) are overlaid key by key, and a row that is not there is added; of `backbones`,
+`benchmarks`, `judges`, `own.judges`, `draws` and `picks` the rows that some profile names are replaced. So a row that
+you add stays in every profile. A value that you changed and that the profile names is set to the profile's, and a line
+says so. What the profile before changed is first set to the default's, and rows that it added go, so that switching
+from one profile to another leaves nothing of the first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from selma.ground.files import write_text
 from selma.runtime import command
 from selma.runtime.checks import warn
 from selma.runtime.facts import flatten
-from selma.runtime.overlay import ORIGINS, overlay
+from selma.runtime.overlay import ORIGINS, overlay, read_profile, values, without_rows
 from selma.runtime.params import build_params
 from selma.runtime.schema import load_yaml, parse_yaml
 
@@ -42,23 +43,35 @@ def apply(name: str, root: Path, dry: bool = False) -> tuple[int, list[str]]:
     before = load_yaml(params)
     text = params.read_text(encoding="utf-8")
     theirs = {section: set(_named(files, section)) for section in ORIGINS}
-    after = _with_profile(text, name, files, theirs)
+    current = before.get("profile") if isinstance(before, Mapping) else None
+    current = current if isinstance(current, str) else None
+    after = _with_profile(text, name, current, files, theirs)
     where = f"profiles/{name}.yaml on params.yaml"
     warn(build_params(parse_yaml(after, where), where))
     if not dry:
         write_text(params, after)
-    current = before.get("profile") if isinstance(before, Mapping) else None
-    own = parse_yaml(_with_profile(text, current, files, theirs), where)
+    own = _with_profile(text, current, current, files, theirs)
+    if name != current and DEFAULT in files:  # a row of yours with the name of one that the profile adds
+        own = without_rows(own, files[name], files[DEFAULT])
+    own = parse_yaml(own, where)
     changed = _changes(before, parse_yaml(after, where))
     lost = _changes(before, own).keys() & changed.keys()
     return len(changed), [f"{key}: {changed[key][0]} becomes {changed[key][1]}" for key in sorted(lost)]
 
 
-def _with_profile(text: str, name: Any, files: Mapping[str, Path], theirs: Mapping[str, set[str]]) -> str:
-    """A params text with the default profile and the named one; one that does not exist is passed over."""
-    for profile in dict.fromkeys((DEFAULT, name)):
-        if profile in files:
-            text = overlay(text, files[profile], theirs)
+def _with_profile(
+    text: str, name: Any, current: Any, files: Mapping[str, Path], theirs: Mapping[str, set[str]]
+) -> str:
+    """A params text with the named profile and nothing of the current one; one that does not exist is passed over."""
+    if DEFAULT in files:
+        only: Mapping[str, Any] | None = None  # all, where nobody knows what was changed
+        if current in files and (name, current) != (DEFAULT, DEFAULT):
+            only = {} if current == DEFAULT else values(read_profile(files[current]))
+        for profile in {name, current} & files.keys() - {DEFAULT}:
+            text = without_rows(text, files[profile], files[DEFAULT])
+        text = overlay(text, files[DEFAULT], theirs, only)
+    if name in files and name != DEFAULT:
+        text = overlay(text, files[name], theirs)
     return text
 
 

@@ -25,9 +25,10 @@ from selma.ground.items import Question
 from selma.images import sampler, tokens
 from selma.judging.judge import Answer
 from selma.judging.multimodal import MultimodalJudge
-from selma.lora.adapter import add_lora
+from selma.lora.adapter import add_lora, lora_parameters
 from selma.lora.files import save_lora
 from selma.runtime.drawing import Drawing
+from selma.runtime.schema import load_yaml
 from selma.variants.judges import multimodal
 from selma.variants.objectives import next_token, token_dpo
 
@@ -338,8 +339,8 @@ def test_a_tokenizer_without_padding_pads_with_its_end(own: Path, tiny_janus) ->
     assert opened.prompts(TEXTS)[1].sum() == load_backbone(tiny_janus).prompts(TEXTS)[1].sum()
 
 
-def test_janus_pro_1b_has_the_layers_and_the_size_that_this_expects() -> None:
-    """The full configuration of deepseek-community/Janus-Pro-1B, without weights."""
+def janus_pro_1b() -> Multimodal:
+    """The full configuration of deepseek-community/Janus-Pro-1B, on the meta device: no weights."""
     from transformers import (
         JanusConfig,
         JanusForConditionalGeneration,
@@ -363,25 +364,50 @@ def test_janus_pro_1b_has_the_layers_and_the_size_that_this_expects() -> None:
         tie_word_embeddings=False,
     )
     with torch.device("meta"):
-        model = JanusForConditionalGeneration(config)
-    found = Multimodal(model, None)
+        return Multimodal(JanusForConditionalGeneration(config), None)
+
+
+def test_janus_pro_1b_has_the_layers_and_the_size_that_this_expects() -> None:
+    found = janus_pro_1b()
     assert (found.image_tokens, found.side) == (24**2, 384)
-    writer = codes.Writer(found)
-    add_lora(
-        writer.language_model.to_empty(device="meta"), 16, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], 0
-    )
-    trained = [name for name, parameter in writer.named_parameters() if parameter.requires_grad]
-    assert len(trained) == 24 * 4 * 2
     sizes = {
         name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in (("vision", model.model.vision_model), ("vq", model.model.vqmodel))
+        for name, part in (
+            ("vision", found.model.model.vision_model),
+            ("vq", found.model.model.vqmodel),
+            ("all", found.model),
+        )
     }
     assert 0.29e9 < sizes["vision"] < 0.32e9  # SigLIP large, 384 px
     assert 0.06e9 < sizes["vq"] < 0.08e9
-    assert (
-        sum(parameter.numel() for parameter in writer.parameters() if parameter.requires_grad)
-        == 24 * 4 * 16 * 4096
-    )
+    assert round(sizes["all"] / 1e6, 1) == 2076.6, "as docs/real-runs.md says"
+
+
+def test_the_adapter_of_profile_janus_has_the_size_that_is_documented() -> None:
+    """Every key that a file of it will have is a linear layer's of the model, of that layer's shape."""
+    said = load_yaml(Path(__file__).parents[1] / "profiles/janus.yaml")
+    opened = janus_pro_1b()
+    drawings = (said["images"]["drawing"], said["evaluate"]["drawing"])
+    assert {each["steps"] for each in drawings} == {opened.image_tokens}
+    assert {each["resolution"] for each in (*drawings, said["expert"])} == {opened.side}
+    layers = {
+        name: (layer.out_features, layer.in_features)
+        for name, layer in opened.model.model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    rank, targets = said["expert"]["rank"], said["expert"]["targets"]
+    writer = codes.Writer(opened)
+    with torch.device("meta"):
+        add_lora(writer.language_model, rank, said["expert"]["alpha"], targets, 0)
+    trained = {
+        f"language_model.{key}": value for key, value in lora_parameters(writer.language_model).items()
+    }
+    assert len(trained) == 24 * len(targets) * 2 and len(targets) == 7
+    for key, value in trained.items():
+        layer, _, part = key.rpartition(".lora_")
+        outs, ins = layers[layer]
+        assert value.shape == ((rank, ins) if part[0] == "A" else (outs, rank)), key
+    assert round(sum(value.numel() for value in trained.values()) / 1e6, 1) == 121.1
 
 
 # Training --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from selma.shapes.world.render import CANVAS
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+REAL = [name for name in NAMES if name != "shapes"]
+DIFFUSION = [name for name in REAL if name != "janus"]
 
 
 @pytest.fixture
@@ -56,10 +59,16 @@ def test_every_profile_is_undone_to_the_byte(name: str, copy: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_holds_whatever_a_profile_changes(name: str) -> None:
-    def keys(profile_name: str) -> set[str]:
-        return set(overlay.values((ROOT / "profiles" / f"{profile_name}.yaml").read_text(encoding="utf-8")))
+    """But rows that it adds: those go when it does."""
 
-    assert keys(name) <= keys("shapes")
+    def source(profile_name: str) -> str:
+        return (ROOT / "profiles" / f"{profile_name}.yaml").read_text(encoding="utf-8")
+
+    there = load_yaml(ROOT / "params.yaml")
+    whole = overlay.whole_rows(source(name)).items()
+    added = tuple(f"{section}.{row}." for section, rows in whole for row in rows if row not in there[section])
+    keys = {key for key in overlay.values(source(name)) if not key.startswith(added)}
+    assert keys <= set(overlay.values(source("shapes")))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,10 +90,11 @@ def _documented() -> dict:
 
 
 @pytest.mark.parametrize("source", ["llm", "none"])
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"shapes"}))
+@pytest.mark.parametrize("name", DIFFUSION)
 def test_the_documented_policy_fits_every_real_profile(name: str, source: str, copy: Path) -> None:
+    """Of a diffusion backbone: algorithms learn from its noise."""
     profile.apply(name, copy)
-    plain, rows = load_yaml(copy / "params.yaml"), _documented()
+    plain, rows = deepcopy(load_yaml(copy / "params.yaml")), _documented()
     rows["policies"]["nft"]["start"] = rows["policies"]["nft"]["start"].replace("sdxl", name)
     rows["questions"]["source"] = source
     for section, values in rows.items():
@@ -137,7 +147,7 @@ def test_rows_are_overlaid_key_by_key_and_a_users_own_row_stays(copy: Path) -> N
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "shapes"])
+@pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("block", [True, False])
 def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy: Path) -> None:
     """Written in braces or over lines, first or last, applied once or twice, and back."""
@@ -168,13 +178,91 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
         assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
         assert params.own.backbones == before.own.backbones
         assert params.own.backbones["ours"].path == "/models/ours"
-        assert params.own.judges == {"mine": before.own.judges["mine"]}, "the embedded CLIP is no judge here"
+        named = load_yaml(copy / "profiles" / f"{name}.yaml")["own"]["judges"]
+        assert set(params.own.judges) == {"mine", *named}, "the embedded CLIP is no judge here"
+        assert params.own.judges["mine"] == before.own.judges["mine"]
         assert "# my own\n" in text(copy)
     once = path.read_bytes()
     profile.apply(name, copy)
     assert path.read_bytes() == once
     profile.apply("shapes", copy)
     assert load_params(path) == before
+
+
+ROUNDS = """draws:
+  mine: {weights: models/experts/single, prompts: data/questions, images: 2}    # my own
+picks: {mine: {source: drawn/mine, picker: first}}
+"""
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_users_own_rounds_stay_in_every_profile(name: str, copy: Path) -> None:
+    path = copy / "params.yaml"
+    profile.apply("sd2", copy)
+    for key, mine in (
+        ("draws: {}\npicks: {}\n", ROUNDS),
+        ("\nrate:\n  judges: []", "\nrate:\n  judges: [pickscore]"),
+        ("[merged, single]]", "[merged, single], [single, base]]"),
+    ):
+        assert text(copy).count(key) == 1
+        path.write_text(text(copy).replace(key, mine))
+    before, mine = load_params(path), path.read_bytes()
+    profile.apply(name, copy)
+    after = load_params(path)
+    assert after.draws["mine"] == before.draws["mine"] and after.picks["mine"] == before.picks["mine"]
+    if name != "janus":  # which names these two
+        assert (after.rate, after.compare) == (before.rate, before.compare)
+        profile.apply("sd2", copy)
+        assert path.read_bytes() == mine
+
+
+OTHER = """profile: other
+experts:
+  one: {data: data/images, objective: denoising, rank: 3}    # a row of this profile
+models:
+  one: {weights: models/experts/one, guidance: cfg}
+"""
+
+
+@pytest.mark.parametrize("braces", [False, True])
+def test_rows_that_a_profile_adds_go_with_it(braces: bool, copy: Path) -> None:
+    path = copy / "params.yaml"
+    (copy / "profiles" / "other.yaml").write_text(OTHER)
+    before = text(copy)
+    if braces:
+        start, end = before.index("\nmodels:\n"), before.index("\n\n# Gains to report")
+        rows = [row.strip() for row in before[start:end].splitlines()[2:]]
+        before = before[:start] + "\nmodels: {" + ", ".join(rows) + "}" + before[end:]
+        path.write_text(before)
+    profile.apply("other", copy)
+    params = load_params(path)
+    assert list(params.experts)[-1] == list(params.models)[-1] == "one" and params.experts["one"].rank == 3
+    profile.apply("sd2", copy)
+    assert "one" not in load_params(path).experts and "one" not in load_params(path).models
+    profile.apply("other", copy)
+    path.write_text(text(copy).replace("rank: 3}    # a row", "rank: 4}    # a row"))
+    row = "  mine: {data: data/images, objective: denoising}\n"
+    path.write_text(text(copy).replace("  one: {data", f"{row}  one: {{data"))
+    assert profile.apply("shapes", copy)[1] == ["experts.one.rank: 4 becomes nothing"]
+    assert row in text(copy), "the user's own stays"
+    assert text(copy).replace(row, "") == before
+
+
+def test_a_users_row_with_the_name_of_one_that_is_added_is_said(copy: Path) -> None:
+    path = copy / "params.yaml"
+    mine = "  silmm1: {data: data/images, objective: denoising, rank: 9}\n"
+    path.write_text(text(copy).replace("  single: {data", f"{mine}  single: {{data"))
+    said = profile.apply("janus", copy)[1]
+    assert "experts.silmm1.data: data/images becomes data/picked/round1" in said
+    one = load_params(path).experts["silmm1"]
+    assert (one.objective, one.rank) == ("token_dpo", None)
+
+
+def test_every_row_of_the_default_is_named_in_its_file() -> None:
+    """A row that a profile names and the default does not is that profile's own."""
+    params, named = load_yaml(ROOT / "params.yaml"), load_yaml(ROOT / "profiles/shapes.yaml")
+    for section in overlay.ROWS:
+        assert params[section].keys() == named[section].keys()
 
 
 def test_what_a_user_changed_and_loses_is_said(

@@ -105,7 +105,7 @@ def test_dvc_api_reads_over_http(fresh: Clone) -> None:
     assert text == (fresh.folder / METADATA).read_text()
 
 
-@pytest.mark.parametrize("name", ["sd14", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", ["sd14", "sd2", "sdxl", "janus"])
 def test_a_real_profile_needs_no_toy_model(fresh: Clone, tmp_path: Path, name: str) -> None:
     """In a clone that pulled nothing, `dvc repro` plans all; without --force DVC stops at what is not there yet."""
     clone = clone_of(fresh.folder, tmp_path / "clone")
