@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -190,7 +191,8 @@ class _End:
 
 def on_paper(root: Path, workers: Sequence[int], shards: int) -> str:
     """The table of a walk over all of the pipeline in `root`, for each number of workers."""
-    made = plan.make(root, whole=True)
+    with chdir(root):  # DVC names stages as seen from where it is called
+        made = plan.make(Path(), whole=True)
     stages = load_stages(root)
     lines = {line.name: line for line in made.lines}
     order = [name for name in in_order(stages) if name in lines]

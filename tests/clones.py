@@ -36,6 +36,7 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "SELMA_TRACKING": "off",
+            "SELMA_WARM": "on",  # as users have it
         }
         for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "PYTHONPATH"):
             environment.pop(name, None)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from selma.executing.local import Local, gpus
 from selma.executing.units import LOST, Executor, Unit
 from selma.executing.walk import Walk, sharded
 from selma.ground.errors import UserError
+from tests import slurm_cluster
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,15 +191,29 @@ def ray(workers: int, settings: Mapping[str, str]) -> Executor:
     return Ray(workers, settings)
 
 
-EXECUTORS = {"local": Local, "submitit": submitit, "ray": ray}
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real SLURM, where one can be started."""
+    if not slurm_cluster.CAN_START:
+        pytest.skip(slurm_cluster.WHY)
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+EXECUTORS = {"local": Local, "submitit": submitit, "slurm": submitit, "ray": ray}
 
 
 @pytest.fixture(params=EXECUTORS)
-def executor(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def executor(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
     """Each executor, with two workers, in a folder from which `selma` can be imported."""
     (tmp_path / "selma").symlink_to(ROOT / "selma")
     monkeypatch.chdir(tmp_path)
-    made = EXECUTORS[request.param](2, {})
+    settings = {}
+    if request.param == "slurm":
+        for name, value in request.getfixturevalue("slurm").items():
+            monkeypatch.setenv(name, value)
+        settings = {"cluster": "slurm", "mem_gb": "0"}
+    made = EXECUTORS[request.param](2, settings)
     yield made
     made.close()
 

@@ -82,6 +82,7 @@ class Project:
                 "SELMA_FAULTS": "on",
                 "SELMA_FAULT": fault,
                 "SELMA_TRACKING": "off",
+                "SELMA_WARM": "on",
                 "DVC_STAGE": name,
                 **environment,
             },
@@ -191,7 +192,7 @@ def test_a_full_disk_is_one_line_and_the_stage_goes_on(project: Project, name: s
 
 def dvc(project: Project, *words: str) -> subprocess.Popen[str]:
     """A DVC command in the project, in a session of its own."""
-    environment = {**os.environ, "SELMA_TRACKING": "off", "DVC_NO_ANALYTICS": "1"}
+    environment = {**os.environ, "SELMA_TRACKING": "off", "SELMA_WARM": "on", "DVC_NO_ANALYTICS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "selma.dvc", *words],
         cwd=project.folder,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +17,54 @@ from selma.executing.units import LOST, Handle, Unit, run_unit
 from selma.ground.errors import UserError
 from selma.runtime.parent import tie
 
-FOLDER = Path(".work/submitit")  # submitit's own files: what it calls, and the job's streams
+FOLDER = Path(".work/submitit")  # submitit's own files: what it calls, and the jobs' streams
+EVERY = 5.0  # seconds between two questions to squeue
+LAG = 8.0  # seconds that a result may take from a node to here, by a network file system
+
+
+@dataclass
+class _Queue:
+    """Which jobs SLURM still has, waiting or running. Its accounting (sacct), which submitit asks, is often missing."""
+
+    asked: float = 0.0
+    jobs: set[str] | None = None  # None: not known
+
+    def has(self, job: str) -> bool:
+        """Whether a job is there; True where SLURM does not say."""
+        if time.monotonic() - self.asked > EVERY:
+            words = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+            done = subprocess.run(words, capture_output=True, text=True)
+            self.jobs = set(done.stdout.split()) if done.returncode == 0 else None
+            self.asked = time.monotonic()
+        return self.jobs is None or job in self.jobs
 
 
 @dataclass
 class _Job:
     job: Any
-    local: bool
+    queue: _Queue | None  # None: a process of this machine
+    gone: float | None = field(default=None)  # since when SLURM does not have it
 
     def poll(self) -> int | None:
-        """submitit asks SLURM about all jobs at once, and not more often than it should be asked."""
-        if not self.job.done():
+        """The code that the unit returned; LOST where the job never came back: preempted, out of its time or memory, a
+        node that died."""
+        if self.job.paths.result_pickle.exists():
+            return LOST if self.job.exception() is not None else int(self.job.result())
+        if self.queue is None:
+            return LOST if self.job.done() and not self.job.paths.result_pickle.exists() else None
+        if self.queue.has(self.job.job_id):
+            self.gone = None
             return None
-        if self.local and not self.job.paths.result_pickle.exists():  # no network file system to wait for
-            return LOST
-        if self.job.exception() is not None:  # it never came back: preempted, over its time, a node that died
-            return LOST
-        return int(self.job.result())
+        self.gone = self.gone or time.monotonic()
+        return LOST if time.monotonic() - self.gone > LAG else None
 
     def stop(self) -> None:
-        if (
-            self.local
-        ):  # submitit's own way, Ctrl-C, leaves the job's children; a local job's number is its process
-            with suppress(ProcessLookupError):
-                os.kill(int(self.job.job_id), signal.SIGKILL)
-        else:
+        if self.queue is not None:
             self.job.cancel()
+            return
+        # submitit's own way, Ctrl-C, leaves the job's children; a local job's number is its process.
+        with suppress(ProcessLookupError):
+            os.kill(int(self.job.job_id), signal.SIGKILL)
 
 
 class Slurm:
@@ -52,28 +77,38 @@ class Slurm:
             import submitit
         except ImportError:
             raise UserError("the executor submitit needs its package: pip install submitit") from None
+        logging.getLogger("submitit").setLevel(logging.ERROR)
         own = {key: _value(text) for key, text in settings.items()}
         cluster = own.pop("cluster", None)
         try:
             self.executor = submitit.AutoExecutor(FOLDER, cluster=cluster)
-            parallel = {"slurm_array_parallelism": workers} if self.executor.cluster == "slurm" else {}
+            slurm = self.executor.cluster == "slurm"
+            parallel = {"slurm_array_parallelism": workers} if slurm else {}
             self.executor.update_parameters(name="selma", **{"timeout_min": 24 * 60, **parallel, **own})
         except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"--set: submitit says: {' '.join(str(error).split())}") from None
+        self.queue = _Queue() if slurm else None
         self.jobs: list[_Job] = []
 
     def start(self, units: Sequence[Unit]) -> list[Handle]:
-        """Submit units as one array."""
-        with self.executor.batch():
-            jobs = [self.executor.submit(_run, unit) for unit in units]
-        started = [_Job(job, self.executor.cluster == "local") for job in jobs]
+        """Submit units as one array. Raises UserError where SLURM takes no job."""
+        from submitit.core.utils import FailedJobError
+
+        try:
+            with self.executor.batch():
+                jobs = [self.executor.submit(_run, unit) for unit in units]
+        except (FailedJobError, OSError, subprocess.CalledProcessError) as error:
+            raise UserError(f"submitit says: {' '.join(str(error).split())[-300:]}") from None
+        if self.queue is not None:
+            self.queue.asked = 0.0  # what it knew is older than these
+        started = [_Job(job, self.queue) for job in jobs]
         self.jobs += started
         return list(started)
 
     def close(self) -> None:
         """Cancel what still runs or waits."""
         for job in self.jobs:
-            if not job.job.done():
+            if not job.job.paths.result_pickle.exists():
                 job.stop()
 
 
