@@ -20,13 +20,13 @@ from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from selma.planning import plan
 from tabulate import tabulate
 
 from bench._arguments import at_least
 from selma.executing.units import Handle, Unit
 from selma.executing.walk import Walk, sharded
 from selma.ground.errors import UserError
+from selma.planning import plan
 from selma.runtime import command
 from selma.runtime.dvcfile import in_order, load_stages, needs
 from selma.runtime.params import build_params
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
+    if given.folder.exists():
+        raise UserError(f"{given.folder} exists; name a folder that does not")
     first = copy(
         given.folder / "plan" if given.simulate else given.folder / str(given.workers[0]),
         given.set,
@@ -79,14 +81,15 @@ def _main(given: argparse.Namespace) -> None:
 def copy(folder: Path, settings: Sequence[str], profile: str | None = None) -> Path:
     """This checkout's files and pretrained backbones in a new folder, a git repository, with other settings.
 
-    Raises UserError, before anything is copied, for a folder that exists and for settings that params.yaml refuses.
+    Raises UserError, before anything is copied, for settings that params.yaml refuses and an unknown profile.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists; name a folder that does not")
     if wrong := next((setting for setting in settings if "=" not in setting), None):
         raise UserError(f"--set: {wrong}; it must be KEY=VALUE, e.g. filter.keep=1000")
     pairs = (setting.split("=", 1) for setting in settings)
     values = {key: parse_yaml(text, where=f"--set {key}") for key, text in pairs}
+    profiles = sorted(path.stem for path in Path("profiles").glob("*.yaml"))
+    if profile is not None and profile not in profiles:
+        raise UserError(f"--profile {profile}; allowed: {', '.join(profiles)}")
     if profile is None:
         build_params(overridden(load_yaml(Path("params.yaml")), values), where="--set")
     listed = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, text=True).stdout

@@ -32,6 +32,20 @@ class Clone:
 
     def run(self, *command: str, code: int = 0) -> str:
         """stdout and stderr of a command whose exit code must be `code`."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == code, f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """The variables that commands run with."""
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
@@ -40,17 +54,7 @@ class Clone:
         }
         for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "PYTHONPATH"):
             environment.pop(name, None)
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == code, f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-4000:]}"
-        return done.stdout
+        return environment
 
     def change(self, **values: object) -> None:
         """Set params: change(filter={"keep": 6}); an empty section takes the place of what is there."""

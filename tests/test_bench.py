@@ -12,10 +12,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import filter as filtering
-from bench import stages
+from bench import scale
 from bench._captions import captions
 from selma.backbones.loading import load_pipeline
-from selma.runtime.dvcfile import Stage
+from selma.executing.walk import Walk
+from selma.runtime.dvcfile import Stage, needs
 
 ROOT = Path(__file__).parents[1]
 TOY = {
@@ -30,14 +31,15 @@ TOY = {
     "memory": ["tiny", "--steps", "1", "--draw", "3", "--parts", "1"],
     "tokens": ["--batch", "2", "--pairs", "2", "--steps", "1"],
     "tokens --size": ["--size", "tiny", "--batch", "2", "--pairs", "2", "--steps", "1"],
-    "stages": ["--help"],  # a whole run is in test_pipeline.py
+    "scale": ["{new}", "--simulate", "--profile", "sd2", "--workers", "1", "8"],
 }
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "bench").glob("[!_]*.py")} | set(TOY)))
-def test_every_measurement_runs(name: str) -> None:
+def test_every_measurement_runs(name: str, tmp_path: Path) -> None:
+    words = [word.replace("{new}", str(tmp_path / "new")) for word in TOY[name]]
     done = subprocess.run(
-        [sys.executable, "-m", f"bench.{name.split()[0]}", *TOY[name]],
+        [sys.executable, "-m", f"bench.{name.split()[0]}", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -63,18 +65,34 @@ def stage(name: str, deps: tuple[str, ...], outs: tuple[str, ...]) -> Stage:
     return Stage(name, "", f"python -m stages.{name}", deps, (), outs, (), (), frozenset())
 
 
-def test_a_stage_waits_for_what_lies_above_or_below_its_deps() -> None:
-    assert stages.needs(stage("b", ("data/x",), ()), ["data/x"])
-    assert stages.needs(stage("b", ("data",), ()), ["data/x"])
-    assert stages.needs(stage("b", ("data/x/y",), ()), ["data/x"])
-    assert not stages.needs(stage("b", ("data/xy", "stages/b.py"), ()), ["data/x"])
+def test_a_stage_needs_what_makes_something_above_or_below_its_deps() -> None:
+    made = {"a": stage("a", (), ("data/x",)), "b": stage("b", (), ("data/xy",))}
+    for deps, needed in ((("data/x",), ["a"]), (("data",), ["a", "b"]), (("data/x/y", "stages/c.py"), ["a"])):
+        assert needs(made | {"c": stage("c", deps, ())})["c"] == needed
+
+
+def test_on_paper_two_workers_halve_what_can_be_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chains of equal length, of which one worker takes twice the time of two."""
+    graph = scale._Paper({"a": [], "b": [], "c": ["a"]}, dict.fromkeys("abc", "python -m stages.merge x"), {})
+    took = []
+    monkeypatch.chdir(ROOT)
+    for workers in (1, 2):
+        seconds = {"a": 3.0, "b": 5.0, "c": 2.0}
+        graph.seconds = seconds
+        clocks = scale._Clocks(lambda unit: seconds[unit.stage])  # noqa: B023
+        quiet = {"say": lambda line: None, "logs": tmp_path}
+        Walk(graph, clocks, workers, clock=lambda: clocks.now, rest=clocks.rest, **quiet).run()  # noqa: B023
+        took.append((clocks.now, clocks.busy))
+    assert took == [(10.0, 10.0), (5.0, 10.0)]
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["."], ". exists; name a folder that does not"),
-        (["{new}", "--jobs", "0"], "--jobs: 0; allowed: 1 or more"),
+        (["{new}", "--profile", "sd3", "--simulate"], "sd3"),
         (["{new}", "--set", "seed"], "--set: seed; it must be KEY=VALUE"),
         (["{new}", "--set", "expert.rank=0"], "--set: expert.rank is 0; it must be"),
         (["{new}", "--set", "expert.rank=["], "--set expert.rank, line 1: is not valid YAML"),
@@ -89,7 +107,7 @@ def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
 ) -> None:
     monkeypatch.chdir(ROOT)
     new = tmp_path / "new"
-    assert stages.main([option.replace("{new}", str(new)) for option in options]) == 2
+    assert scale.main([option.replace("{new}", str(new)) for option in options]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not new.exists()
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +27,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone.run("dvc", "repro")
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "a run")
+    clone.run("git", "tag", "serial")
     return clone
 
 
@@ -244,15 +251,48 @@ def test_the_plots_page_draws_what_the_files_hold(clone):
     shutil.rmtree(clone.folder / "page")
 
 
-def test_the_stages_run_side_by_side_without_dvc(clone):
-    """bench.stages: what `dvc repro` made, but for the last bits, which depend on the number of threads."""
-    clone.run("python", "-m", "bench.stages", "copy", "--jobs", "2", "--set", "seed=42")
-    for name in ("data/images/count/metadata.jsonl", "data/filtered/count/prompts.jsonl"):
-        assert (clone.folder / "copy" / name).read_bytes() == (clone.folder / name).read_bytes()
-    found, ours = Clone(clone.folder / "copy").metrics()["models"], clone.metrics()["models"]
-    assert list(found) == list(ours)
-    assert found["base"]["mean"] == pytest.approx(ours["base"]["mean"], abs=0.1)
-    shutil.rmtree(clone.folder / "copy")
+def test_stages_side_by_side_give_the_lock_of_a_serial_run(clone, tmp_path_factory):
+    """With kills on the way: of a worker, whose unit runs again, and of the walk, which goes on where it was."""
+    other = small(tmp_path_factory.mktemp("parallel"))
+    words = [sys.executable, "-m", "selma.parallel", "--workers", "2", "--shards", "2", "--set", "threads=1"]
+    walk = subprocess.Popen(
+        words, cwd=other.folder, env=other.environment(), stdout=subprocess.PIPE, text=True
+    )
+    said = []
+    for line in walk.stdout:
+        said.append(line)
+        if "images@count 1/2: begins" in line and not any("lost" in line for line in said):
+            until = time.monotonic() + 10
+            while not (found := started_by(walk.pid, "stages.images", "count", "1/2")):
+                assert time.monotonic() < until, "it has begun"
+            os.kill(found[0], signal.SIGKILL)
+        if re.match(r"select@\w+: begins", line):
+            walk.kill()
+            break
+    assert walk.wait() == -signal.SIGKILL and "images@count 1/2: lost, it runs again\n" in said
+    until = time.monotonic() + 30
+    while started_by(None, str(other.folder)):
+        assert time.monotonic() < until, "its stages end with it"
+        time.sleep(0.05)
+    again = other.run("python", *words[1:])
+    assert "dvc repro: it finds them done" in again and "images@count: begins" not in again
+    assert again.count("done already") == again.count("Running stage")
+    for file in ("dvc.lock", "metrics/eval.json", "metrics/loss/count.csv"):
+        assert (other.folder / file).read_text() == clone.run("git", "show", f"serial:{file}"), file
+    assert "0 stages ran" in other.run("python", "-m", "selma.parallel", "--no-repro")
+    assert "up to date" in other.run("dvc", "status")
+
+
+def started_by(parent: int | None, *words: str) -> list[int]:
+    """Processes with these words in their command or folder, of a parent."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            said = [*(place / "cmdline").read_text().split("\0"), os.readlink(place / "cwd")]
+            ppid = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if set(words) <= set(said) and parent in (None, ppid) and any("stages." in word for word in said):
+                found.append(int(place.name))
+    return found
 
 
 def test_draw_writes_base_beside_merged(clone):

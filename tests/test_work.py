@@ -71,6 +71,7 @@ def test_work_of_a_failed_run_is_found_again_and_gone_after_success(repository: 
         ("code.py", "2", False),
         ("in/count/b", "new", False),
         ("in/tags/a", "other skill's input", True),
+        ("in/count/.gitignore", "DVC writes it when it has an out", True),
         ("params.yaml", PARAMS.replace("seed: 1", "seed: 2"), False),
         ("params.yaml", PARAMS.replace("steps: 5", "steps: 6"), False),
         ("params.yaml", PARAMS.replace("batch: 2", "batch: 9"), True),  # not declared
@@ -240,7 +241,7 @@ def count(name):
 for name in ("replace", "link", "unlink", "mkdir", "rmdir", "rename"):
     count(name)
 with work.folder("both") as folder:
-    for name, text in (("m.json", "new"), ("out/a", "new"), ("out/b", "new")):
+    for name, text in (("m.json", "1"), ("out/a", "new"), ("out/b", "new")):
         (folder / name).parent.mkdir(exist_ok=True)
         if not (folder / name).exists():
             (folder / name).write_text(text)
@@ -283,7 +284,7 @@ def test_a_stage_killed_at_any_step_of_publishing_ends_in_the_same_outs(reposito
             for p in (repository / top).rglob("*")
         }
         assert found == {"data/out", "data/out/a", "data/out/b", "metrics/m.json"}, at
-        assert (repository / "metrics/m.json").read_text() == "new"
+        assert (repository / "metrics/m.json").read_text() == "1"
         assert not (repository / ".work/both").exists()
         shutil.rmtree(repository / "data")
         shutil.rmtree(repository / "metrics")
@@ -314,3 +315,78 @@ def test_keys_are_quick(repository: Path) -> None:
     for _ in range(10):
         work.stage_key("images@count")
     assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.webp", "a.png", "a.safetensors"])
+def test_a_file_that_was_cut_off_is_made_again(repository: Path, name: str, capsys) -> None:
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    def make(path: Path) -> None:
+        if path.suffix == ".json":
+            path.write_text('{"a": 1}\n')
+        elif path.suffix == ".safetensors":
+            save_file({"a": torch.arange(5.0), "b": torch.zeros(2, 3)}, path)
+        else:
+            Image.new("RGB", (9, 7), "red").save(path)
+
+    for cut in (0, 3, 9):
+        with pytest.raises(RuntimeError), work.folder("images@count") as folder:
+            make(folder / name)
+            (folder / "lines.jsonl").write_text('{"a": 1}\n{"a"')  # its reader knows a torn line
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[: len(content) - cut])
+            raise RuntimeError
+        with pytest.raises(RuntimeError), work.folder("images@count") as folder:
+            assert (folder / name).exists() is (cut == 0) and (folder / "lines.jsonl").exists()
+            said = capsys.readouterr().err
+            assert said.count("was damaged, and is made again") == (cut > 0)
+            raise RuntimeError
+
+
+def test_what_a_stage_has_made_is_kept_until_dvc_has_it(repository: Path, monkeypatch) -> None:
+    from selma.runtime import finished
+    from selma.runtime.dvcfile import load_stage
+
+    def run(skill: str) -> None:
+        with work.folder(f"images@{skill}") as folder:
+            (folder / "out").mkdir()
+            (folder / "out" / "a").write_text(skill)
+            work.publish(folder / "out", Path("out") / skill)
+
+    def take(skill: str) -> bool:
+        shutil.rmtree(Path("out") / skill)  # as DVC does before it runs a stage
+        outs = load_stage(Path.cwd(), f"images@{skill}").made
+        return finished.kept(f"images@{skill}") and finished.take(
+            f"images@{skill}", work.stage_key(f"images@{skill}"), outs
+        )
+
+    run("count")
+    assert not take("count"), "run by hand"
+    monkeypatch.setenv("DVC_STAGE", "images@count")
+    monkeypatch.setenv("SELMA_STARTER", "dvc 1")
+    run("count")
+    assert take("count") and (repository / "out/count/a").read_text() == "count"
+    (repository / "out/count/a").unlink()
+    (repository / "out/count/a").write_text("by hand")
+    run("count")
+    (repository / "out/count/a").write_text("changed in place")  # what is kept is the same file
+    assert not take("count")
+    run("count")
+    (repository / "code.py").write_text("2")
+    assert not take("count"), "other code"
+    (repository / "code.py").write_text("1")
+    run("count")
+    finished.forget()  # the next stage of the same `dvc repro`
+    assert not finished.kept("images@count")
+    monkeypatch.setenv("SELMA_STARTER", "dvc 2")
+    run("count")
+    monkeypatch.setenv("SELMA_STARTER", "dvc 3")
+    finished.forget()
+    assert finished.kept("images@count"), (
+        "another `dvc repro`, which may have been killed before it wrote dvc.lock"
+    )
+    (repository / "dvc.lock").write_text("")
+    finished.forget()
+    assert not finished.kept("images@count"), "it was not"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
+from selma.runtime import finished, work
+from selma.runtime.dvcfile import load_stage
 
 
 class Pipeline:
@@ -67,8 +70,8 @@ class Pipeline:
     def outdated(self, name: str) -> bool:
         """Whether `dvc repro`, coming to this stage now, would run its command.
 
-        As it does, what its run cache has is brought instead. Frozen stages never run. Raises UserError where DVC
-        cannot say, and while another DVC command holds the repository.
+        As it does, what its run cache has is brought instead; so is what an earlier walk has finished. Frozen stages
+        never run. Raises UserError where DVC cannot say, and while another DVC command holds the repository.
         """
         from dvc.exceptions import DvcException
         from dvc.stage.cache import RunCacheNotFoundError
@@ -83,7 +86,7 @@ class Pipeline:
                 try:
                     self._repo.stage_cache.restore(stage)
                 except RunCacheNotFoundError:
-                    return True
+                    return not _taken(name)
                 return False
         except DvcException as error:
             raise UserError(f"dvc: {name}: {' '.join(str(error).split())}") from None
@@ -91,3 +94,12 @@ class Pipeline:
     def command(self, name: str) -> str:
         """The command of a stage, templates resolved."""
         return str(self._stages[name].cmd)
+
+
+def _taken(name: str) -> bool:
+    """Put back what an earlier walk has made by this very stage; a stage that lacks a dep says so itself."""
+    if not finished.kept(name):
+        return False
+    with suppress(UserError):
+        return finished.take(name, work.stage_key(name), load_stage(Path.cwd(), name).made)
+    return False

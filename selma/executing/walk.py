@@ -69,10 +69,11 @@ class Walk:
                     self._consider(name)
                 self._queue.sort(key=lambda unit: -height[unit.stage])  # stable: DVC's order among equals
                 self._start()
-            for unit, (handle, _) in list(self._running.items()):
-                if (code := handle.poll()) is not None:
-                    self._ended(unit, code)
-            if self._running:
+            codes = {unit: handle.poll() for unit, (handle, _) in self._running.items()}
+            ended = {unit: code for unit, code in codes.items() if code is not None}
+            for unit, code in ended.items():
+                self._ended(unit, code)
+            if self._running and not ended:
                 self.rest()
         if self._failed:
             raise UserError(f"{self._failed}; the same command goes on from here")

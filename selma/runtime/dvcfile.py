@@ -34,6 +34,11 @@ class Stage:
     plots: tuple[str, ...]
     uncached: frozenset[str]  # those of outs, metrics and plots that say `cache: false`
 
+    @property
+    def made(self) -> list[Path]:
+        """All that it makes: outs, metrics, plots."""
+        return [Path(path) for path in (*self.outs, *self.metrics, *self.plots)]
+
 
 def load_stages(root: Path, params: Any = None) -> dict[str, Stage]:
     """Every stage of root/dvc.yaml by name, in the file's order; raises UserError for a template without a value.

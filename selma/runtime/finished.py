@@ -69,9 +69,10 @@ def forget() -> None:
     owner = starter()
     if owner is None or not os.environ.get("DVC_STAGE"):
         return
-    with suppress(OSError):
-        written = Path("dvc.lock").stat().st_mtime_ns
-        for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
+    lock = Path("dvc.lock")
+    written = lock.stat().st_mtime_ns if lock.is_file() else 0
+    for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
+        with suppress(OSError):
             whose = file.read_text(encoding="utf-8")
             if whose == owner or (whose != PARALLEL and file.stat().st_mtime_ns < written):
                 remove(file.parent)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import random
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY, temporary_of
 from selma.runtime import timing
+
+_TRIES = 5
 
 
 def publish(source: Path, target: Path) -> None:
@@ -26,6 +31,17 @@ def publish_all(finished: Mapping[Path, Path]) -> None:
     the mapping's order. Sources stay, as links to the same files: a run that is killed here does the last step again.
     Temporary files of a writer that was killed are left out.
     """
+    for tries in range(_TRIES):
+        try:
+            _publish(finished)
+            return
+        except OSError as error:  # where locks say nothing, another process may be doing the same
+            if tries == _TRIES - 1 or error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            time.sleep(0.1 * (1 + random.random()))
+
+
+def _publish(finished: Mapping[Path, Path]) -> None:
     near = {Path(target): temporary_of(Path(target)) for target in finished.values()}
     try:
         for source, target in finished.items():

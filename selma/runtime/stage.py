@@ -65,9 +65,7 @@ def _taken() -> bool:
     stages = load_stages(Path.cwd()) if finished.kept(name()) else {}
     if name() not in stages:
         return False
-    spec = stages[name()]
-    outs = [Path(out) for out in (*spec.outs, *spec.metrics, *spec.plots)]
-    if taken := finished.take(name(), work.stage_key(name()), outs):
+    if taken := finished.take(name(), work.stage_key(name()), stages[name()].made):
         print("done already: its outs are those of an earlier run of this very stage", flush=True)
     return taken
 

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import IO
 
 from selma.ground.errors import UserError
-from selma.ground.files import folder_digest
+from selma.ground.files import TEMPORARY, folder_digest
 from selma.runtime import finished, timing
 from selma.runtime.dvcfile import load_stage, lookup
 from selma.runtime.outs import check_writable, publish, publish_all, remove, tidy
 from selma.runtime.places import home
 from selma.runtime.schema import load_yaml
 from selma.runtime.sound import drop_damaged
+
+_HOST = socket.gethostname()
 
 __all__ = ["alone", "called", "folder", "publish", "publish_all", "stage_key"]
 
@@ -45,7 +48,7 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
     stage_home = home() / ".work" / stage
     key = stage_key(stage)
     spec = load_stage(Path.cwd(), stage)
-    outs = [Path(out) for out in (*spec.outs, *spec.metrics, *spec.plots)]
+    outs = spec.made
     for out in outs:
         check_writable(out)
     lock = _lock(stage_home / f"{key}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -53,10 +56,13 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
         raise UserError(f"{stage}: another process is running it now; wait for it or stop it")
     with lock:
         path = stage_home / key
-        path.mkdir(exist_ok=True)
         if shared:
+            path.mkdir(exist_ok=True)
             yield path
             return
+        if not _excludes(stage_home / f"{key}.lock"):
+            path = _own(path)
+        path.mkdir(exist_ok=True)
         for out in outs:
             tidy(out)
         for damaged in drop_damaged(path):
@@ -97,7 +103,7 @@ def stage_key(stage: str, root: Path | None = None) -> str:
     params = load_yaml(root / "params.yaml")
     inputs = {
         "cmd": spec.cmd,
-        "deps": {dep: folder_digest(root / dep) for dep in spec.deps},
+        "deps": {dep: _digest(root / dep) for dep in spec.deps},
         "params": {name: lookup(params, name) for name in spec.params},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -124,8 +130,55 @@ def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> IO[str] | None:
         file.close()
 
 
+def _digest(path: Path) -> str:
+    """Hash of a file or folder, without the .gitignore files that DVC writes beside outs when it has them."""
+    if not path.is_dir():
+        return folder_digest(path)
+    children = [
+        f"{child.name}\0{_digest(child)}\n"
+        for child in sorted(path.iterdir())
+        if child.name not in (".gitignore", "__pycache__") and not child.name.startswith(TEMPORARY)
+    ]
+    return hashlib.sha256("".join(children).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _excludes(path: Path) -> bool:
+    """Whether the lock that this process holds on a file keeps others out: on some network file systems flock does
+    nothing, and a second lock is granted."""
+    with open(path, "w") as again:
+        try:
+            fcntl.flock(again, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _own(path: Path) -> Path:
+    """A work folder that no other process uses, where locks say nothing: the one that a dead process has left, if any.
+
+    Two processes then do the same work twice, and put the same bytes into place. Renaming is atomic: of two that want
+    what is left one has it.
+    """
+    own = path.with_name(f"{path.name}.{_HOST}-{os.getpid()}")
+    for left in (path, *_left(path.parent, path.name)):
+        with suppress(OSError):
+            os.rename(left, own)
+            break
+    return own
+
+
+def _left(stage_home: Path, key: str = "*") -> Iterator[Path]:
+    """Folders of `_own` whose process, of this machine, has ended."""
+    for path in stage_home.glob(f"{key}.{_HOST}-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            yield path
+
+
 def _prune(stage_home: Path) -> None:
     """Remove every key under a stage's folder that no process holds."""
+    for path in _left(stage_home):
+        _discard(path)
     for path in stage_home.glob("*.lock"):
         if lock := _lock(path):
             with lock:
