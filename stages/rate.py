@@ -6,7 +6,7 @@
 reads   data/<source>/                      images and the prompts they were drawn from
         data/questions/<skill>/             the prompts' questions; of drawn ones they lie beside the images
         models/judges/<judge>/              the judge, one of rate.judges
-writes  data/ratings/<source>/<judge>.jsonl     file_name, id, k, score on the judge's own scale
+writes  data/ratings/<source>/<judge>.jsonl     file_name, id, k, score on the judge's own scale; null where it has none
         metrics/rate/<source>/<judge>.json      images, prompts, questions that were asked; the mean score of all images
                                                 and of every prompt's best one; how unlike a prompt's images are
 
@@ -28,7 +28,7 @@ from selma.judging.kept import Kept
 from selma.picking.rating import PLACES, diversity, item_of, rated
 from selma.picking.shots import ratings
 from selma.prompts.training import FILE
-from selma.rewards.judged import open_judges
+from selma.rewards.judged import open_judges, scorable
 from selma.runtime import stage, work
 from selma.runtime.params import load_params
 from selma.runtime.places import DRAWN, QUESTIONS
@@ -43,29 +43,37 @@ def main(judge: str, source: str) -> None:
     pairs = read_training(Path("data") / source)
     items = {item.id: item for item in load_items(_prompts(source))}
     asked = list({pair.id: item_of(pair, items) for pair in pairs}.values())
+    scored = scorable(judge, asked)
+    able = {item.id for item in scored}
+    if without := [item.id for item in asked if item.id not in able]:
+        which = f"{len(without)} of {len(asked)} prompts have no questions for judge {judge} (first: {without[0]})"
+        print(f"warning: {source}: {which}; no row of `picks` takes their images")
     drawer = read_drawer(Path("data") / source).lora
     runtime = params.runtime
-    (opened,) = open_judges([judge], asked, runtime.device, runtime.dtype, params.judge.batch, drawer)
+    (opened,) = open_judges([judge], scored, runtime.device, runtime.dtype, params.judge.batch, drawer)
     with work.folder(stage.name()) as folder:
         # Scores are on disk as they come: a run that is stopped and restarted judges few images twice.
         kept = Kept(folder / "kept.jsonl", ("id", "k"))
-        done = {pair for pair in pairs if (pair.id, pair.k) in kept}
-        came = kept.keep(rated(opened, pairs, items, done.__contains__))
-        for _ in stage.progress(came, len(pairs) - len(done), f"rate {source} {judge}"):
+        shown = [pair for pair in pairs if pair.id in able]
+        done = {pair for pair in shown if (pair.id, pair.k) in kept}
+        came = kept.keep(rated(opened, shown, items, done.__contains__))
+        for _ in stage.progress(came, len(shown) - len(done), f"rate {source} {judge}"):
             pass
-        rows = [{"file_name": pair.file.name, **kept[pair.id, pair.k]} for pair in pairs]
+        rows = [{"file_name": pair.file.name, **kept[pair.id, pair.k]} for pair in shown]
         best: dict[str, float] = {}
         for row in rows:
             best[row["id"]] = max(best.get(row["id"], row["score"]), row["score"])
         metrics = {
             "images": len(rows),
             "prompts": len(best),
-            "questions": sum(opened.questions(items[pair.id]) for pair in pairs),
+            "questions": sum(opened.questions(items[pair.id]) for pair in shown),
             "mean": round(fmean(row["score"] for row in rows), PLACES),
             "best": round(fmean(best.values()), PLACES),
-            "diversity": diversity(pairs),
+            "diversity": diversity(shown),
         }
         out = folder / f"{judge}.jsonl"
+        others = [pair for pair in pairs if pair.id not in able]
+        rows += [{"file_name": pair.file.name, "id": pair.id, "k": pair.k, "score": None} for pair in others]
         write_jsonl(out, rows)
         write_json(folder / "metrics.json", metrics)
         work.publish_all(

@@ -29,7 +29,7 @@ def pinned(*files: str) -> dict[str, str]:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_agrees_with_what_is_pinned(extra):
     """pip refuses two versions of one package."""
-    known = pinned("requirements.txt", "requirements-ocr.txt")
+    known = pinned("requirements.txt", "requirements-ocr.txt", "requirements-ray.txt")
     for requirement in EXTRAS[extra]:
         if requirement.name in known:
             assert str(requirement.specifier) == f"=={known[requirement.name]}"

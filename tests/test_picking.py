@@ -190,6 +190,28 @@ def test_the_best_of_each_prompts_images_is_rated_chosen_and_counted(
     assert len(verdicts) == 24 and verdicts[0]["verdict"] == "kept" and verdicts[0]["scores"]["oracle"] > 0.9
 
 
+def test_a_prompt_without_questions_is_not_scored_and_not_taken(
+    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """An LLM leaves one of thousands without; the round that was drawn of them goes on."""
+    root = project({"picks": {"best": {"source": "images/count", "picker": "best_of_n"}}})
+    file = root / "data/questions/count/prompts.jsonl"
+    rows = read_jsonl(file)
+    file.unlink()
+    write_jsonl(file, [row | ({"questions": []} if row["id"] == "count-1" else {}) for row in rows])
+    run(monkeypatch, "rate@oracle-count", rate.main, "oracle", "images/count")
+    said = capsys.readouterr().out
+    assert "images/count: 1 of 4 prompts have no questions" in said and "count-1" in said
+    scores = {row["id"]: row["score"] for row in read_jsonl(root / "data/ratings/images/count/oracle.jsonl")}
+    assert scores["count-1"] is None and None not in {scores[f"count-{number}"] for number in (0, 2, 3)}
+    assert read_json(root / "metrics/rate/images/count/oracle.json")["images"] == 9
+    run(monkeypatch, "pick@best", pick.main, "best")
+    assert {pair.id for pair in read_training(root / "data/picked/best")} == {"count-0", "count-2", "count-3"}
+    write_jsonl(file, [row | {"questions": []} for row in rows])
+    with pytest.raises(UserError, match=r"answers questions alone, and count-0 .* has none"):
+        rate.main("oracle", "images/count")
+
+
 def test_two_pairs_of_a_prompt_are_four_images(tmp_path: Path) -> None:
     group = []
     for k, score in enumerate((0.2, 0.9, 0.4, 0.7, 0.1)):

@@ -27,7 +27,7 @@ class Rating(TypedDict):
     file_name: FileName
     id: Id
     k: Index
-    score: float
+    score: float | None  # None: the prompt has no questions, and the judge answers alone
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ def ratings(part: Path, judge: str) -> Path:
 
 
 def read_shots(parts: Iterable[Path], judges: Sequence[str]) -> dict[str, list[Shot]]:
-    """The images of these folders with the judges' ratings, by prompt id, each prompt's in the order of k.
+    """The images of these folders with the judges' ratings, by prompt id, each prompt's in the order of k; prompts that
+    one of the judges cannot score are left out.
 
     Raises UserError for an image without a rating, and as `read_training` does.
     """
     found: dict[str, list[Shot]] = {}
     for part in parts:
-        rated: dict[str, dict[str, float]] = {}
+        rated: dict[str, dict[str, float | None]] = {}
         for judge in judges:
             for row in read_rows(ratings(part, judge), Rating, once=["file_name"]):
                 rated.setdefault(row["file_name"], {})[judge] = row["score"]
@@ -65,7 +66,8 @@ def read_shots(parts: Iterable[Path], judges: Sequence[str]) -> dict[str, list[S
                 if judge not in scores:
                     file = ratings(part, judge)
                     raise UserError(f"{file}: does not rate {pair.file.name}; run the rate stage again")
-            found.setdefault(pair.id, []).append(Shot(pair, scores))
+            if None not in scores.values():
+                found.setdefault(pair.id, []).append(Shot(pair, scores))
     return {id: sorted(shots, key=lambda shot: shot.k) for id, shots in found.items()}
 
 

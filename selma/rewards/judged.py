@@ -43,6 +43,16 @@ def open_judges(
     return [JudgeReward.load(name, items, device, dtype, batch, drawer) for name in names if name != SOLACE]
 
 
+def scorable(name: str, items: Sequence[Item]) -> list[Item]:
+    """The items whose pictures a judge of models/judges can score: all, or those with questions, where it answers alone.
+
+    An LLM may leave a few prompts without; where none has any, all are returned, for `load` to refuse.
+    """
+    kind = variants.constants("judges", read_card(name)["kind"])
+    asked = [item for item in items if item.questions]
+    return asked if asked and not kind["SCORES"] else list(items)
+
+
 class JudgeReward:
     """The scores that one judge gives."""
 
