@@ -44,7 +44,7 @@ def open_judges(
 
 
 def scorable(name: str, items: Sequence[Item]) -> list[Item]:
-    """The items whose pictures a judge of models/judges can score: all, or those with questions, where it answers alone.
+    """The items whose pictures a judge can score: all; of one that answers alone, those with questions.
 
     An LLM may leave a few prompts without; where none has any, all are returned, for `load` to refuse.
     """
