@@ -122,7 +122,7 @@ def measure(root: Path, workers: int, shards: int) -> tuple[int, float, float]:
     done = subprocess.run([sys.executable, *words, "--no-repro"], cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{root}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-    said = re.search(r"^(\d+) stages ran, ([\d.]+) s of work in ([\d.]+) s$", done.stdout, re.MULTILINE)
+    said = re.search(r"^(\d+) stages ran, ([\d.]+) s of units in ([\d.]+) s$", done.stdout, re.MULTILINE)
     assert said, done.stdout
     return int(said[1]), float(said[3]), float(said[2])
 

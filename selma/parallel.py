@@ -13,10 +13,12 @@ A unit (a stage, or a shard of one) that is killed, or whose machine is lost, is
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from selma.executing.graph import Pipeline
 from selma.executing.local import Local, gpus
@@ -26,6 +28,8 @@ from selma.executing.units import Executor
 from selma.executing.walk import Walk
 from selma.ground.errors import UserError
 from selma.runtime import command
+from selma.runtime.dvcfile import load_stages
+from selma.runtime.finished import forget_others
 from selma.runtime.params import load_params
 from selma.runtime.work import alone
 
@@ -62,16 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
-    workers = given.workers if given.workers is not None else (len(gpus()) or 2)
-    for option, value in (("--workers", workers), ("--shards", given.shards)):
-        if value < 1:
-            raise UserError(f"{option}: {value}; allowed: 1 or more")
     if wrong := next((setting for setting in given.set if "=" not in setting), None):
         raise UserError(f"--set: {wrong}; it must be KEY=VALUE, e.g. slurm_partition=gpu")
     settings = dict(setting.split("=", 1) for setting in given.set)
+    workers = given.workers if given.workers is not None else (len(gpus(settings.get("gpus"))) or 2)
+    for option, value in (("--workers", workers), ("--shards", given.shards)):
+        if value < 1:
+            raise UserError(f"{option}: {value}; allowed: 1 or more")
     load_params()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a scheduler's way to say Ctrl-C
     with alone("selma.parallel"):
         pipeline = Pipeline(given.targets)
+        forget_others(load_stages(Path.cwd()))
         began = time.monotonic()
         with pipeline.reserved():
             executor = EXECUTORS[given.executor](workers, settings)
@@ -82,14 +88,12 @@ def _main(given: argparse.Namespace) -> None:
                 executor.close()
         took = time.monotonic() - began
         print(
-            f"{len(ran)} stages ran, {sum(walk.seconds.values()):.0f} s of work in {took:.0f} s", flush=True
+            f"{len(ran)} stages ran, {sum(walk.seconds.values()):.0f} s of units in {took:.0f} s", flush=True
         )
-        if given.no_repro:
-            return
-        print("dvc repro: it finds them done, and writes dvc.lock", flush=True)
-        words = [sys.executable, "-m", "selma.dvc", "repro", *given.targets]
-        if code := subprocess.run(words).returncode:
-            raise UserError(f"`dvc repro` ended with exit code {code}")
+    if given.no_repro:
+        return
+    print("dvc repro: it finds them done, and writes dvc.lock", flush=True)
+    os.execv(sys.executable, [sys.executable, "-m", "selma.dvc", "repro", *given.targets])
 
 
 if __name__ == "__main__":

@@ -74,3 +74,16 @@ def test_the_benchmark_is_read_once_its_file_and_its_row_are_there(project):
         ("a red circle", "Is there a circle?"),
         ("a cat", "Is it a cat?"),
     ]
+
+
+def test_the_algorithm_of_its_page_passes_what_is_asked_of_every_algorithm(project):
+    """It becomes a choice by being there: the tests of the folder's files run on it, too."""
+    page = (ROOT / "docs/self-improvement.md").read_text(encoding="utf-8").split("## Write your own")[1]
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    (project / "selma/variants/algorithms/signed.py").write_text(code, encoding="utf-8")
+    (project / "tests").mkdir()
+    for name in ("__init__.py", "test_policy_math.py"):
+        shutil.copy(ROOT / "tests" / name, project / "tests")
+    shutil.copy(ROOT / "pyproject.toml", project)
+    said = run(project, "-m", "pytest", "-q", "-k", "signed and not states", "tests/test_policy_math.py")
+    assert re.search(r"\b5 passed", said), said

@@ -160,7 +160,30 @@ def test_a_stage_that_fails_starts_nothing_more_and_waits_for_what_runs(here: Pa
     with pytest.raises(UserError, match=r"^bad failed: nothing \(.*bad\.log has all\)"):
         walk(graph, executor, say=said.append).run()
     assert executor.started == ["bad", "good"] and not executor.running
-    assert "bad failed; waiting for 1 that run" in said
+    assert any(line.startswith("bad failed") and line.endswith("waiting for 1 that run") for line in said)
+
+
+def test_while_dvc_is_busy_the_walk_waits(here: Path) -> None:
+    graph = Graph({"merge": []}, {"merge"})
+    answers = [None, None, True]
+    graph.outdated = lambda name: answers.pop(0)
+    said: list[str] = []
+    assert walk(graph, Scripted(), say=said.append).run() == ["merge"]
+    assert said.count("another DVC command holds the repository; waiting for it") == 1
+
+
+def test_where_units_cannot_be_started_what_runs_is_waited_for(here: Path) -> None:
+    executor = Scripted({"first": [0]})
+    start = executor.start
+    executor.start = lambda units: start(units) if not executor.started else _refuse("sbatch: error")
+    graph = Graph({"first": [], "second": []}, {"first", "second"})
+    with pytest.raises(UserError, match=r"^sbatch: error; the same command goes on from here$"):
+        walk(graph, executor, 1).run()
+    assert executor.started == ["first"] and not executor.running
+
+
+def _refuse(why: str) -> None:
+    raise UserError(why)
 
 
 # Where it runs ------------------------------------------------------------------------------------
@@ -212,6 +235,7 @@ def executor(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     if request.param == "slurm":
         for name, value in request.getfixturevalue("slurm").items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr("selma.executing.slurm.LAG", 3.0)  # no network file system here
         settings = {"cluster": "slurm", "mem_gb": "0"}
     made = EXECUTORS[request.param](2, settings)
     yield made
@@ -239,6 +263,18 @@ def test_a_killed_command_and_a_killed_worker_are_lost(executor, tmp_path: Path)
         else [unit(tmp_path, "import os; os.kill(os.getpid(), 15)")]
     )
     assert ended(alone) < 0
+
+
+def test_a_unit_that_cannot_begin_has_failed_and_says_why(executor, tmp_path: Path) -> None:
+    """Another folder on the node, say; running it again would not help."""
+    lost = Unit("unit", "unit", ("-c", "0"), str(tmp_path / "elsewhere"), str(tmp_path / "unit.log"))
+    if isinstance(executor, Local):
+        with pytest.raises(OSError, match="elsewhere"):
+            executor.start([lost])
+        return
+    (handle,) = executor.start([lost])
+    assert ended(handle) == 1
+    assert "did not begin" in (tmp_path / "unit.log").read_text()
 
 
 def test_a_unit_that_is_stopped_ends(executor, tmp_path: Path) -> None:

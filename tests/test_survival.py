@@ -114,8 +114,8 @@ class Project:
 
     def afresh(self, name: str) -> None:
         """Forget what earlier runs of a stage have left."""
-        for place in (".work", ".work/finished"):
-            shutil.rmtree(self.folder / place / name, ignore_errors=True)
+        for place in (name, "finished"):  # all that is kept: removing another stage's are operations, too
+            shutil.rmtree(self.folder / ".work" / place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def test_killed_again_and_again_a_stage_ends_in_the_same_bytes(project: Project,
     chance = random.Random(name)
     operations = project.operations(name)
     project.afresh(name)
-    for number in sorted([operations, *chance.sample(range(1, operations), 2)]):
+    for turn, number in enumerate(sorted([operations, *chance.sample(range(1, operations), 2)])):
         code, said = project.run(name, f"{chance.choice(('kill', 'after'))} {number}")
-        assert code in (KILLED, 0), said  # 0: what was left to do had fewer operations
+        assert code == KILLED or (turn and code == 0), said  # 0: what was left to do had fewer operations
     code, said = project.run(name, f"full {chance.randint(1, 6)}")
     lines = [line for line in said.splitlines() if line.startswith("error:")]
     if code:  # 0: as above
@@ -180,7 +180,8 @@ def test_whichever_operation_fails_the_stage_goes_on(project: Project, name: str
     for number in range(1, project.operations(name) + 1):
         project.afresh(name)
         code, said = project.run(name, f"{fault} {number}")
-        assert code == 2 if fault == "full" else KILLED, (number, said)
+        # What tidies up at the end fails without a word on a full disk.
+        assert code in ((2, 0) if fault == "full" else (KILLED,)), (number, said)
         code, said = project.run(name)
         assert code == 0, (number, said)
         assert project.made(name) == project.digests[name], number
@@ -355,7 +356,7 @@ def test_a_disk_that_is_really_full(project: Project, tmp_path: Path) -> None:
 
 def test_work_leaves_nothing_but_records(project: Project) -> None:
     """After all of the above: what is kept until DVC has it, and what says how it was."""
-    for name in STAGES[3:9]:
+    for name in (*STAGES[3:9], NAME):
         assert project.run(name)[0] == 0
     left = {path.name for path in (project.folder / ".work").iterdir()}
     assert left <= {"finished", "times", "params", "warm", "tracking", "parallel", "selma.parallel.lock"}

@@ -67,13 +67,14 @@ class Pipeline:
         except LockError as error:
             raise UserError(f"dvc: {' '.join(str(error).split())}") from None
 
-    def outdated(self, name: str) -> bool:
+    def outdated(self, name: str) -> bool | None:
         """Whether `dvc repro`, coming to this stage now, would run its command.
 
         As it does, what its run cache has is brought instead; so is what an earlier walk has finished. Frozen stages
-        never run. Raises UserError where DVC cannot say, and while another DVC command holds the repository.
+        never run. None while another DVC command holds the repository; raises UserError where DVC cannot say.
         """
         from dvc.exceptions import DvcException
+        from dvc.lock import LockError
         from dvc.stage.cache import RunCacheNotFoundError
 
         stage = self._stages[name]
@@ -84,10 +85,14 @@ class Pipeline:
                 if not stage.changed():
                     return False
                 try:
-                    self._repo.stage_cache.restore(stage)
+                    self._repo.stage_cache.restore(stage, dry=True)
                 except RunCacheNotFoundError:
                     return not _taken(name)
+                stage.remove_outs(ignore_remove=False, force=False)  # else DVC asks before it overwrites one
+                self._repo.stage_cache.restore(stage)
                 return False
+        except LockError:
+            return None
         except DvcException as error:
             raise UserError(f"dvc: {name}: {' '.join(str(error).split())}") from None
 

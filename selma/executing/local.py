@@ -36,18 +36,20 @@ class Local:
         (default: OMP_NUM_THREADS, else the processors over the workers). Raises UserError for others."""
         if unknown := set(settings) - {"gpus", "threads"}:
             raise UserError(f"--set {sorted(unknown)[0]}; the local executor has gpus and threads")
-        self.slots = [self._variables(number, workers, settings) for number in range(workers)]
+        cards = gpus(settings.get("gpus"))
+        self.slots = [self._variables(number, workers, settings, cards) for number in range(workers)]
         self.running: list[_Process] = []
 
     @staticmethod
-    def _variables(number: int, workers: int, settings: Mapping[str, str]) -> dict[str, str]:
+    def _variables(
+        number: int, workers: int, settings: Mapping[str, str], cards: Sequence[str]
+    ) -> dict[str, str]:
         share = (
             str(max(1, len(os.sched_getaffinity(0)) // workers)) if hasattr(os, "sched_getaffinity") else "1"
         )
         threads = settings.get("threads") or os.environ.get("OMP_NUM_THREADS") or share
         if not threads.isdecimal() or int(threads) < 1:
             raise UserError(f"--set threads={threads}; it must be a whole number, 1 or more")
-        cards = gpus(settings.get("gpus"))
         return {"OMP_NUM_THREADS": threads} | (
             {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from selma.ground.errors import UserError
 class _Task:
     ray: Any
     reference: Any
+    log: str
 
     def poll(self) -> int | None:
         ready, _ = self.ray.wait([self.reference], timeout=0)
@@ -22,6 +24,12 @@ class _Task:
             return None
         try:
             return int(self.ray.get(self.reference))
+        except (self.ray.exceptions.RayTaskError, self.ray.exceptions.RuntimeEnvSetupError) as error:
+            if isinstance(error, self.ray.exceptions.TaskCancelledError):
+                return LOST
+            with suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"error: the task did not begin: {' '.join(str(error).split())[-300:]}\n")
+            return 1
         except self.ray.exceptions.RayError:  # the worker or its node died
             return LOST
 
@@ -34,7 +42,8 @@ class Ray:
 
     def __init__(self, workers: int, settings: Mapping[str, str]) -> None:
         """`settings`: address (default: RAY_ADDRESS, else a cluster of this machine), num_cpus and num_gpus of each
-        unit (default: 1 and 0). Raises UserError for others, without Ray, and where no cluster answers."""
+        unit (default: 1, and 1 where the cluster has any). Raises UserError for others, without Ray, and where no
+        cluster answers."""
         if unknown := set(settings) - {"address", "num_cpus", "num_gpus"}:
             raise UserError(
                 f"--set {sorted(unknown)[0]}; the executor ray has address, num_cpus and num_gpus"
@@ -42,8 +51,11 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise UserError("the executor ray needs its package: pip install ray") from None
-        cpus, cards = number_of(settings, "num_cpus", 1, 1), number_of(settings, "num_gpus", 0)
+            raise UserError(
+                "the executor ray needs its package: pip install -r requirements-ray.txt"
+            ) from None
+        cpus = number_of(settings, "num_cpus", 1, 1)
+        number_of(settings, "num_gpus", 0)  # before anything starts
         address = settings.get("address") or os.environ.get("RAY_ADDRESS")
         # Tasks import selma from this folder. A cluster of one's own gets a slot for each worker.
         own = {"address": address} if address else {"num_cpus": workers * cpus, "include_dashboard": False}
@@ -52,11 +64,12 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--set address: ray says: {' '.join(str(error).split())[:300]}") from None
         self.ray, self.tasks = ray, []
+        cards = number_of(settings, "num_gpus", int(ray.cluster_resources().get("GPU", 0) > 0))
         self.run = ray.remote(run_unit).options(num_cpus=cpus, num_gpus=cards, max_retries=0)
 
     def start(self, units: Sequence[Unit]) -> list[Handle]:
         """Hand units to the cluster."""
-        started = [_Task(self.ray, self.run.remote(unit)) for unit in units]
+        started = [_Task(self.ray, self.run.remote(unit), unit.log) for unit in units]
         self.tasks += started
         return list(started)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selma.executing.local import gpus
 from selma.executing.units import LOST, Handle, Unit, run_unit
 from selma.ground.errors import UserError
 from selma.runtime.parent import tie
 
 FOLDER = Path(".work/submitit")  # submitit's own files: what it calls, and the jobs' streams
 EVERY = 5.0  # seconds between two questions to squeue
-LAG = 8.0  # seconds that a result may take from a node to here, by a network file system
+LAG = 90.0  # seconds that a result may take from a node to here: network file systems remember names for a minute
 
 
 @dataclass
@@ -42,14 +45,19 @@ class _Queue:
 @dataclass
 class _Job:
     job: Any
+    log: str
     queue: _Queue | None  # None: a process of this machine
     gone: float | None = field(default=None)  # since when SLURM does not have it
 
     def poll(self) -> int | None:
         """The code that the unit returned; LOST where the job never came back: preempted, out of its time or memory, a
-        node that died."""
+        node that died. A job that could not even begin has failed, and its log says why."""
         if self.job.paths.result_pickle.exists():
-            return LOST if self.job.exception() is not None else int(self.job.result())
+            if (error := self.job.exception()) is None:
+                return int(self.job.result())
+            with suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"error: the job did not begin: {' '.join(str(error).split())[-300:]}\n")
+            return 1
         if self.queue is None:
             return LOST if self.job.done() and not self.job.paths.result_pickle.exists() else None
         if self.queue.has(self.job.job_id):
@@ -58,9 +66,13 @@ class _Job:
         self.gone = self.gone or time.monotonic()
         return LOST if time.monotonic() - self.gone > LAG else None
 
+    def ended(self) -> bool:
+        """Whether nothing of it runs."""
+        return self.gone is not None or self.job.paths.result_pickle.exists()
+
     def stop(self) -> None:
         if self.queue is not None:
-            self.job.cancel()
+            self.job.cancel(check=False)
             return
         # submitit's own way, Ctrl-C, leaves the job's children; a local job's number is its process.
         with suppress(ProcessLookupError):
@@ -80,13 +92,18 @@ class Slurm:
         logging.getLogger("submitit").setLevel(logging.ERROR)
         own = {key: _value(text) for key, text in settings.items()}
         cluster = own.pop("cluster", None)
+        self.name = f"selma-{hashlib.sha256(os.getcwd().encode()).hexdigest()[:8]}"  # of this folder's jobs
         try:
             self.executor = submitit.AutoExecutor(FOLDER, cluster=cluster)
             slurm = self.executor.cluster == "slurm"
-            parallel = {"slurm_array_parallelism": workers} if slurm else {}
-            self.executor.update_parameters(name="selma", **{"timeout_min": 24 * 60, **parallel, **own})
+            cards = {"gpus_per_node": 1} if not slurm and gpus() else {}
+            self.executor.update_parameters(name=self.name, **{"timeout_min": 24 * 60, **cards, **own})
         except (NameError, TypeError, ValueError, RuntimeError) as error:
+            shutil.rmtree(FOLDER, ignore_errors=True)
             raise UserError(f"--set: submitit says: {' '.join(str(error).split())}") from None
+        print(f"submitit: {self.executor.cluster}, jobs are named {self.name}", flush=True)
+        if slurm:
+            self._forget_earlier()
         self.queue = _Queue() if slurm else None
         self.jobs: list[_Job] = []
 
@@ -101,15 +118,28 @@ class Slurm:
             raise UserError(f"submitit says: {' '.join(str(error).split())[-300:]}") from None
         if self.queue is not None:
             self.queue.asked = 0.0  # what it knew is older than these
-        started = [_Job(job, self.queue) for job in jobs]
+        started = [_Job(job, unit.log, self.queue) for job, unit in zip(jobs, units, strict=True)]
         self.jobs += started
         return list(started)
 
     def close(self) -> None:
-        """Cancel what still runs or waits."""
-        for job in self.jobs:
-            if not job.job.paths.result_pickle.exists():
-                job.stop()
+        """Cancel what still runs or waits; where nothing did, submitit's files go."""
+        waiting = [job for job in self.jobs if not job.ended()]
+        for job in waiting:
+            job.stop()
+        if not waiting:
+            shutil.rmtree(FOLDER, ignore_errors=True)
+
+    def _forget_earlier(self) -> None:
+        """Cancel what a walk of this folder has left that was killed itself: it holds the stages' locks."""
+        mine = ["--me", f"--name={self.name}"]
+        with suppress(OSError):
+            subprocess.run(["scancel", *mine], capture_output=True)
+            until = time.monotonic() + LAG
+            while time.monotonic() < until:
+                if not subprocess.run(["squeue", *mine, "--noheader"], capture_output=True).stdout.strip():
+                    return
+                time.sleep(1.0)
 
 
 def _run(unit: Unit) -> int:

@@ -27,7 +27,7 @@ class Graph(Protocol):
 
     def height(self) -> Mapping[str, int]: ...
 
-    def outdated(self, name: str) -> bool: ...
+    def outdated(self, name: str) -> bool | None: ...
 
     def command(self, name: str) -> str: ...
 
@@ -53,6 +53,7 @@ class Walk:
     _parts: dict[str, int] = field(default_factory=dict)  # shards that a stage waits for
     _lost: Counter[Unit] = field(default_factory=Counter)
     _failed: str = ""
+    _held: bool = False  # it has been said that DVC is busy
 
     def run(self) -> list[str]:
         """Walk to the end; the stages that ran, in the order in which they ended.
@@ -65,8 +66,8 @@ class Walk:
                 raise UserError(f"{self._failed}; the same command goes on from here")
             if not self._failed:
                 for name in [name for name in waiting if self._done.issuperset(self.graph.needs[name])]:
-                    waiting.remove(name)
-                    self._consider(name)
+                    if self._considered(name):
+                        waiting.remove(name)
                 self._queue.sort(key=lambda unit: -height[unit.stage])  # stable: DVC's order among equals
                 self._start()
             codes = {unit: handle.poll() for unit, (handle, _) in self._running.items()}
@@ -79,14 +80,23 @@ class Walk:
             raise UserError(f"{self._failed}; the same command goes on from here")
         return self.ran
 
-    def _consider(self, name: str) -> None:
-        """A stage whose needs are there: its units, if DVC would run it."""
-        if not self.graph.outdated(name):
+    def _considered(self, name: str) -> bool:
+        """Queue a stage whose needs are there, if DVC would run it; False where it cannot say yet."""
+        try:
+            outdated = self.graph.outdated(name)
+        except UserError as error:
+            self._fail(str(error))
+            return False
+        if outdated:
+            *parts, whole = self._units(name)
+            self._parts[name] = len(parts)
+            self._queue += parts or [whole]
+        elif outdated is not None:
             self._done.add(name)
-            return
-        *parts, whole = self._units(name)
-        self._parts[name] = len(parts)
-        self._queue += parts or [whole]
+        elif not self._held:
+            self._held = True
+            self.say("another DVC command holds the repository; waiting for it")
+        return outdated is not None
 
     def _start(self) -> None:
         """Give free places to the first units of the queue."""
@@ -94,7 +104,12 @@ class Walk:
         starting, self._queue = self._queue[:free], self._queue[free:]
         if not starting:
             return
-        for unit, handle in zip(starting, self.executor.start(starting), strict=True):
+        try:
+            handles = self.executor.start(starting)
+        except UserError as error:
+            self._fail(str(error))
+            return
+        for unit, handle in zip(starting, handles, strict=True):
             self._running[unit] = handle, self.clock()
             self.say(f"{unit.name}: begins ({len(self._running)} running)")
 
@@ -117,12 +132,16 @@ class Walk:
         if killed and self._lost[unit] < self.tries:
             self.say(f"{unit.name}: lost, it runs again")
             self._queue.append(unit)
-        elif not self._failed:
+        else:
             said = last_line(unit.log).removeprefix("error: ")
             why = f"was killed {self.tries} times, at last after saying" if killed else "failed:"
-            self._failed = f"{unit.name} {why} {said or 'nothing'} ({unit.log} has all)"
-            if self._running:
-                self.say(f"{unit.name} failed; waiting for {len(self._running)} that run")
+            self._fail(f"{unit.name} {why} {said or 'nothing'} ({unit.log} has all)")
+
+    def _fail(self, why: str) -> None:
+        """Start nothing more; the first reason is the walk's."""
+        self._failed = self._failed or why
+        if self._running:
+            self.say(f"{why}; waiting for {len(self._running)} that run")
 
     def _units(self, name: str) -> Iterator[Unit]:
         """The shards of a stage, if it has any, then the stage."""

@@ -1,4 +1,4 @@
-"""Which stages `dvc repro` would run, as DVC itself sees them; the only file beside selma/dvc.py that imports it.
+"""Which stages `dvc repro` would run, as DVC itself sees them.
 
 DVC compares dvc.yaml, dvc.lock, params.yaml, the code and what lies here. What it calls changed because it is not here,
 though dvc.lock is in step, `dvc pull` brings: that is told apart. Nothing is run, locked, downloaded or written (DVC

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from selma.ground.files import folder_digest, write_json, write_text
+from selma.runtime import timing
 from selma.runtime.outs import lay, publish_all, remove
 from selma.runtime.parent import PARALLEL, starter
 from selma.runtime.places import home
@@ -24,6 +25,7 @@ FOLDER = ".work/finished"
 _DIGESTS, _OWNER = "outs.json", "owner"
 
 
+@timing.phase("writing")
 def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
     """Keep a stage's outs as they lie in the workspace; what was kept of it before goes.
 
@@ -34,7 +36,7 @@ def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
         return
     place = home() / FOLDER / stage
     new = place / f".new-{key}"
-    with suppress(OSError):
+    try:
         remove(place)
         new.mkdir(parents=True)
         digests = {}
@@ -44,6 +46,17 @@ def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
         write_json(new / _DIGESTS, digests)
         write_text(place / _OWNER, owner)
         os.replace(new, place / key)
+    except OSError:
+        with suppress(OSError):
+            remove(place)
+
+
+def forget_others(stages: Collection[str]) -> None:
+    """Drop what is kept of stages that the pipeline no longer has."""
+    for place in (home() / FOLDER).glob("*"):
+        if place.name not in stages:
+            with suppress(OSError):
+                remove(place)
 
 
 def kept(stage: str) -> bool:

@@ -7,15 +7,30 @@ import glob
 import os
 import random
 import shutil
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from selma.ground.errors import UserError
-from selma.ground.files import TEMPORARY, temporary_of
+from selma.ground.files import TEMPORARY
 from selma.runtime import timing
 
+_OLD = ".old-"
 _TRIES = 5
+_PASSING = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # what two processes at one place may meet
+_apart = ""  # what sets this process's temporary names apart, where locks say nothing
+
+
+def set_apart(name: str) -> None:
+    """Lay outs beside their places under names that no other process uses, and leave others' alone: where locks say
+    nothing, another process may be doing the same."""
+    global _apart
+    _apart = name
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f"{kind}{_apart}{target.name}")
 
 
 def publish(source: Path, target: Path) -> None:
@@ -36,13 +51,14 @@ def publish_all(finished: Mapping[Path, Path]) -> None:
             _publish(finished)
             return
         except OSError as error:  # where locks say nothing, another process may be doing the same
-            if tries == _TRIES - 1 or error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+            passing = isinstance(error, shutil.Error) or error.errno in _PASSING
+            if tries == _TRIES - 1 or not _apart or not passing:
                 raise
             time.sleep(0.1 * (1 + random.random()))
 
 
 def _publish(finished: Mapping[Path, Path]) -> None:
-    near = {Path(target): temporary_of(Path(target)) for target in finished.values()}
+    near = {Path(target): _beside(Path(target), TEMPORARY) for target in finished.values()}
     try:
         for source, target in finished.items():
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -82,21 +98,23 @@ def _swap(temporary: Path, target: Path) -> None:
 
 
 def _old(target: Path) -> Path:
-    return target.with_name(f".old-{target.name}")
+    return _beside(target, _OLD)
 
 
 def tidy(target: Path) -> None:
-    """Remove what killed runs left beside a target, under the names that they use today or used with a process id."""
-    left = [temporary_of(target), _old(target)]
-    left += [
-        path for path in target.parent.glob(f"{TEMPORARY}*-{glob.escape(target.name)}") if _of_process(path)
-    ]
-    for path in left:
+    """Remove what killed runs left beside a target; where locks say nothing, not what one at work has laid there."""
+    for path in (_beside(target, TEMPORARY), _old(target), *_left(target)):
         remove(path)
 
 
-def _of_process(path: Path) -> bool:
-    return path.name.removeprefix(TEMPORARY).split("-")[0].isdecimal()
+def _left(target: Path) -> Iterator[Path]:
+    """Temporary names with a process id: those that `set_apart` gave, and that earlier versions used."""
+    for kind in (TEMPORARY, _OLD):
+        for path in target.parent.glob(f"{kind}*-{glob.escape(target.name)}"):
+            host, _, pid = path.name[len(kind) : -len(target.name) - 1].rpartition("-")
+            dead = host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
+            if pid.isdecimal() and (dead or not (host or _apart)):
+                yield path
 
 
 def check_writable(out: Path) -> None:

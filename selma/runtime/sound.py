@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from selma.ground.files import TEMPORARY
+
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -20,7 +22,10 @@ def drop_damaged(folder: Path) -> list[Path]:
     damaged = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix in _CHECKS and path.is_file() and not _whole(path)
+        if path.suffix in _CHECKS
+        and not path.name.startswith(TEMPORARY)
+        and path.is_file()
+        and not _whole(path)
     ]
     for path in damaged:
         path.unlink()
@@ -30,7 +35,7 @@ def drop_damaged(folder: Path) -> list[Path]:
 def _whole(path: Path) -> bool:
     try:
         return _CHECKS[path.suffix](path)
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error):
         return False
 
 

@@ -24,6 +24,7 @@ from typing import TypeVar
 from selma.ground.errors import UserError, first_line
 from selma.runtime import finished, timing, tracking, unread, work
 from selma.runtime.dvcfile import in_order, load_stages
+from selma.runtime.parent import UNIT
 from selma.runtime.progress import show
 
 T = TypeVar("T")
@@ -45,9 +46,14 @@ def run(main: Callable[..., None]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on KeyboardInterrupt, caught below
     try:
         _say_where()
-        if options.get("shard", "1/1") == "1/1" and _taken():
+        whole = options.get("shard", "1/1") == "1/1"
+        if whole and _taken():
             return
-        with timing.stage(name()), tracking.stage_run(name()), unread.noted(_row_of):
+        with (
+            timing.stage(name(), whole and not os.environ.get(UNIT)),
+            tracking.stage_run(name()),
+            unread.noted(_row_of),
+        ):
             main(*arguments, **options)
     except UserError as error:
         _leave(f"error: {error}", 2)

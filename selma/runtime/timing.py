@@ -77,8 +77,9 @@ _clock: _Clock | None = None
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Measure the body, and all of the process before it as start-up; the times are kept if nothing is raised."""
+def stage(name: str, whole: bool = True) -> Iterator[None]:
+    """Measure the body, and all of the process before it as start-up; the times are kept if nothing is raised and it is
+    the `whole` stage that runs, alone."""
     global _clock
     clock = _clock = _Clock("start-up", time.monotonic() - _age())
     clock.charge()
@@ -91,6 +92,9 @@ def stage(name: str) -> Iterator[None]:
         _clock = None
     seconds = {phase: round(seconds, 4) for phase, seconds in clock.seconds.items()}
     times = {"stage": name, "warm": "selma_warm" in sys.modules, "seconds": seconds, "counts": clock.counts}
+    made = [count["number"] for count in clock.counts.values()]
+    if not whole or (made and not any(made)):  # a shard, or what others have made: no time of the stage
+        return
     with suppress(OSError):  # what is measured must not fail what is made
         if settings is not None:
             times["params"] = f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.yaml"

@@ -202,7 +202,7 @@ def _leave(status: bytes) -> NoReturn:
     """End as the child did, by its exit code or its signal."""
     if not status.strip().isdigit():  # the preloaded process died, and the child with it
         os.write(2, b"error: the preloaded process was killed; run the same command again to resume\n")
-        os._exit(1)
+        os._exit(137)
     number = int(status)
     if os.WIFSIGNALED(number):
         with suppress(OSError, ValueError):

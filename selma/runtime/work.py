@@ -11,6 +11,7 @@ exactly the run that would have made it, and by no other. Finished outs are put 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -26,12 +27,13 @@ from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY, folder_digest
 from selma.runtime import finished, timing
 from selma.runtime.dvcfile import load_stage, lookup
-from selma.runtime.outs import check_writable, publish, publish_all, remove, tidy
+from selma.runtime.outs import check_writable, publish, publish_all, remove, set_apart, tidy
 from selma.runtime.places import home
 from selma.runtime.schema import load_yaml
 from selma.runtime.sound import drop_damaged
 
 _HOST = socket.gethostname()
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems answer that have none
 
 __all__ = ["alone", "called", "folder", "publish", "publish_all", "stage_key"]
 
@@ -62,6 +64,7 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
             return
         if not _excludes(stage_home / f"{key}.lock"):
             path = _own(path)
+            set_apart(f"{_HOST}-{os.getpid()}-")
         path.mkdir(exist_ok=True)
         for out in outs:
             tidy(out)
@@ -123,6 +126,10 @@ def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> IO[str] | None:
         except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return file
         # Between open and lock the file may have been pruned; a lock on a deleted file guards nothing.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -148,8 +155,8 @@ def _excludes(path: Path) -> bool:
     with open(path, "w") as again:
         try:
             fcntl.flock(again, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        except OSError as error:
+            return error.errno not in _NO_LOCKS
     return False
 
 
