@@ -374,6 +374,12 @@ def test_what_a_stage_has_made_is_kept_until_dvc_has_it(repository: Path, monkey
     (repository / "out/count/a").write_text("changed in place")  # what is kept is the same file
     assert not take("count")
     run("count")
+    next(repository.glob(".work/finished/images@count/*/0/a")).unlink()
+    assert not take("count"), "half of it is gone"
+    run("count")
+    shutil.rmtree(next(repository.glob(".work/finished/images@count/*/0")))
+    assert not take("count"), "more than half"
+    run("count")
     (repository / "code.py").write_text("2")
     assert not take("count"), "other code"
     (repository / "code.py").write_text("1")

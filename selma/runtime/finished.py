@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, write_json, write_text
 from selma.runtime import timing
 from selma.runtime.outs import lay, publish_all, remove
@@ -93,7 +94,9 @@ def forget() -> None:
 
 def _whole(folder: Path, outs: Sequence[Path]) -> bool:
     """Whether every out is there with the bytes that it was kept with: a file may have been changed in place since."""
-    with suppress(OSError, ValueError):
+    with suppress(
+        OSError, ValueError, UserError
+    ):  # half of it may be gone: what drops it may have been killed
         digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
         return digests == {str(out): folder_digest(folder / str(number)) for number, out in enumerate(outs)}
     return False

@@ -43,10 +43,12 @@ def counted(call, path_at=0):
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind == "full" and done >= int(value):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[path_at]))
-        result = call(*args, **kwargs)
-        if kind == "after" and done == int(value):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        number = done
+        try:
+            return call(*args, **kwargs)
+        finally:
+            if kind == "after" and number == int(value):
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return wrapper
 
