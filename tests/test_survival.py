@@ -1,7 +1,7 @@
 """What a kill, a full disk or a file system does to a stage: it goes on, and ends in an undisturbed run's bytes.
 
-Every stage runs here as DVC runs it, with its outs deleted before. A few operations on the disk are drawn by chance;
-`SELMA_SURVIVAL=every pytest tests/test_survival.py` tries every one (an hour).
+Every stage runs here as DVC runs it, with its outs deleted before. A few operations on the disk are drawn by chance,
+others with another SELMA_SURVIVAL_SEED; `SELMA_SURVIVAL=every pytest tests/test_survival.py` tries every one (hours).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.clones import SKILLS, Clone, chosen, small
 
 pytestmark = pytest.mark.e2e
 FAULTS = Path(__file__).with_name("faults")
+SEED = os.environ.get("SELMA_SURVIVAL_SEED", "0")
 EVERY = os.environ.get("SELMA_SURVIVAL") == "every"
 KILLED = -signal.SIGKILL
 SKILL = SKILLS[1]
@@ -158,7 +159,7 @@ def test_every_kind_of_stage_is_here() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_again_and_again_a_stage_ends_in_the_same_bytes(project: Project, name: str) -> None:
     """Killed before or after operations drawn by chance, then on a full disk, each time going on from what is left."""
-    chance = random.Random(name)
+    chance = random.Random(f"{SEED} {name}")
     operations = project.operations(name)
     project.afresh(name)
     for turn, number in enumerate(sorted([operations, *chance.sample(range(1, operations), 2)])):
@@ -173,7 +174,7 @@ def test_killed_again_and_again_a_stage_ends_in_the_same_bytes(project: Project,
     assert project.made(name) == project.digests[name]
 
 
-@pytest.mark.skipif(not EVERY, reason="SELMA_SURVIVAL=every: an hour")
+@pytest.mark.skipif(not EVERY, reason="SELMA_SURVIVAL=every: hours")
 @pytest.mark.parametrize("fault", ["kill", "after", "full"])
 @pytest.mark.parametrize("name", STAGES)
 def test_whichever_operation_fails_the_stage_goes_on(project: Project, name: str, fault: str) -> None:
