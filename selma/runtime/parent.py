@@ -44,5 +44,5 @@ def tie() -> None:
 def starter() -> str | None:
     """Who started this stage, as a name that stays the same for all stages that one `dvc repro` runs; None: by hand."""
     if os.environ.get("DVC_STAGE"):
-        return os.environ.get(_STARTER, "dvc")
+        return os.environ.get(_STARTER)
     return PARALLEL if os.environ.get(UNIT) else None

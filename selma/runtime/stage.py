@@ -72,6 +72,7 @@ def _taken() -> bool:
     if name() not in stages:
         return False
     if taken := finished.take(name(), work.stage_key(name()), stages[name()].made):
+        work.prune(name())
         print("done already: its outs are those of an earlier run of this very stage", flush=True)
     return taken
 

@@ -35,13 +35,21 @@ def noted(first_of: Callable[[Collection[str]], str | None] = lambda texts: None
         cut.update(found)
         return False
 
-    for name in _WARNINGS:
-        logging.getLogger(name).addFilter(news)
+    loggers = [logging.getLogger(name) for name in _WARNINGS]
+    before = [(logger.level, logger.disabled) for logger in loggers]
+    for (
+        logger
+    ) in loggers:  # whatever else has made the libraries quiet: MLflow's migrations disable all loggers
+        logger.addFilter(news)
+        logger.setLevel(logging.WARNING)
+        logger.disabled = False
     try:
         yield
     finally:
-        for name in _WARNINGS:
-            logging.getLogger(name).removeFilter(news)
+        for logger, (level, disabled) in zip(loggers, before, strict=True):
+            logger.removeFilter(news)
+            logger.setLevel(level)
+            logger.disabled = disabled
         if cut:
             print(f"warning: {_line(cut, first_of(cut))}", file=sys.stderr, flush=True)
 

@@ -35,7 +35,7 @@ from selma.runtime.sound import drop_damaged
 _HOST = socket.gethostname()
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems answer that have none
 
-__all__ = ["alone", "called", "folder", "publish", "publish_all", "stage_key"]
+__all__ = ["alone", "called", "folder", "prune", "publish", "publish_all", "stage_key"]
 
 
 @contextmanager
@@ -180,6 +180,11 @@ def _left(stage_home: Path, key: str = "*") -> Iterator[Path]:
         pid = path.name.rpartition("-")[2]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             yield path
+
+
+def prune(stage: str) -> None:
+    """Remove what killed runs of a stage have left, but for what a process is at work on."""
+    _prune(home() / ".work" / stage)
 
 
 def _prune(stage_home: Path) -> None:
