@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selma import parallel
+from selma.executing.graph import Pipeline
 from selma.executing.local import Local, gpus
 from selma.executing.units import LOST, Executor, Unit
 from selma.executing.walk import Walk, sharded
@@ -184,6 +185,54 @@ def test_where_units_cannot_be_started_what_runs_is_waited_for(here: Path) -> No
 
 def _refuse(why: str) -> None:
     raise UserError(why)
+
+
+# What DVC says ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository in which `second` copies what `first` copies, after one `dvc repro`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "in").write_text("one")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  first: {cmd: cp in a, deps: [in], outs: [a]}\n"
+        "  second: {cmd: cp a b, deps: [a], outs: [b: {cache: false}]}\n"
+    )
+    for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["dvc", "repro", "--quiet"]):
+        program = [sys.executable, "-m", *words] if words[0] == "dvc" else words
+        subprocess.run(program, check=True, stdin=subprocess.DEVNULL)
+    return tmp_path
+
+
+def test_what_is_out_of_date_is_what_dvc_would_run(repository: Path) -> None:
+    assert [Pipeline().outdated(name) for name in ("first", "second")] == [False, False]
+    (repository / "in").write_text("two")
+    assert Pipeline().outdated("first"), "though the cache has what it made of other deps"
+    assert not (repository / "a").exists(), "as DVC deletes outs before it runs a stage"
+    (repository / "a").write_text("two")
+    assert Pipeline().outdated("second")
+    (repository / "a").unlink()
+    (repository / "in").write_text("one")
+    pipeline = Pipeline()
+    assert [pipeline.outdated(name) for name in ("first", "second")] == [False, False]
+    assert (repository / "a").read_text() == "one", "brought from DVC's cache"
+    (repository / "in").unlink()
+    with pytest.raises(UserError, match=r"^first needs in, which is not here; "):
+        Pipeline().outdated("first")
+    assert (repository / "a").exists(), "what cannot be made again is not deleted"
+
+
+def test_what_the_cache_has_takes_the_place_of_what_a_walk_has_made(repository: Path) -> None:
+    (repository / "in").write_text("two")
+    assert Pipeline().outdated("first")
+    (repository / "a").write_text("two, in no cache")
+    (repository / "in").write_text("one")
+    assert not Pipeline().outdated("first"), "DVC would ask before it deletes it; a walk does not"
+    assert (repository / "a").read_text() == "one"
 
 
 # Where it runs ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 from selma.ground.errors import UserError
 from selma.runtime import finished, work
 from selma.runtime.dvcfile import load_stage
+from selma.runtime.places import BROUGHT
 
 
 class Pipeline:
@@ -70,8 +71,9 @@ class Pipeline:
     def outdated(self, name: str) -> bool | None:
         """Whether `dvc repro`, coming to this stage now, would run its command.
 
-        As it does, what its run cache has is brought instead; so is what an earlier walk has finished. Frozen stages
-        never run. None while another DVC command holds the repository; raises UserError where DVC cannot say.
+        As it does, its outs are deleted then, and what its run cache has is brought instead; so is what an earlier walk
+        has finished. Frozen stages never run. None while another DVC command holds the repository; raises UserError for
+        a dep that is not there, and where DVC cannot say.
         """
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
@@ -82,14 +84,15 @@ class Pipeline:
             return False
         try:
             with self._repo.lock:
+                if missing := next((str(dep) for dep in stage.deps if not dep.exists), None):
+                    raise UserError(f"{name} needs {missing}, which is not here; {BROUGHT}")
                 if not stage.changed():
                     return False
+                stage.remove_outs(ignore_remove=False, force=False)
                 try:
-                    self._repo.stage_cache.restore(stage, dry=True)
+                    self._repo.stage_cache.restore(stage)
                 except RunCacheNotFoundError:
                     return not _taken(name)
-                stage.remove_outs(ignore_remove=False, force=False)  # else DVC asks before it overwrites one
-                self._repo.stage_cache.restore(stage)
                 return False
         except LockError:
             return None
