@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from bench._arguments import at_least
 from selma.executing.units import Handle, Unit
-from selma.executing.walk import Walk, sharded
+from selma.executing.walk import Walk, heights, sharded
 from selma.ground.errors import UserError
 from selma.planning import plan
 from selma.runtime import command
@@ -122,7 +122,7 @@ def measure(root: Path, workers: int, shards: int) -> tuple[int, float, float]:
     done = subprocess.run([sys.executable, *words, "--no-repro"], cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{root}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-    said = re.search(r"^(\d+) stages ran, ([\d.]+) s of units in ([\d.]+) s$", done.stdout, re.MULTILINE)
+    said = re.search(r"^(\d+) stages? ran, ([\d.]+) s of units in ([\d.]+) s$", done.stdout, re.MULTILINE)
     assert said, done.stdout
     return int(said[1]), float(said[3]), float(said[2])
 
@@ -140,13 +140,7 @@ class _Paper:
 
     def height(self) -> dict[str, float]:
         """Seconds of the longest chain from a stage on, itself included."""
-        found: dict[str, float] = {}
-        followers = {
-            name: [other for other in self.needs if name in self.needs[other]] for name in self.needs
-        }
-        for name in reversed(self.needs):
-            found[name] = self.seconds[name] + max((found[other] for other in followers[name]), default=0.0)
-        return found
+        return heights(self.needs, self.seconds)
 
     def outdated(self, name: str) -> bool:
         return True
@@ -174,7 +168,8 @@ class _Clocks:
 
     def rest(self) -> None:
         """Go on to the next end."""
-        self.now = min((end for end in self.ends if end > self.now), default=self.now)
+        self.ends = [end for end in self.ends if end > self.now]
+        self.now = min(self.ends, default=self.now)
 
     def close(self) -> None:
         """Nothing runs."""

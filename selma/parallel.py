@@ -87,8 +87,10 @@ def _main(given: argparse.Namespace) -> None:
             finally:
                 executor.close()
         took = time.monotonic() - began
+        stages = "stage" if len(ran) == 1 else "stages"
         print(
-            f"{len(ran)} stages ran, {sum(walk.seconds.values()):.0f} s of units in {took:.0f} s", flush=True
+            f"{len(ran)} {stages} ran, {sum(walk.seconds.values()):.0f} s of units in {took:.0f} s",
+            flush=True,
         )
     if given.no_repro:
         return

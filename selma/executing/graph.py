@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from selma.executing.walk import heights
 from selma.ground.errors import UserError
 from selma.runtime import finished, work
 from selma.runtime.dvcfile import load_stage
@@ -39,16 +40,9 @@ class Pipeline:
             stage.addressing: [needed.addressing for needed in graph.successors(stage)] for stage in planned
         }
 
-    def height(self) -> dict[str, int]:
-        """How many stages follow each one at most, one after another: those with many should begin first."""
-        followers: dict[str, list[str]] = {name: [] for name in self.needs}
-        for name, needed in self.needs.items():
-            for other in needed:
-                followers[other].append(name)
-        found: dict[str, int] = {}
-        for name in reversed(self.needs):  # DVC's order: each after what it needs
-            found[name] = max((found[other] + 1 for other in followers[name]), default=0)
-        return found
+    def height(self) -> dict[str, float]:
+        """How many stages each one begins a chain of: those with many should begin first."""
+        return heights(self.needs)
 
     @contextmanager
     def reserved(self) -> Iterator[None]:

@@ -36,23 +36,17 @@ class Local:
         (default: OMP_NUM_THREADS, else the processors over the workers). Raises UserError for others."""
         if unknown := set(settings) - {"gpus", "threads"}:
             raise UserError(f"--set {sorted(unknown)[0]}; the local executor has gpus and threads")
-        cards = gpus(settings.get("gpus"))
-        self.slots = [self._variables(number, workers, settings, cards) for number in range(workers)]
-        self.running: list[_Process] = []
-
-    @staticmethod
-    def _variables(
-        number: int, workers: int, settings: Mapping[str, str], cards: Sequence[str]
-    ) -> dict[str, str]:
-        share = (
-            str(max(1, len(os.sched_getaffinity(0)) // workers)) if hasattr(os, "sched_getaffinity") else "1"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        threads = (
+            settings.get("threads") or os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // workers))
         )
-        threads = settings.get("threads") or os.environ.get("OMP_NUM_THREADS") or share
         if not threads.isdecimal() or int(threads) < 1:
             raise UserError(f"--set threads={threads}; it must be a whole number, 1 or more")
-        return {"OMP_NUM_THREADS": threads} | (
-            {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {}
-        )
+        cards = gpus(settings.get("gpus"))
+        self.slots = [{"OMP_NUM_THREADS": threads} for _ in range(workers)]
+        for number, variables in enumerate(self.slots if cards else ()):
+            variables["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+        self.running: list[_Process] = []
 
     def start(self, units: Sequence[Unit]) -> list[Handle]:
         """Start units, at most as many as there are free slots."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from selma.executing.units import LOST, Handle, Unit, number_of, run_unit
+from selma.executing.units import LOST, Handle, Unit, not_begun, run_unit
 from selma.ground.errors import UserError
 
 
@@ -16,7 +15,7 @@ from selma.ground.errors import UserError
 class _Task:
     ray: Any
     reference: Any
-    log: str
+    unit: Unit
 
     def poll(self) -> int | None:
         ready, _ = self.ray.wait([self.reference], timeout=0)
@@ -25,11 +24,7 @@ class _Task:
         try:
             return int(self.ray.get(self.reference))
         except (self.ray.exceptions.RayTaskError, self.ray.exceptions.RuntimeEnvSetupError) as error:
-            if isinstance(error, self.ray.exceptions.TaskCancelledError):
-                return LOST
-            with suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
-                file.write(f"error: the task did not begin: {' '.join(str(error).split())[-300:]}\n")
-            return 1
+            return not_begun(self.unit, error)
         except self.ray.exceptions.RayError:  # the worker or its node died
             return LOST
 
@@ -54,8 +49,8 @@ class Ray:
             raise UserError(
                 "the executor ray needs its package: pip install -r requirements-ray.txt"
             ) from None
-        cpus = number_of(settings, "num_cpus", 1, 1)
-        number_of(settings, "num_gpus", 0)  # before anything starts
+        cpus = _number(settings, "num_cpus", 1, 1)
+        _number(settings, "num_gpus", 0)  # before anything starts
         address = settings.get("address") or os.environ.get("RAY_ADDRESS")
         # Tasks import selma from this folder. A cluster of one's own gets a slot for each worker.
         own = {"address": address} if address else {"num_cpus": workers * cpus, "include_dashboard": False}
@@ -64,12 +59,12 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--set address: ray says: {' '.join(str(error).split())[:300]}") from None
         self.ray, self.tasks = ray, []
-        cards = number_of(settings, "num_gpus", int(ray.cluster_resources().get("GPU", 0) > 0))
+        cards = _number(settings, "num_gpus", int(ray.cluster_resources().get("GPU", 0) > 0))
         self.run = ray.remote(run_unit).options(num_cpus=cpus, num_gpus=cards, max_retries=0)
 
     def start(self, units: Sequence[Unit]) -> list[Handle]:
         """Hand units to the cluster."""
-        started = [_Task(self.ray, self.run.remote(unit), unit.log) for unit in units]
+        started = [_Task(self.ray, self.run.remote(unit), unit) for unit in units]
         self.tasks += started
         return list(started)
 
@@ -79,3 +74,11 @@ class Ray:
             if task.poll() is None:
                 task.stop()
         self.ray.shutdown()
+
+
+def _number(settings: Mapping[str, str], key: str, default: int, least: int = 0) -> int:
+    """A whole number among the settings; raises UserError for anything else."""
+    text = settings.get(key, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"--set {key}={text}; it must be a whole number, {least} or more")
+    return int(text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.executing.local import gpus
-from selma.executing.units import LOST, Handle, Unit, run_unit
+from selma.executing.units import LOST, Handle, Unit, not_begun, run_unit
 from selma.ground.errors import UserError
 from selma.runtime.parent import tie
 
@@ -45,7 +45,7 @@ class _Queue:
 @dataclass
 class _Job:
     job: Any
-    log: str
+    unit: Unit
     queue: _Queue | None  # None: a process of this machine
     gone: float | None = field(default=None)  # since when SLURM does not have it
 
@@ -53,11 +53,8 @@ class _Job:
         """The code that the unit returned; LOST where the job never came back: preempted, out of its time or memory, a
         node that died. A job that could not even begin has failed, and its log says why."""
         if self.job.paths.result_pickle.exists():
-            if (error := self.job.exception()) is None:
-                return int(self.job.result())
-            with suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
-                file.write(f"error: the job did not begin: {' '.join(str(error).split())[-300:]}\n")
-            return 1
+            error = self.job.exception()
+            return int(self.job.result()) if error is None else not_begun(self.unit, error)
         if self.queue is None:
             return LOST if self.job.done() and not self.job.paths.result_pickle.exists() else None
         if self.queue.has(self.job.job_id):
@@ -118,7 +115,7 @@ class Slurm:
             raise UserError(f"submitit says: {' '.join(str(error).split())[-300:]}") from None
         if self.queue is not None:
             self.queue.asked = 0.0  # what it knew is older than these
-        started = [_Job(job, unit.log, self.queue) for job, unit in zip(jobs, units, strict=True)]
+        started = [_Job(job, unit, self.queue) for job, unit in zip(jobs, units, strict=True)]
         self.jobs += started
         return list(started)
 

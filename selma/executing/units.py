@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from selma.ground.errors import UserError
+from selma.ground.errors import first_line
 from selma.runtime.parent import UNIT
 
 LOST = -1  # the exit code of a unit whose worker is gone
@@ -101,9 +101,8 @@ def last_line(log: str) -> str:
     )
 
 
-def number_of(settings: Mapping[str, str], key: str, default: int, least: int = 0) -> int:
-    """A whole number among an executor's settings; raises UserError for anything else."""
-    text = settings.get(key, str(default))
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"--set {key}={text}; it must be a whole number, {least} or more")
-    return int(text)
+def not_begun(unit: Unit, error: Exception) -> int:
+    """The exit code of a unit whose worker could not even begin it; its log says why."""
+    with suppress(OSError), open(unit.log, "a", encoding="utf-8") as file:
+        file.write(f"error: it did not begin: {first_line(error)[-300:]}\n")
+    return 1

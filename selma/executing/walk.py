@@ -7,7 +7,6 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +24,7 @@ class Graph(Protocol):
 
     needs: Mapping[str, list[str]]
 
-    def height(self) -> Mapping[str, int]: ...
+    def height(self) -> Mapping[str, float]: ...
 
     def outdated(self, name: str) -> bool | None: ...
 
@@ -61,9 +60,7 @@ class Walk:
         Raises UserError once a stage fails by itself or a unit is lost `tries` times; what runs then is waited for.
         """
         waiting, height = list(self.graph.needs), self.graph.height()
-        while waiting or self._queue or self._running:
-            if self._failed and not self._running:
-                raise UserError(f"{self._failed}; the same command goes on from here")
+        while self._running or (not self._failed and (waiting or self._queue)):
             if not self._failed:
                 for name in [name for name in waiting if self._done.issuperset(self.graph.needs[name])]:
                     if self._considered(name):
@@ -88,7 +85,9 @@ class Walk:
             self._fail(str(error))
             return False
         if outdated:
-            *parts, whole = self._units(name)
+            *parts, whole = units = list(self._units(name))
+            for unit in units:
+                Path(unit.log).unlink(missing_ok=True)  # of an earlier walk
             self._parts[name] = len(parts)
             self._queue += parts or [whole]
         elif outdated is not None:
@@ -155,8 +154,6 @@ class Walk:
         self.logs.mkdir(parents=True, exist_ok=True)
         title = f"{name} {shard}".rstrip()
         log = self.logs.absolute() / f"{title.replace(' ', '.').replace('/', '-')}.log"
-        with suppress(FileNotFoundError):  # of an earlier walk
-            log.unlink()
         return Unit(title, name, (*words, *(["--shard", shard] if shard else [])), str(Path.cwd()), str(log))
 
 
@@ -166,3 +163,17 @@ def sharded(command: str) -> bool:
     tree = ast.parse(Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
     mains = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     return any(argument.arg == "shard" for main in mains for argument in main.args.args)
+
+
+def heights(needs: Mapping[str, list[str]], weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The longest chain from each stage on, itself included: how many stages, or what they weigh together.
+
+    `needs` must be in an order in which each stage comes after those that it needs.
+    """
+    after = dict.fromkeys(needs, 0.0)
+    found: dict[str, float] = {}
+    for name in reversed(needs):
+        found[name] = after[name] + (1.0 if weights is None else weights[name])
+        for needed in needs[name]:
+            after[needed] = max(after[needed], found[name])
+    return found

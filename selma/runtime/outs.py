@@ -7,7 +7,6 @@ import glob
 import os
 import random
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,18 +14,19 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY
 from selma.runtime import timing
+from selma.runtime.locks import is_left, mine
 
 _OLD = ".old-"
 _TRIES = 5
 _PASSING = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # what two processes at one place may meet
-_apart = ""  # what sets this process's temporary names apart, where locks say nothing
+_apart = ""  # begins this process's temporary names, where locks say nothing
 
 
-def set_apart(name: str) -> None:
+def set_apart() -> None:
     """Lay outs beside their places under names that no other process uses, and leave others' alone: where locks say
     nothing, another process may be doing the same."""
     global _apart
-    _apart = name
+    _apart = f"{mine()}-"
 
 
 def _beside(target: Path, kind: str) -> Path:
@@ -50,7 +50,7 @@ def publish_all(finished: Mapping[Path, Path]) -> None:
         try:
             _publish(finished)
             return
-        except OSError as error:  # where locks say nothing, another process may be doing the same
+        except OSError as error:
             passing = isinstance(error, shutil.Error) or error.errno in _PASSING
             if tries == _TRIES - 1 or not _apart or not passing:
                 raise
@@ -111,9 +111,8 @@ def _left(target: Path) -> Iterator[Path]:
     """Temporary names with a process id: those that `set_apart` gave, and that earlier versions used."""
     for kind in (TEMPORARY, _OLD):
         for path in target.parent.glob(f"{kind}*-{glob.escape(target.name)}"):
-            host, _, pid = path.name[len(kind) : -len(target.name) - 1].rpartition("-")
-            dead = host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
-            if pid.isdecimal() and (dead or not (host or _apart)):
+            name = path.name[len(kind) : -len(target.name) - 1]
+            if is_left(name) or (name.isdecimal() and not _apart):
                 yield path
 
 

@@ -61,9 +61,7 @@ class Lines:
         now = time.monotonic()
         if now - self.said >= EVERY:
             self.said = now
-            sys.stderr.write(
-                self._line(now - self.began)
-            )  # the newline too: threads and others write there as well
+            sys.stderr.write(self._line(now - self.began))  # at once: other threads write there, too
             sys.stderr.flush()
 
     def _line(self, seconds: float) -> str:

@@ -11,29 +11,24 @@ exactly the run that would have made it, and by no other. Finished outs are put 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY, folder_digest
 from selma.runtime import finished, timing
 from selma.runtime.dvcfile import load_stage, lookup
+from selma.runtime.locks import excludes, is_left, locked, mine
 from selma.runtime.outs import check_writable, publish, publish_all, remove, set_apart, tidy
 from selma.runtime.places import home
 from selma.runtime.schema import load_yaml
 from selma.runtime.sound import drop_damaged
-
-_HOST = socket.gethostname()
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems answer that have none
 
 __all__ = ["alone", "called", "folder", "prune", "publish", "publish_all", "stage_key"]
 
@@ -53,7 +48,7 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
     outs = spec.made
     for out in outs:
         check_writable(out)
-    lock = _lock(stage_home / f"{key}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    lock = locked(stage_home / f"{key}.lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     if lock is None:
         raise UserError(f"{stage}: another process is running it now; wait for it or stop it")
     with lock:
@@ -62,9 +57,9 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
             path.mkdir(exist_ok=True)
             yield path
             return
-        if not _excludes(stage_home / f"{key}.lock"):
+        if not excludes(stage_home / f"{key}.lock"):
             path = _own(path)
-            set_apart(f"{_HOST}-{os.getpid()}-")
+            set_apart()
         path.mkdir(exist_ok=True)
         for out in outs:
             tidy(out)
@@ -79,7 +74,7 @@ def folder(stage: str, shared: bool = False) -> Iterator[Path]:
 @contextmanager
 def alone(what: str) -> Iterator[None]:
     """Be the only process of this repository that does `what`; raises UserError where another one does."""
-    lock = _lock(home() / ".work" / f"{what}.lock")
+    lock = locked(home() / ".work" / f"{what}.lock")
     if lock is None:
         raise UserError(f"{what}: another process is running it now; wait for it or stop it")
     with lock:
@@ -112,31 +107,6 @@ def stage_key(stage: str, root: Path | None = None) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> IO[str] | None:
-    """A locked file, by default exclusively, or None if another process has it; closing it unlocks it, as does the
-    process's end."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = open(path, "w")  # noqa: SIM115 - the caller closes it
-        except FileNotFoundError:  # another process removed the empty folder just now
-            continue
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return file
-        # Between open and lock the file may have been pruned; a lock on a deleted file guards nothing.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
-
-
 def _digest(path: Path) -> str:
     """Hash of a file or folder, without the .gitignore files that DVC writes beside outs when it has them."""
     if not path.is_dir():
@@ -149,24 +119,13 @@ def _digest(path: Path) -> str:
     return hashlib.sha256("".join(children).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _excludes(path: Path) -> bool:
-    """Whether the lock that this process holds on a file keeps others out: on some network file systems flock does
-    nothing, and a second lock is granted."""
-    with open(path, "w") as again:
-        try:
-            fcntl.flock(again, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno not in _NO_LOCKS
-    return False
-
-
 def _own(path: Path) -> Path:
     """A work folder that no other process uses, where locks say nothing: the one that a dead process has left, if any.
 
     Two processes then do the same work twice, and put the same bytes into place. Renaming is atomic: of two that want
     what is left one has it.
     """
-    own = path.with_name(f"{path.name}.{_HOST}-{os.getpid()}")
+    own = path.with_name(f"{path.name}.{mine()}")
     for left in (path, *_left(path.parent, path.name)):
         with suppress(OSError):
             os.rename(left, own)
@@ -175,11 +134,8 @@ def _own(path: Path) -> Path:
 
 
 def _left(stage_home: Path, key: str = "*") -> Iterator[Path]:
-    """Folders of `_own` whose process, of this machine, has ended."""
-    for path in stage_home.glob(f"{key}.{_HOST}-*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            yield path
+    """Folders of `_own` whose process has ended."""
+    return (path for path in stage_home.glob(f"{key}.*") if is_left(path.name.partition(".")[2]))
 
 
 def prune(stage: str) -> None:
@@ -192,7 +148,7 @@ def _prune(stage_home: Path) -> None:
     for path in _left(stage_home):
         _discard(path)
     for path in stage_home.glob("*.lock"):
-        if lock := _lock(path):
+        if lock := locked(path):
             with lock:
                 _discard(path.with_suffix(""))
                 path.unlink(missing_ok=True)
