@@ -5,7 +5,8 @@
 reads   data/samples/<model>/<benchmark>/         images of the test prompts
         data/benchmarks/<benchmark>/              the questions
         models/judges/<judge.name>/               the judge
-writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected; empty for a benchmark
+writes  data/answers/<model>/<benchmark>.jsonl    item, k, question, answer, p_yes, expected, and the tokens (read,
+                                                  written) where a server told of them; empty for a benchmark
                                                   that asks nothing
 """
 

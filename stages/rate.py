@@ -8,7 +8,8 @@ reads   data/<source>/                      images and the prompts they were dra
         models/judges/<judge>/              the judge, one of rate.judges
 writes  data/ratings/<source>/<judge>.jsonl     file_name, id, k, score on the judge's own scale; null where it has none
         metrics/rate/<source>/<judge>.json      images, prompts, questions that were asked; the mean score of all images
-                                                and of every prompt's best one; how unlike a prompt's images are
+                                                and of every prompt's best one; how unlike a prompt's images are;
+                                                the tokens, where a server told of them
 
 A judge that answers questions scores the share of them that an image gets right, by DSG's rule; one that is the model
 itself (kind multimodal) has the LoRA that drew the images, and scores them by the margins of its answers.
@@ -24,7 +25,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_json, write_jsonl
 from selma.ground.items import load_items
 from selma.ground.pairs import read_training
-from selma.judging.kept import Kept
+from selma.judging.kept import Kept, tokens_of
 from selma.picking.rating import PLACES, diversity, item_of, rated
 from selma.picking.shots import ratings
 from selma.prompts.training import FILE
@@ -70,6 +71,7 @@ def main(judge: str, source: str) -> None:
             "mean": round(fmean(row["score"] for row in rows), PLACES),
             "best": round(fmean(best.values()), PLACES),
             "diversity": diversity(shown),
+            **tokens_of(rows),
         }
         out = folder / f"{judge}.jsonl"
         others = [pair for pair in pairs if pair.id not in able]

@@ -64,7 +64,7 @@ def main() -> None:
             "expert": results(params.expert, "expert"),
             "select": asdict(params.select),
             "evaluate": results(params.evaluate, "evaluate") | {"compare": params.compare},
-            "judge": results(params.judge, "judge"),
+            "judge": {"name": params.judge.name, "kind": params.judge.kind},
         },
         detail=detail,
         ran=[

@@ -8,15 +8,21 @@ import json
 import math
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_json
-from selma.ground.items import Question
+from selma.ground.items import Item, Question
+from selma.ground.pairs import Pair
 from selma.judging.judge import Answer, load_judge
+from selma.judging.kept import tokens_of
+from selma.judging.many import ask_all
 from selma.net import asking
+from selma.picking.rating import rated
+from selma.rewards.judged import JudgeReward
 from selma.runtime.places import JUDGE_CARD, JUDGES
 from selma.variants.judges import endpoint
 
@@ -127,6 +133,39 @@ def test_p_yes_is_read_off_the_first_token_over_spellings(server, judge, image):
     assert answer.answer == "no" and answer.p_yes == pytest.approx(0.3 / 0.8)
     assert judge.score(image, "a red circle") == pytest.approx(0.3)
     assert 'Does this figure show "a red circle"? Please answer yes or no.' in str(server.requests[-1])
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 210, "completion_tokens": 1, "total_tokens": 211}, (210, 1)),
+        (None, None),
+        ("many", None),
+        ({"prompt_tokens": 210}, None),
+        ({"prompt_tokens": "210", "completion_tokens": 1}, None),
+        ({"prompt_tokens": True, "completion_tokens": 1}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 1}, None),
+        ({"prompt_tokens": 10**30, "completion_tokens": 1}, None),
+    ],
+    ids=str,
+)
+def test_what_an_answer_took_is_kept_with_it(server, judge, image, usage, tokens):
+    server.reply = lambda request: completion("yes") | ({} if usage is None else {"usage": usage})
+    assert judge.answer(image, [YES_NO]) == [Answer("yes", 1.0, tokens=tokens)]
+    item = Item("c0", "a red circle", "count", "test", (YES_NO, YES_NO))
+    rows = [row for came in ask_all(judge, [(item, 0, image)]) for row in came]
+    assert [row.get("tokens") for row in rows] == [tokens and [*tokens]] * 2
+    wanted = {"prompt_tokens": 2 * tokens[0], "completion_tokens": 2 * tokens[1]} if tokens else {}
+    assert tokens_of(rows) == wanted and tokens_of([*rows, {}]) == {} == tokens_of([])
+    (row,) = (row for came in rated_by(judge, item, image) for row in came)
+    assert row.get("tokens") == (tuple(wanted.values()) or None)
+
+
+def rated_by(judge, item: Item, image: Image.Image):
+    """The rows of stage rate."""
+    image.save("c0-0.png")
+    pair = Pair(file=Path("c0-0.png"), id=item.id, seed=0, text=item.prompt)
+    return rated(JudgeReward("mine", judge, answers=True, batch=8), [pair], {item.id: item}, lambda _: False)
 
 
 def test_a_server_that_knows_no_log_probabilities_is_asked_without(server, judge, image):

@@ -55,6 +55,19 @@ def test_claims_of_the_readme_are_those_of_the_pooled_study():
     assert said and set(said) <= pooled
 
 
+def test_its_other_claims_are_those_of_the_pages_that_studies_write():
+    """What stands in tables, and the first screen's gains, which have no signs."""
+    readme = re.sub(r"<!-- table -->.*?<!-- /table -->", "", _committed("README.md"), flags=re.DOTALL)
+    pages = _committed("docs/longer.md") + _committed("docs/selfimprove.md")
+    tables = "\n".join(line for line in readme.splitlines() if line.startswith("|"))
+    said = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", tables)
+    first = readme.split("## Try it")[0]
+    said += [
+        "+{} [+{}, +{}]".format(*found) for found in re.findall(r"(\d+\.\d) \[(\d+\.\d), (\d+\.\d)\]", first)
+    ]
+    assert len(said) >= 8 and not [claim for claim in said if claim not in pages]
+
+
 def test_the_first_screen_has_a_picture_and_the_way_to_the_finished_run():
     first = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is gained")[0]
     for needed in (

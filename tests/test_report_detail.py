@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,8 @@ from selma.ground.files import write_csv, write_json, write_jsonl
 from selma.ground.items import Item, Question, write_split
 from selma.ground.pairs import write_image
 from selma.reporting import detail, explorer, pages, picked, spent
+from selma.reporting.thumbnails import SIDE, strip
+from selma.runtime.params import Judge
 from selma.scoring.parts import kind_gains, skill_gains
 from selma.scoring.scores import QuestionScore
 from tests.test_report import HOSTILE, Tags, page, run  # noqa: F401 - a fixture
@@ -138,6 +142,24 @@ def test_a_large_benchmark_is_shown_in_part_every_skill_of_it(data, monkeypatch)
     assert content["all"] == 5 and {item["skill"] for item in content["items"]} == {"count", "objects"}
 
 
+def test_pictures_of_many_prompts_are_half_as_wide(tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (200, 100)).save(tmp_path / f"{name}.png")
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for side, size in ((SIDE, (2 * 128, 64)), (SIDE // 2, (2 * 64, 32))):
+        data = base64.b64decode(strip(files, side).partition(",")[2])
+        assert Image.open(BytesIO(data)).size == size
+
+
+def test_the_search_takes_the_smaller_pictures_for_a_large_benchmark(data, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(explorer, "strip", lambda files, side: seen.add(side) or "")
+    read(data)
+    assert seen == {SIDE}
+    monkeypatch.setattr(explorer, "FEW", 4)
+    assert len(read(data)["explorer"]["items"]) == 5 and seen == {SIDE, SIDE // 2}
+
+
 def test_training_images_are_some_by_chance_and_the_same_again(data):
     (part,) = read(data)["gallery"]
     prompts = [picture["prompt"] for picture in part["pictures"]]
@@ -194,11 +216,24 @@ def test_what_was_spent_is_counted_from_the_metrics(tmp_path):
     rows = [{"step": step, "loss": 0.1} for step in range(3, 301, 3)]
     write_csv(tmp_path / "loss/count.csv", rows, ["step", "loss"])
     params = SimpleNamespace(
-        skills=["count", "tags"], experts={"count": None}, policies={"nft": SimpleNamespace(images=2880)}
+        skills=["count", "tags"],
+        experts={"count": None},
+        policies={"nft": SimpleNamespace(images=2880)},
+        judge=Judge("gpt", "endpoint", input_price=2.0, output_price=10.0),
     )
     found = spent.spent(tmp_path, params, {"gallery": [{"number": 200}, {"number": 100}], "answers": 4000})
     assert [row[1] for row in found] == ["60", "60", "300", "300", "2,880", "4,000"]
     assert found[0][2] == "2,000 tokens read, 1,000 tokens written, about 2.50 in the prices of params.yaml"
+    assert found[-1][2] == "all models"
+    told = {
+        "gallery": [],
+        "answers": 4000,
+        "tokens": {"prompt_tokens": 1_000_000, "completion_tokens": 4_000},
+    }
+    paid = "all models, 1,000,000 tokens read, 4,000 tokens written"
+    assert spent.spent(tmp_path, params, told)[-1][2] == f"{paid}, about 2.04 in the prices of params.yaml"
+    params.judge = Judge("gpt", "endpoint", input_price=2.0)  # one price alone says nothing
+    assert spent.spent(tmp_path, params, told)[-1][2] == paid
     write_json(tmp_path / "prompts/tags.json", {"requests": 30})  # a server that did not tell
     assert spent.spent(tmp_path, params, {"gallery": [], "answers": 0})[0][2] == ""
 

@@ -177,6 +177,26 @@ def test_each_runs_own_page_stands_beside_the_others(repository, monkeypatch, ca
 
 
 @needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_the_page_and_its_contents_lead_to_every_part(
+    repository, monkeypatch, capsys, browser, scheme
+):
+    shown(monkeypatch, capsys, *repository[1:])
+    window = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    window.on("pageerror", lambda error: pytest.fail(str(error)))
+    window.goto(Path("report.html").absolute().as_uri())
+    assert window.evaluate("document.documentElement.scrollWidth") == 390
+    links = window.locator("nav a").all()
+    targets = [link.get_attribute("href") for link in links]
+    assert targets == ["#runs", "#ran", "#settings", "#reports", "#all"]
+    for link, target in zip(links, targets, strict=True):
+        link.click()
+        assert window.locator(target).count() == 1 and window.url.endswith(target)
+    paper = window.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, paper.removeprefix("rgb(").rstrip(")").split(","))) > 380) == (scheme == "light")
+
+
+@needs_browser
 def test_a_part_that_is_chosen_is_shown_in_all_reports(tmp_path, browser):
     long = "<p style='height: 3000px'></p>"
     own = f"<nav><a href='#far'>Far</a></nav>{long}<h2 id='far'>Far</h2>{long}"

@@ -393,6 +393,15 @@ def test_what_a_stage_has_made_is_kept_until_dvc_has_it(repository: Path, monkey
     assert finished.kept("images@count"), (
         "another `dvc repro`, which may have been killed before it wrote dvc.lock"
     )
-    (repository / "dvc.lock").write_text("")
+    lock = "stages:\n  images@count:\n    outs:\n    - path: out/count\n      md5: {}\n"
+    (repository / "dvc.lock").write_text(lock.format(1))
+    run("count")
+    monkeypatch.setenv("SELMA_STARTER", "dvc 4")
+    (repository / "dvc.lock").write_text(
+        lock.format(1) + lock.format(2).split("\n", 1)[1].replace("images", "draw")
+    )
     finished.forget()
-    assert not finished.kept("images@count"), "it was not"
+    assert finished.kept("images@count"), "another stage was written down, not this one"
+    (repository / "dvc.lock").write_text(lock.format(2))
+    finished.forget()
+    assert not finished.kept("images@count"), "this one was"

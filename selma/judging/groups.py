@@ -26,11 +26,15 @@ Came = Mapping[tuple[int, int], T]  # what came together, by the numbers of the 
 
 @dataclass(frozen=True)
 class Said:
-    """A model's own words, and the probabilities (0..1) that their first word is "yes" and that it is "no"."""
+    """A model's own words, and the probabilities (0..1) that their first word is "yes" and that it is "no".
+
+    `tokens` are those that a server says it has read and written for it; None where it does not say.
+    """
 
     text: str
     yes: float
     no: float
+    tokens: tuple[int, int] | None = None
 
 
 class Model(Protocol):

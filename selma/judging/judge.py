@@ -44,11 +44,13 @@ class Answer:
     """What a judge said: one of the question's choices, and the probability (0..1) of "yes".
 
     `p_yes` is None where "yes" is not one of the choices. `margin` is p(yes) - p(no), of a model that is scored by it.
+    `tokens` are those that a server has read and written for this answer, where it says so.
     """
 
     answer: str
     p_yes: float | None
     margin: float | None = None
+    tokens: tuple[int, int] | None = None
 
 
 class Judge(Protocol):

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+
+def tokens_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """`prompt_tokens` and `completion_tokens` of rows with `tokens`, (read, written); {} unless all have some."""
+    if not rows or not all("tokens" in row for row in rows):
+        return {}
+    read, written = (sum(row["tokens"][i] for row in rows) for i in (0, 1))
+    return {"prompt_tokens": read, "completion_tokens": written}
 
 
 class Kept:

@@ -22,7 +22,7 @@ def ask_all(
     judge: Judge, asked: Iterable[tuple[Item, int, Image]], batch: int = BATCH
 ) -> Iterator[list[Row]]:
     """Ask all questions of (item, k, image k of it): rows {item, k, question, answer, p_yes, expected} as they come,
-    with `margin` of judges that give it.
+    with `margin` and `tokens` (read, written) of judges that give them.
 
     A list holds what came together, and lists may come in any order; `batch` questions are asked at once by judges that
     can do that, which changes answers by no more than the kernels round. `p_yes` is rounded to 4 places. An answer
@@ -89,4 +89,5 @@ def _row(item: Item, k: int, question: Question, said: Answer) -> Row:
         "p_yes": None if said.p_yes is None else round(float(said.p_yes), 4),
         "expected": question.answer,
         **({} if said.margin is None else {"margin": round(float(said.margin), 4)}),
+        **({} if said.tokens is None else {"tokens": list(said.tokens)}),
     }

@@ -75,11 +75,12 @@ class VqaJudge(Answering):
 
     def _settle(self, question: Question, said: Said) -> Answer:
         if not is_yes_no(question.choices):
-            return Answer(self._choose(question, said.text), None)
+            return Answer(self._choose(question, said.text), None, tokens=said.tokens)
         total = said.yes + said.no
         p_yes = said.yes / total if total > 0 else 0.5
         wanted = choices.yes_or_no(said.text) or ("yes" if p_yes >= 0.5 else "no")
-        return Answer(next(c for c in question.choices if choices.normal(c) == wanted), p_yes)
+        answer = next(c for c in question.choices if choices.normal(c) == wanted)
+        return Answer(answer, p_yes, tokens=said.tokens)
 
     def _choose(self, question: Question, text: str) -> str:
         if found := choices.match(text, question.choices):

@@ -27,6 +27,8 @@ def rated(
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows {id, k, score} of a judge's scores, a part of the pairs at a time, but for parts that are `done`.
 
+    With `tokens` (read, written) of judges that give them.
+
     Raises UserError for a pair that is of none of the items.
     """
     for start in range(0, len(pairs), PART):
@@ -34,7 +36,11 @@ def rated(
         if all(done(pair) for pair in part):
             continue
         scores = judge.scores([(item_of(pair, items), pair.k, read_image(pair.file)) for pair in part])
-        yield [{"id": id, "k": k, "score": round(score, PLACES)} for (id, k), score in scores.items()]
+        yield [
+            {"id": id, "k": k, "score": round(score, PLACES)}
+            | ({"tokens": judge.tokens.pop((id, k))} if (id, k) in judge.tokens else {})
+            for (id, k), score in scores.items()
+        ]
 
 
 def item_of(pair: Pair, items: Mapping[str, Item]) -> Item:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selma.ground.files import read_jsonl
+from selma.judging.kept import tokens_of
 from selma.reporting import explorer, gallery, picked
 from selma.reporting.table import percent, span
 from selma.scoring.bootstrap import Interval
@@ -30,6 +32,7 @@ def read(
     """
     run = explorer.examined(data, benchmark, models)
     after, before = (run.scores[name] for name in pair)
+    answers = [row for model in models for row in read_jsonl(data / "answers" / model / f"{benchmark}.jsonl")]
     options = {"resamples": resamples, "seed": seed}
     return {
         "parts": [
@@ -44,7 +47,8 @@ def read(
         "picked": picked.wins_and_losses(run, pair),
         "explorer": explorer.content(run, seed),
         "gallery": gallery.trained_on(data / "images", skills, seed),
-        "answers": sum(len(scores) for scores in run.scores.values()),
+        "answers": len(answers),
+        "tokens": tokens_of(answers),
     }
 
 

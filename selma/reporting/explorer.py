@@ -15,11 +15,12 @@ from selma.ground.errors import UserError
 from selma.ground.items import Item, load_split
 from selma.ground.pairs import read_pairs
 from selma.reporting.sheets import choose
-from selma.reporting.thumbnails import strip
+from selma.reporting.thumbnails import SIDE, strip
 from selma.scoring.measure import read_benchmark
 from selma.scoring.scores import QuestionScore, item_scores
 
-MOST = 200  # prompts; of a larger benchmark these are chosen by chance, by skill
+MOST = 2000  # prompts; of a larger benchmark these are chosen by chance, by skill
+FEW = 200  # prompts; of more the pictures are half as wide: a page of 2,000 prompts and eight models has some 20 MB
 WRONG, RIGHT, VOID = 0, 1, 2
 
 Scores = Mapping[str, Sequence[QuestionScore]]
@@ -72,6 +73,7 @@ def content(run: Examined, seed: int) -> dict[str, Any]:
         skills = len({item.skill for item in shown})
         chosen = {item.id for item in choose(shown, -(-MOST // skills), seed)[:MOST]}
         shown = [item for item in shown if item.id in chosen]
+    side = SIDE if len(shown) <= FEW else SIDE // 2
     first = {
         model: {(score.item, score.question): score for score in scores if score.k == 0}
         for model, scores in run.scores.items()
@@ -85,7 +87,7 @@ def content(run: Examined, seed: int) -> dict[str, Any]:
                 "id": item.id,
                 "skill": item.skill,
                 "prompt": item.prompt,
-                "strip": strip([run.files[model][item.id, 0] for model in run.models]),
+                "strip": strip([run.files[model][item.id, 0] for model in run.models], side),
                 "scores": [round(means[model][item.id], 4) for model in run.models],
                 "questions": [
                     {

@@ -8,7 +8,7 @@ from typing import Any
 
 from selma.ground.files import number, read_csv, read_json
 from selma.reporting.table import percent, span
-from selma.runtime.params import Params
+from selma.runtime.params import Judge, Params
 from selma.runtime.places import EXPERTS, IMAGES, MERGES, MIXTURES
 
 Row = tuple[str, str, str]  # what, how much, where it went
@@ -27,7 +27,9 @@ def spent(metrics: Path, params: Params, detail: Mapping[str, Any]) -> list[Row]
     rows.append(("training steps", f"{sum(steps.values()):,}", by_name))
     for name, policy in params.policies.items():
         rows.append(("pictures drawn and judged", f"{policy.images:,}", name))
-    rows.append(("answers by the judge on the test split", f"{detail['answers']:,}", "all models"))
+    judged = _tokens([_priced(detail.get("tokens", {}), params.judge)])
+    where = ", ".join(filter(None, ("all models", judged)))
+    rows.append(("answers by the judge on the test split", f"{detail['answers']:,}", where))
     return rows
 
 
@@ -38,6 +40,14 @@ def _steps(path: Path) -> int:
 
 def _sum(told: Sequence[Mapping[str, float]], key: str) -> str:
     return f"{sum(int(each.get(key, 0)) for each in told):,}"
+
+
+def _priced(told: Mapping[str, float], judge: Judge) -> dict[str, float]:
+    """A judge's tokens, and what they cost where both prices (per million tokens) are known."""
+    if not told or judge.input_price is None or judge.output_price is None:
+        return dict(told)
+    paid = told["prompt_tokens"] * judge.input_price + told["completion_tokens"] * judge.output_price
+    return {**told, "estimated_cost": paid / 1e6}
 
 
 def _tokens(told: Sequence[Mapping[str, float]]) -> str:

@@ -15,11 +15,11 @@ SIDE = 128  # pixels, at most; the embedded world's 64 stay as they are
 QUALITY = 80
 
 
-def strip(files: Sequence[Path]) -> str:
-    """The images side by side as one data URI; all have the first one's shape."""
+def strip(files: Sequence[Path], side: int = SIDE) -> str:
+    """The images side by side as one data URI; all have the first one's shape, at most `side` pixels."""
     images = [read_image(file) for file in files]
-    scale = min(1.0, SIDE / max(images[0].size))
-    width, height = (max(1, round(side * scale)) for side in images[0].size)
+    scale = min(1.0, side / max(images[0].size))
+    width, height = (max(1, round(length * scale)) for length in images[0].size)
     sheet = Image.new("RGB", (width * len(images), height))
     for n, image in enumerate(images):
         shown = (

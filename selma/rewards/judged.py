@@ -58,6 +58,7 @@ class JudgeReward:
 
     def __init__(self, name: str, judge: Any, answers: bool, batch: int) -> None:
         self.name, self._judge, self._answers, self._batch = name, judge, answers, batch
+        self.tokens: dict[tuple[str, int], tuple[int, int]] = {}
 
     @classmethod
     def load(
@@ -86,7 +87,11 @@ class JudgeReward:
         return len(item.questions) if self._answers else 1
 
     def scores(self, asked: Asked) -> dict[tuple[str, int], float]:
-        """The score of each picture, by item and number."""
+        """The score of each picture, by item and number.
+
+        `tokens` then has what the answers about a picture took, read and written, of a judge that says so.
+        """
+        self.tokens = {}
         if not self._answers:
             return self._rated(asked)
         items: dict[str, Item] = {}
@@ -101,6 +106,12 @@ class JudgeReward:
         for rows in ask_all(self._judge, taken(), self._batch):
             for row in rows:
                 given.setdefault((row["item"], row["k"]), {})[row["question"]] = _credit(row)
+                if "tokens" in row:
+                    before = self.tokens.get((row["item"], row["k"]), (0, 0))
+                    self.tokens[row["item"], row["k"]] = (
+                        before[0] + row["tokens"][0],
+                        before[1] + row["tokens"][1],
+                    )
                 if "margin" in row:
                     sign = 1 if normal(row["expected"]) == "yes" else -1
                     margins.setdefault((row["item"], row["k"]), []).append(sign * row["margin"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from selma.runtime import lockfile
 
 
 def of_stage(name: str) -> dict[str, Any]:
@@ -120,24 +121,8 @@ def _inputs(name: str) -> dict[str, str]:
         out: title for title, made in stages.items() for out in (*made.outs, *made.metrics, *made.plots)
     }
     needed = {dep: makers[dep] for dep in stages[name].deps if dep in makers}
-    found = _locked(Path("dvc.lock").read_text(encoding="utf-8"), set(needed.values()))
+    found = lockfile.checksums(set(needed.values()))
     return {dep: str(found[dep]) for dep in needed if found.get(dep)}
-
-
-def _locked(lock: str, stages: set[str]) -> dict[str, str | None]:
-    """The checksum of every out of those stages, from the text of dvc.lock.
-
-    Of a file of thousands of lines only these stages' are parsed: each is a block that its name opens, indented by two.
-    """
-    import yaml  # thirty times ruamel's speed, and enough for a file that a machine wrote
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    sums: dict[str, str | None] = {}
-    for block in re.split(r"^(?=  \S)", lock, flags=re.MULTILINE):
-        if block.partition(":")[0].strip(" '\"") in stages:
-            (ran,) = yaml.load(block, Loader=loader).values()
-            sums |= {out["path"]: out.get("md5") for out in ran.get("outs", ())}
-    return sums
 
 
 def _git(*arguments: str) -> str:

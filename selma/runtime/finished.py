@@ -4,7 +4,8 @@ DVC deletes a stage's outs before it runs its command, and writes dvc.lock some 
 made takes a while, and a run that is killed in it would make all of it again. And `python -m selma.parallel` runs the
 commands before DVC does. So a stage leaves here what it made, as links to the same files, in
 `.work/finished/<stage>/<key>/`, with the key of work.py: other code, params or deps are another key. The same stage,
-started again, puts that back. It goes as soon as the next stage of the same `dvc repro` begins: DVC has it then.
+started again, puts that back. It goes when a later stage begins and DVC has written it down: when that stage is of the
+same `dvc repro`, or dvc.lock says something else of this one than it did.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 
 from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, write_json, write_text
-from selma.runtime import timing
+from selma.runtime import lockfile, timing
 from selma.runtime.outs import lay, publish_all, remove
-from selma.runtime.parent import PARALLEL, starter
+from selma.runtime.parent import starter
 from selma.runtime.places import home
 
 FOLDER = ".work/finished"
-_DIGESTS, _OWNER = "outs.json", "owner"
+_DIGESTS, _OWNER, _BEFORE = "outs.json", "owner", "dvc.lock"
 
 
 @timing.phase("writing")
@@ -45,6 +46,7 @@ def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
             lay(out, new / str(number))
             digests[str(out)] = folder_digest(out)
         write_json(new / _DIGESTS, digests)
+        write_text(place / _BEFORE, lockfile.block(stage))
         write_text(place / _OWNER, owner)
         os.replace(new, place / key)
     except OSError:
@@ -79,17 +81,16 @@ def take(stage: str, key: str, outs: Sequence[Path]) -> bool:
 
 def forget() -> None:
     """Drop what DVC has written down: what stages of this `dvc repro` have left, as it runs one after another, and
-    what earlier ones had left before dvc.lock was last written."""
+    stages of which dvc.lock says something else than when they ended."""
     owner = starter()
     if owner is None or not os.environ.get("DVC_STAGE"):
         return
-    lock = Path("dvc.lock")
-    written = lock.stat().st_mtime_ns if lock.is_file() else 0
     for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
         with suppress(OSError):
-            whose = file.read_text(encoding="utf-8")
-            if whose == owner or (whose != PARALLEL and file.stat().st_mtime_ns < written):
-                remove(file.parent)
+            place, before = file.parent, file.with_name(_BEFORE)
+            said = before.read_text(encoding="utf-8") if before.is_file() else ""
+            if file.read_text(encoding="utf-8") == owner or lockfile.block(place.name) != said:
+                remove(place)
 
 
 def _whole(folder: Path, outs: Sequence[Path]) -> bool:

@@ -167,12 +167,14 @@ class Judge:
     """Which judge, of `judges` or `own.judges`, answers questions, and its kind again: dvc.yaml finds its file by it.
 
     `batch` is how many questions, or images, any judge is asked at once: in one pass of a local model, or in flight to
-    a server.
+    a server. The prices of a server are per million tokens, for the report; None: no estimate of the cost.
     """
 
     name: Name
     kind: Annotated[str, one_of(variants.names("judges"))]
     batch: Few = 8
+    input_price: NonNegative | None = None
+    output_price: NonNegative | None = None
 
 
 @section

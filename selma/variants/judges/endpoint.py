@@ -29,6 +29,7 @@ TAKES = ("matcher",)
 TIMEOUT = 120.0  # seconds to wait for the next byte of an answer
 RETRIES = 6  # further attempts after 429, 5xx, a broken connection or a broken answer
 TOKENS = 16  # of an answer
+MOST = 10**9  # tokens of one answer that are believed
 OPTIONAL = ("logprobs", "max_tokens", "temperature")  # fields that some servers refuse
 
 
@@ -72,31 +73,44 @@ class EndpointVlm:
         }
         body = {"model": self._model, "messages": [message], "temperature": 0, "max_tokens": TOKENS}
         body |= {"logprobs": True, "top_logprobs": 20}
-        (words, first, cut), _, _ = self._server.ask("chat/completions", lambda _: body, _read)
+        (words, first, cut, tokens), _, _ = self._server.ask("chat/completions", lambda _: body, _read)
         if cut and not words.strip():
             raise self._server.end(
                 f"its {TOKENS} tokens ended before it said a word; a model that answers without reasoning is needed"
             )
         if not first:
             said = choices.normal(words).partition(" ")[0].strip(".,;:!")
-            return Said(words, float(said == "yes"), float(said == "no"))
-        return Said(words, *(_probability(first, word) for word in ("yes", "no")))
+            return Said(words, float(said == "yes"), float(said == "no"), tokens)
+        return Said(words, _probability(first, "yes"), _probability(first, "no"), tokens)
 
 
-def _read(text: str) -> tuple[str, dict[str, float], bool] | None:
-    """An answer's words, the probabilities (0..1) of its first token where it has some, and whether it was cut off.
+def _read(text: str) -> tuple[str, dict[str, float], bool, tuple[int, int] | None] | None:
+    """An answer's words, the probabilities (0..1) of its first token where it has some, whether it was cut off, and
+    what it took in tokens.
 
-    None for JSON without words; log-probabilities of another shape are as good as none.
+    None for JSON without words; log-probabilities and usage of another shape are as good as none.
     """
     try:
-        choice = json.loads(text)["choices"][0]
+        body = json.loads(text)
+        choice = body["choices"][0]
         words = choice["message"].get("content") or ""
         if isinstance(words, list):  # parts
             words = "".join(part.get("text") or "" for part in words)
         cut = choice.get("finish_reason") in ("length", "max_tokens")
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         return None
-    return (words, _first_token(choice), cut) if isinstance(words, str) else None
+    return (words, _first_token(choice), cut, _tokens(body)) if isinstance(words, str) else None
+
+
+def _tokens(body: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The tokens that were read and written, as the server counts them."""
+    usage = body.get("usage")
+    found = (
+        [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        if isinstance(usage, dict)
+        else []
+    )
+    return (found[0], found[1]) if found and all(type(n) is int and 0 <= n < MOST for n in found) else None
 
 
 def _first_token(choice: Mapping[str, Any]) -> dict[str, float]:
