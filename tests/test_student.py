@@ -66,8 +66,6 @@ def test_the_readmes_other_ways_to_draw_work(clone: Clone) -> None:
         "a red square",
         "--models",
         "base,count",
-        "--images",
-        "1",
         *options.split(),
         "--out",
         "grid.png",
