@@ -23,6 +23,7 @@ from selma.ground.backbones import is_multimodal
 from selma.ground.errors import UserError
 from selma.ground.items import Question
 from selma.images import sampler, tokens
+from selma.images.cache import room
 from selma.judging.judge import Answer
 from selma.judging.multimodal import MultimodalJudge
 from selma.lora.adapter import add_lora, lora_parameters
@@ -72,27 +73,24 @@ def test_the_most_likely_tokens_are_those_of_transformers_own_generate(opened, m
     assert ours.tolist() == theirs.tolist()
 
 
-def test_a_cache_of_full_size_as_on_a_gpu_draws_the_same_tokens(opened, monkeypatch) -> None:
-    """Prompts of several lengths, so some are padded."""
-    from transformers import StaticCache
+def test_every_cache_draws_the_same_tokens(opened, monkeypatch) -> None:
+    """One of full size, as on a GPU, transformers' own that grows, and ours; of prompts some are padded."""
+    from transformers import DynamicCache, StaticCache
 
     ids, mask = opened.prompts(TEXTS)
     assert not mask.all()
     uniform = torch.rand(len(TEXTS), 16, generator=torch.Generator().manual_seed(0))
-    growing = tokens.sample(opened, ids, mask, uniform, 3.0)
-    made = []
-
-    def full(pipe: object, length: int) -> StaticCache:
-        made.append(StaticCache(config=opened.model.config.get_text_config(), max_cache_len=length))
-        return made[0]
-
-    monkeypatch.setattr(tokens, "room", full)
-    assert tokens.sample(opened, ids, mask, uniform, 3.0).tolist() == growing.tolist()
-    assert made[0].get_seq_length() == ids.shape[1] + 15  # the last token is not read again
-    monkeypatch.undo()
-    on_gpu = SimpleNamespace(device=torch.device("cuda"), model=opened.model)
-    assert isinstance(tokens.room(on_gpu, 20), StaticCache)
-    assert not isinstance(tokens.room(opened, 20), StaticCache)
+    ours = room(opened.model, ids.shape[1] + 16)
+    full = StaticCache(config=opened.model.config.get_text_config(), max_cache_len=ids.shape[1] + 16)
+    found = []
+    for cache in (ours, full, DynamicCache()):
+        monkeypatch.setattr(tokens, "room", lambda model, length, cache=cache: cache)
+        found.append(tokens.sample(opened, ids, mask, uniform, 3.0).tolist())
+        assert cache.get_seq_length() == ids.shape[1] + 15  # the last token is not read again
+    assert found[0] == found[1] == found[2]
+    assert torch.equal(ours.layers[0].keys, cache.layers[0].keys)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), config=opened.model.config)
+    assert isinstance(room(on_gpu, 20), StaticCache) and not isinstance(ours, StaticCache)
 
 
 def test_an_image_depends_on_its_text_and_seed_alone(opened) -> None:

@@ -21,13 +21,13 @@ from selma.backbones.ahead import Stopped, ahead, plan
 from selma.backbones.diversity import check_diversity, dropping, masks
 from selma.backbones.multimodal import Multimodal
 from selma.ground.errors import UserError
+from selma.images.cache import room
 from selma.runtime.candidates import DROPOUT, TEMPERATURE
 from selma.runtime.devices import enough_memory
 from selma.runtime.drawing import TOKENS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import Cache
 
     from selma.runtime.candidates import Diversity
     from selma.runtime.params import Drawing
@@ -125,7 +125,7 @@ def sample(
     guided = guidance > 1
     if guided:
         ids, mask = torch.cat([ids, pipe.without_words(ids)]), torch.cat([mask, mask])
-    cache = room(pipe, ids.shape[1] + uniform.shape[1])
+    cache = room(pipe.model, ids.shape[1] + uniform.shape[1])
     embedded = model.get_input_embeddings()(ids)
     found = []
     for at in range(uniform.shape[1]):
@@ -145,20 +145,6 @@ def sample(
         embedded = model.prepare_embeddings_for_image_generation(both[:, None])
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
     return torch.stack(found, 1)
-
-
-def room(pipe: Multimodal, tokens: int) -> Cache:
-    """Where keys and values of so many tokens go, prompt and image together.
-
-    On a GPU it has its full size from the beginning, as in transformers' own `generate`, which drew three times as
-    fast: where it grows, attention has another shape in every step, and probably kernels are planned anew for each. On
-    a CPU a cache that grows spares attention to what is not there yet.
-    """
-    from transformers import DynamicCache, StaticCache
-
-    if pipe.device.type == "cpu":
-        return DynamicCache()
-    return StaticCache(config=pipe.model.config.get_text_config(), max_cache_len=tokens)
 
 
 def invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
