@@ -171,17 +171,16 @@ def test_a_users_own_origins_stay_in_every_profile(name: str, block: bool, copy:
         .replace("test_per_skill: 30}\n", "test_per_skill: 30}\n" + ("" if block else benchmark))
     )
     before = load_params(path)
-    for _ in range(2):
-        profile.apply(name, copy)
-        params = load_params(path)
-        assert params.backbones["mine"] == before.backbones["mine"] and name in params.backbones
-        assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
-        assert params.own.backbones == before.own.backbones
-        assert params.own.backbones["ours"].path == "/models/ours"
-        named = load_yaml(copy / "profiles" / f"{name}.yaml")["own"]["judges"]
-        assert set(params.own.judges) == {"mine", *named}, "the embedded CLIP is no judge here"
-        assert params.own.judges["mine"] == before.own.judges["mine"]
-        assert "# my own\n" in text(copy)
+    profile.apply(name, copy)
+    params = load_params(path)
+    assert params.backbones["mine"] == before.backbones["mine"] and name in params.backbones
+    assert params.benchmarks["mine"] == before.benchmarks["mine"] and "shapes" not in params.benchmarks
+    assert params.own.backbones == before.own.backbones
+    assert params.own.backbones["ours"].path == "/models/ours"
+    named = load_yaml(copy / "profiles" / f"{name}.yaml")["own"]["judges"]
+    assert set(params.own.judges) == {"mine", *named}, "the embedded CLIP is no judge here"
+    assert params.own.judges["mine"] == before.own.judges["mine"]
+    assert "# my own\n" in text(copy)
     once = path.read_bytes()
     profile.apply(name, copy)
     assert path.read_bytes() == once

@@ -44,8 +44,11 @@ def questions() -> tuple[Question, ...]:
 
 @pytest.fixture
 def data(tmp_path):
+    return drawn_and_judged(tmp_path / "data")
+
+
+def drawn_and_judged(folder):
     """A run's data folder: two images of each prompt, of which the second is answered as base answers it."""
-    folder = tmp_path / "data"
     items = [Item(id, f"{id} & {HOSTILE}", skill, "shapes", questions()) for id, (skill, *_) in GIVEN.items()]
     write_split(folder / "benchmarks/shapes", "test", items)
     for model in MODELS:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from selma.reporting.runs import differing
 from selma.runtime import recorder, tracking
 from tests.browsing import needs_browser
 from tests.test_report import summary
-from tests.test_report_detail import data  # noqa: F401 - a fixture
+from tests.test_report_detail import drawn_and_judged
 
 ROOT = Path(__file__).parents[1]
 # The stages as far as a page needs their outs; `dvc commit` tells DVC that they have run.
@@ -52,12 +53,23 @@ def commit(message: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path, data, monkeypatch):  # noqa: F811
-    """Two commits of one run; in the second merged draws as base does, and one setting is another."""
-    root = tmp_path / "repository"
-    root.mkdir()
+def repository(two_commits, tmp_path, monkeypatch):
+    made, first, second = two_commits
+    root = shutil.copytree(made, tmp_path / "repository", symlinks=True)
     monkeypatch.chdir(root)
-    shutil.move(data, root / "data")
+    return root, first, second
+
+
+@pytest.fixture(scope="module")
+def two_commits(tmp_path_factory):
+    """Two commits of one run; in the second merged draws as base does, and one setting is another."""
+    root = tmp_path_factory.mktemp("runs")
+    with chdir(root):
+        return root, *committed_twice(root)
+
+
+def committed_twice(root: Path) -> tuple[str, str]:
+    drawn_and_judged(root / "data")
     shutil.rmtree(root / "data/images")
     shutil.copy(ROOT / "params.yaml", root)
     (root / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
@@ -78,7 +90,7 @@ def repository(tmp_path, data, monkeypatch):  # noqa: F811
     second = commit("second")
     git("branch", "other", second)
     git("update-ref", "refs/exps/aa/bb/steps-half-0123456789", first)
-    return root, first, second
+    return first, second
 
 
 def made(gain: float) -> dict:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def edit(path: Path) -> None:
     path.write_text(f"{path.read_text()}\n# edited\n")
 
 
+@contextmanager
+def edited(path: Path) -> Iterator[None]:
+    """An edit that is taken back."""
+    before = path.read_text()
+    edit(path)
+    yield
+    path.write_text(before)
+
+
 def test_what_changes_speed_runs_nothing(clone: Clone) -> None:
     values = {
         "images.drawing.batch": 7,
@@ -161,9 +171,8 @@ def test_a_guidance_method_runs_what_names_it(clone: Clone) -> None:
     own = {"model@another"} | drawn("another") | LAST
     assert stale(clone) == own
     finish(clone)
-    edit(mine)
-    assert stale(clone) == own
-    finish(clone)
+    with edited(mine):
+        assert stale(clone) == own
     edit(folder / "cfg.py")
     assert stale(clone) >= {f"model@{name}" for name in MODELS} | drawn(*MODELS)
 
@@ -195,37 +204,33 @@ def test_an_edit_of_files_of_ones_own_is_seen(clone: Clone, tmp_path: Path) -> N
     load_params(clone.folder / "params.yaml")
     finish(clone)
 
-    edit(table)
     guard = {f"filter@{name}" for name in SKILLS}
     models = [*MODELS, "styled", "cats"]
     rated = {name: {f"prefer@pickscore-{model}-{name}" for model in models} for name in ("shapes", "ours")}
     asked = drawn(*models, benchmark="ours") | rated["ours"]
-    assert stale(clone, same=["filter"]) == {"own_benchmark@ours"} | guard | asked | LAST
-    finish(clone)
+    with edited(table):
+        assert stale(clone, same=["filter"]) == {"own_benchmark@ours"} | guard | asked | LAST
 
-    edit(weights)
-    assert stale(clone) == {"own_judge@pickscore"} | rated["shapes"] | rated["ours"] | LAST
-    finish(clone)
+    with edited(weights):
+        assert stale(clone) == {"own_judge@pickscore"} | rated["shapes"] | rated["ours"] | LAST
 
-    edit(lora)
-    redrawn = (
-        drawn("styled")
-        | drawn("styled", benchmark="ours")
-        | {f"prefer@pickscore-styled-{name}" for name in rated}
-    )
-    assert (
-        stale(clone, same=["merge"]) - redrawn == {"own_lora@styled", "model@styled", "merge@merged"} | LAST
-    )
-    finish(clone)
+    with edited(lora):
+        redrawn = (
+            drawn("styled")
+            | drawn("styled", benchmark="ours")
+            | {f"prefer@pickscore-styled-{name}" for name in rated}
+        )
+        merged = {"own_lora@styled", "model@styled", "merge@merged"}
+        assert stale(clone, same=["merge"]) - redrawn == merged | LAST
 
-    edit(pictures)
-    redrawn = drawn("cats", benchmark="ours") | {f"prefer@pickscore-cats-{name}" for name in rated}
-    assert stale(clone, same=["merge"]) - redrawn == trained("cats") | LAST | {"merge@merged"}
-    finish(clone)
+    with edited(pictures):
+        redrawn = drawn("cats", benchmark="ours") | {f"prefer@pickscore-cats-{name}" for name in rated}
+        assert stale(clone, same=["merge"]) - redrawn == trained("cats") | LAST | {"merge@merged"}
 
-    edit(model)
-    assert {"own_backbone@mine", *(f"images@{name}" for name in SKILLS)} <= stale(clone)
-    assert "expert@cats" not in stale(clone), "its images are nobody's drawing"
+    with edited(model):
+        assert {"own_backbone@mine", *(f"images@{name}" for name in SKILLS)} <= stale(clone)
+        assert "expert@cats" not in stale(clone), "its images are nobody's drawing"
+    assert stale(clone) == set()
 
 
 def test_stages_are_counted_in_dvcs_own_order(clone: Clone) -> None:
