@@ -145,6 +145,9 @@ class _Paper:
     def outdated(self, name: str) -> bool:
         return True
 
+    def prepare(self, name: str) -> bool:
+        return True
+
     def command(self, name: str) -> str:
         return self.commands[name]
 

@@ -5,19 +5,27 @@
 
 Left out are its warnings that the pretraining stages are frozen, which they are by design, and its second line where a
 stage has said in one line what is wrong with its input, or that it was stopped; the exit code is then the stage's, 2 or
-130. Before `repro` params.yaml is checked: DVC deletes a stage's outs before the stage can say what is wrong.
+130. Before `repro` params.yaml and your own files are checked: DVC deletes a stage's outs before the stage can say what
+is wrong. dvc.lock is written at one stroke, which DVC does not, and one that was cut off is put back first
+(selma/runtime/lockfile.py).
 Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from selma.runtime import command
+from selma.ground.errors import UserError
+from selma.ground.files import write_text
+from selma.planning.own import check_own
+from selma.runtime import command, lockfile, work
 from selma.runtime.params import load_params
 
 # Where DVC says it, and how: it has no setting for this.
@@ -30,10 +38,12 @@ _FAILED = 255  # DVC's exit code wherever a stage fails
 
 def main(argv: Sequence[str]) -> int:
     """DVC's exit code, that of a stage which has said why it ended, or 2 for a params.yaml that no stage would take."""
-    if argv[:1] == ["repro"] and Path("params.yaml").is_file() and (code := command.run(load_params)):
+    if argv[:1] == ["repro"] and Path("params.yaml").is_file() and (code := command.run(_check)):
         return code
+    lockfile.restore()
     from dvc.cli import main as dvc
 
+    _write_whole()
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(lambda record: not str(record.msg).startswith(_FROZEN))
     ended: list[int] = []
@@ -47,7 +57,26 @@ def main(argv: Sequence[str]) -> int:
 
     logging.getLogger("dvc.cli").addFilter(news)
     code = dvc(list(argv))
+    if code == 0 and argv[:1] == ["repro"] and all(word.startswith("-") for word in argv[1:]):
+        with suppress(UserError, OSError):  # called in a subfolder, say
+            work.tidy_all()  # nothing is out of date: what settings that were taken back have left is of no use
     return ended[-1] if ended and code == _FAILED else code
+
+
+def _check() -> None:
+    check_own(load_params())
+
+
+def _write_whole() -> None:
+    """Have DVC write its YAML files beside themselves, to be renamed into place when they are whole."""
+    from dvc.utils.serialize import _common, _yaml
+
+    def dump(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:
+        text = io.StringIO()
+        dumper(data, text, **options)
+        write_text(Path(path), text.getvalue())
+
+    _common._dump_data = _yaml._dump_data = dump  # it has no setting for this
 
 
 def _exit_code(error: BaseException | None) -> int | None:

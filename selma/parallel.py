@@ -27,9 +27,11 @@ from selma.executing.slurm import Slurm
 from selma.executing.units import Executor
 from selma.executing.walk import Walk
 from selma.ground.errors import UserError
+from selma.planning.own import check_own
 from selma.runtime import command
 from selma.runtime.dvcfile import load_stages
 from selma.runtime.finished import forget_others
+from selma.runtime.lockfile import restore
 from selma.runtime.params import load_params
 from selma.runtime.work import alone
 
@@ -73,10 +75,12 @@ def _main(given: argparse.Namespace) -> None:
     for option, value in (("--workers", workers), ("--shards", given.shards)):
         if value < 1:
             raise UserError(f"{option}: {value}; allowed: 1 or more")
-    load_params()
+    check_own(load_params())
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a scheduler's way to say Ctrl-C
     with alone("selma.parallel"):
+        restore()
         pipeline = Pipeline(given.targets)
+        pipeline.check()
         forget_others(load_stages(Path.cwd()))
         began = time.monotonic()
         with pipeline.reserved():

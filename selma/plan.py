@@ -19,7 +19,7 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.planning import plan, words
 from selma.planning.rates import TABLE
-from selma.runtime import command, timing
+from selma.runtime import command, lockfile, timing
 from selma.runtime.params import load_params
 
 
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(whole: bool, as_json: bool) -> None:
+    if lockfile.is_cut():
+        raise UserError("dvc.lock was cut off while DVC wrote it; `python -m selma.dvc status` puts it back")
     made = plan.make(Path(), whole)
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     print(json.dumps(words.data(made), indent=2) if as_json else words.text(made))

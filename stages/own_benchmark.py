@@ -17,6 +17,7 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.ground.items import write_split
 from selma.runtime import stage, variants, work
+from selma.runtime.origins import own_files
 from selma.runtime.params import load_params
 
 
@@ -29,7 +30,7 @@ def main(name: str) -> None:
         )
     row = params.own.benchmarks[name]
     source = variants.load("benchmarks", row.source, f"own.benchmarks.{name}.source")
-    files = _files(Path(row.path), source.FILES, f"own.benchmarks.{name}.path")
+    files = own_files(Path(row.path), source.FILES, f"own.benchmarks.{name}.path")
     items = source.read(files)
     with work.folder(stage.name()) as folder:
         out = folder / "out"
@@ -41,18 +42,6 @@ def main(name: str) -> None:
         work.publish(out, Path("data/benchmarks") / name)
     questions = sum(len(item.questions) for item in items)
     print(f"data/benchmarks/{name}: {len(items):,} prompts, {questions:,} questions")
-
-
-def _files(path: Path, names: dict[str, str], key: str) -> dict[str, Path]:
-    """A benchmark's files by part: `path` itself if there is one, else those that the folder holds."""
-    if len(names) == 1:
-        return {part: path for part in names}
-    found = {part: path / file for part, file in names.items() if (path / file).is_file()}
-    if not found:
-        raise UserError(
-            f"{key} is {path}; it must be a folder that holds one of: {', '.join(names.values())}"
-        )
-    return found
 
 
 if __name__ == "__main__":

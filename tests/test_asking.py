@@ -342,6 +342,12 @@ def test_a_key_that_is_said_back_is_nowhere(where: str, monkeypatch, capsys) -> 
         ({"base_url": "http://10.0.0.1/v1", "key_env": "OPENAI_API_KEY"}, "never sent over plain http"),
         ({"base_url": "http://api.openai.com/v1", "key_env": "MINE"}, "never sent over plain http"),
         ({"base_url": "http://eu.api.openai.com./v1", "key_env": "MINE"}, "never sent over plain http"),
+        ({"base_url": "http://llm.example.org/v1", "key_env": "MINE"}, "over plain http to a public server"),
+        ({"base_url": "http://8.8.8.8/v1", "key_env": "MINE"}, "over plain http to a public server"),
+        (
+            {"base_url": "http://[2001:4860:4860::8888]/v1", "key_env": "MINE"},
+            "plain http to a public server",
+        ),
         ({"key_env": "SK0123456789ABCDEF"}, "the environment variable that llm.key_env names is not set"),
     ],
 )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
+
+from selma import dvc
+from selma.planning.own import check_own
+from selma.runtime.params import load_params
+from selma.runtime.schema import load_yaml, overridden
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = """
@@ -96,7 +103,7 @@ def test_a_wrong_setting_is_said_before_dvc_deletes_what_a_stage_made(tmp_path: 
     """DVC removes the outs of a stage that will run; the stage would then only say that it cannot."""
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
-    text = (ROOT / "params.yaml").read_text()
+    text = (ROOT / "params.yaml").read_text().replace("{clip: {kind: clip, path: models/clip/shapes}}", "{}")
     (tmp_path / "params.yaml").write_text(text)
     stage = "{cmd: echo 1 > made.json, params: [expert.rank], metrics: [made.json: {cache: false}]}"
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  made: {stage}\n")
@@ -105,3 +112,137 @@ def test_a_wrong_setting_is_said_before_dvc_deletes_what_a_stage_made(tmp_path: 
     done = run(tmp_path, sys.executable, "-m", "selma.dvc", "repro")
     assert done.returncode == 2 and "expert.rank is 0" in done.stderr and done.stderr.count("\n") == 1
     assert (tmp_path / "made.json").is_file()
+
+
+CSV = "prompt,question,answer\na red circle,Is there a circle?,yes\n"
+OWN = [
+    (
+        {"own.benchmarks.mine": {"source": "csv", "path": "none.csv"}},
+        "own.benchmarks.mine.path is none.csv, which is not",
+    ),
+    ({"own.benchmarks.mine": {"source": "csv", "path": "cut.csv"}}, "cut.csv, line 2: has 2 cells"),
+    (
+        {"own.benchmarks.mine": {"source": "csv", "path": "sign.csv"}, "evaluate.benchmarks": ["mine"]},
+        "judge oracle: ",
+    ),
+    ({"own.benchmarks.mine": {"source": "hps", "path": "."}}, "must be a folder that holds one of"),
+    (
+        {"own.loras.mine": {"path": "/no/such.safetensors"}},
+        "own.loras.mine.path is /no/such.safetensors, which is not",
+    ),
+    (
+        {"own.judges.mine": {"kind": "clip", "path": "judges/mine"}},
+        "own.judges.mine.path is judges/mine, which is not",
+    ),
+    ({"own.backbones.mine": {"path": "mine"}}, "own.backbones.mine.path is mine, which is not here"),
+    (
+        {"experts.cats": {"data": "data/own/cats", "objective": "denoising"}},
+        "experts.cats.data is data/own/cats",
+    ),
+    ({"experts.dogs": {"data": "data/own/dogs", "objective": "denoising"}}, "'1.png'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), OWN, ids=[says for _, says in OWN])
+def test_ones_own_files_are_looked_at_before_anything_is_deleted(
+    settings: dict, says: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.csv").write_text(CSV + "a\n".replace("a", "a,b"))
+    (tmp_path / "cut.csv").write_text("prompt,question,answer\na red circle,Is there a circle?\n")
+    (tmp_path / "sign.csv").write_text(CSV.replace("circle?", "sign?"))
+    dogs = tmp_path / "data/own/dogs"
+    dogs.mkdir(parents=True)
+    (dogs / "metadata.csv").write_text("file_name,text\n1.png,\n")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    params = load_yaml(ROOT / "params.yaml")
+    own = {"select.policy": "last"} if "evaluate.benchmarks" in settings else {}
+    with open("params.yaml", "w") as file:
+        YAML().dump(overridden(params, settings | own), file)
+    assert dvc.main(["repro"]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1, said
+
+
+def test_ones_own_files_that_are_sound_are_let_through(tmp_path: Path, monkeypatch) -> None:
+    """What the pipeline makes, too: the embedded CLIP is a path of `own.judges`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "mine.csv").write_text(CSV)
+    settings = {
+        "own.benchmarks.mine": {"source": "csv", "path": "mine.csv"},
+        "evaluate.benchmarks": ["shapes", "mine"],
+    }
+    params = overridden(load_yaml(ROOT / "params.yaml"), settings)
+    with open("params.yaml", "w") as file:
+        YAML().dump(params, file)
+    check_own(load_params())
+
+
+# dvc.lock -----------------------------------------------------------------------------------------
+
+
+STEPS = """
+stages:
+  first: {cmd: "touch first", outs: [first]}
+  second: {cmd: "touch second", deps: [first], outs: [second]}
+  third: {cmd: "touch third", deps: [second], outs: [third]}
+"""
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """Three stages that have run, not committed; .work/dvc.lock is as the third one found it."""
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text(STEPS)
+    assert run(tmp_path, "dvc", "repro", "second").returncode == 0
+    keep = "from selma.runtime import lockfile; lockfile.keep()"
+    assert run(tmp_path, sys.executable, "-c", keep).returncode == 0
+    assert run(tmp_path, "dvc", "repro").returncode == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("left", [0, 30, 200, -1, "first"])
+def test_a_lock_that_was_cut_off_is_put_back(finished: Path, left: int | str) -> None:
+    """Killed while it writes dvc.lock, DVC leaves nothing of it, or its beginning, perhaps to a stage's end."""
+    lock = finished / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: whole.index("  second:") if left == "first" else left])
+    ours = run(finished, sys.executable, "-m", "selma.dvc", "repro")
+    assert ours.returncode == 0 and ours.stderr.count("dvc.lock was cut off") == 1, ours.stderr
+    assert ours.stdout.count("Running stage") <= 1 and "Running stage 'first'" not in ours.stdout
+    assert lock.read_text() == whole
+    again = run(finished, sys.executable, "-m", "selma.dvc", "status")
+    assert "up to date" in again.stdout and "cut off" not in again.stderr
+
+
+def test_a_lock_that_is_whole_stays(finished: Path) -> None:
+    """Whole: as committed, though the copy has more stages; or with stages that the copy does not have."""
+    lock = finished / "dvc.lock"
+    whole = lock.read_text()
+    assert "cut off" not in run(finished, sys.executable, "-m", "selma.dvc", "status").stderr
+    lock.write_text(whole[: whole.index("  second:")])
+    subprocess.run(["git", "add", "--all"], cwd=finished, check=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *who, "commit", "--quiet", "-m", "one"], cwd=finished, check=True)
+    assert "cut off" not in run(finished, sys.executable, "-m", "selma.dvc", "status").stderr
+    assert "second" not in lock.read_text()
+
+
+def test_dvc_writes_its_lock_at_one_stroke(finished: Path) -> None:
+    """Killed before the rename it leaves what was there."""
+    before = (finished / "dvc.lock").read_text()
+    killed = """
+import os, signal, sys
+from selma import dvc
+rename = os.replace
+def kill(source, target, *rest, **more):
+    if str(target).endswith("dvc.lock"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target, *rest, **more)
+os.replace = kill
+dvc.main(["repro", "--force", "--single-item", "third"])
+"""
+    assert run(finished, sys.executable, "-c", killed).returncode == -signal.SIGKILL
+    assert (finished / "dvc.lock").read_text() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,9 @@ class Graph:
 
     def outdated(self, name: str) -> bool:
         return name in self.stale
+
+    def prepare(self, name: str) -> bool:
+        return True
 
     def command(self, name: str) -> str:
         return f"python -m stages.{'images' if name.startswith('images') else 'merge'} {name}"
@@ -166,11 +170,26 @@ def test_a_stage_that_fails_starts_nothing_more_and_waits_for_what_runs(here: Pa
 
 def test_while_dvc_is_busy_the_walk_waits(here: Path) -> None:
     graph = Graph({"merge": []}, {"merge"})
-    answers = [None, None, True]
-    graph.outdated = lambda name: answers.pop(0)
+    asked, begun = [None, None, True], [None, None, True]
+    graph.outdated = lambda name: asked.pop(0)
+    graph.prepare = lambda name: begun.pop(0)
     said: list[str] = []
     assert walk(graph, Scripted(), say=said.append).run() == ["merge"]
+    assert not asked and not begun
     assert said.count("another DVC command holds the repository; waiting for it") == 1
+
+
+def test_what_is_brought_takes_no_place_and_what_waits_keeps_its_outs(here: Path) -> None:
+    graph = Graph({"images": [], "merge": [], "after": ["images"]}, {"images", "merge", "after"})
+    prepared: list[tuple[str, int]] = []
+
+    def prepare(name: str) -> bool:
+        prepared.append((name, len(executor.started)))
+        return name != "images"
+
+    executor, graph.prepare = Scripted(), prepare
+    assert walk(graph, executor, 1, shards=2).run() == executor.started == ["merge", "after"]
+    assert prepared == [("images", 0), ("merge", 0), ("after", 1)], "each as it begins, once"
 
 
 def test_where_units_cannot_be_started_what_runs_is_waited_for(here: Path) -> None:
@@ -211,14 +230,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_out_of_date_is_what_dvc_would_run(repository: Path) -> None:
     assert [Pipeline().outdated(name) for name in ("first", "second")] == [False, False]
     (repository / "in").write_text("two")
-    assert Pipeline().outdated("first"), "though the cache has what it made of other deps"
+    assert Pipeline().outdated("first") and (repository / "a").exists(), "it has not begun"
+    assert Pipeline().prepare("first"), "though the cache has what it made of other deps"
     assert not (repository / "a").exists(), "as DVC deletes outs before it runs a stage"
     (repository / "a").write_text("two")
     assert Pipeline().outdated("second")
     (repository / "a").unlink()
     (repository / "in").write_text("one")
     pipeline = Pipeline()
-    assert [pipeline.outdated(name) for name in ("first", "second")] == [False, False]
+    assert pipeline.outdated("first") and not pipeline.prepare("first") and not pipeline.outdated("second")
     assert (repository / "a").read_text() == "one", "brought from DVC's cache"
     (repository / "in").unlink()
     with pytest.raises(UserError, match=r"^first needs in, which is not here; "):
@@ -228,10 +248,11 @@ def test_what_is_out_of_date_is_what_dvc_would_run(repository: Path) -> None:
 
 def test_what_the_cache_has_takes_the_place_of_what_a_walk_has_made(repository: Path) -> None:
     (repository / "in").write_text("two")
-    assert Pipeline().outdated("first")
+    assert Pipeline().prepare("first")
     (repository / "a").write_text("two, in no cache")
     (repository / "in").write_text("one")
-    assert not Pipeline().outdated("first"), "DVC would ask before it deletes it; a walk does not"
+    assert Pipeline().outdated("first")
+    assert not Pipeline().prepare("first"), "DVC would ask before it deletes it; a walk does not"
     assert (repository / "a").read_text() == "one"
 
 
@@ -389,7 +410,13 @@ def test_the_gpus_are_those_that_the_environment_leaves(monkeypatch, tmp_path: P
         (["--set", "gpus"], "--set: gpus; it must be KEY=VALUE, e.g. slurm_partition=gpu"),
         (["--set", "card=1"], "--set card; the local executor has gpus and threads"),
         (["--set", "threads=no"], "--set threads=no; it must be a whole number, 1 or more"),
-        (["--executor", "submitit", "--set", "cluster=moon"], "submitit says"),
+        (["--executor", "submitit", "--set", "cluster=moon"], "--set cluster=moon; allowed: slurm, local"),
+        (["--executor", "submitit", "--set", "cluster=debug"], "--set cluster=debug; allowed: slurm, local"),
+        (["--executor", "submitit", "--set", "cluster=local", "--set", "timeout_min=0.5"], "submitit says"),
+        (
+            ["--executor", "submitit", "--set", "cluster=local", "--set", "gpus_per_node=many"],
+            "submitit says",
+        ),
         (["--executor", "submitit", "--set", "cluster=local", "--set", "tme=3"], "submitit says"),
         (["no_such_stage"], "no_such_stage"),
     ],
@@ -402,7 +429,61 @@ def test_bad_input_is_one_line(words, line, monkeypatch, capsys, tmp_path):
     assert line in said and len(said.splitlines()) == 1
 
 
+def test_a_ray_address_where_nothing_listens_is_one_line_at_once(monkeypatch) -> None:
+    pytest.importorskip("ray", reason="the executor ray is an extra: pip install -e .[ray]")
+    from selma.executing import rays
+
+    monkeypatch.setattr(rays, "PATIENCE", 2.0)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        for named in (address, f"ray://{address}"):
+            with pytest.raises(UserError, match=f"{named}: nothing answers there"):
+                rays.Ray(2, {"address": named})
+
+
+def test_a_dep_that_no_stage_makes_is_named_before_anything_is_deleted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
+        subprocess.run(words, check=True)
+    Path("dvc.yaml").write_text(
+        "stages:\n  frozen: {cmd: exit 1, outs: [weights], frozen: true}\n"
+        "  early: {cmd: exit 1, outs: [made]}\n  late: {cmd: exit 1, deps: [weights/model, made], outs: [last]}\n"
+    )
+    Path("made").write_text("before")
+    with pytest.raises(UserError, match=r"late needs weights/model, which is not here; .*dvc pull"):
+        Pipeline().check()
+    assert Path("made").is_file()
+    Path("weights").mkdir()
+    Path("weights/model").write_text("1")
+    Pipeline().check()
+
+
 # A stage ends with who started it -----------------------------------------------------------------
+
+
+def test_submitits_local_jobs_end_when_the_walk_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "selma").symlink_to(ROOT / "selma")
+    pid = tmp_path / "pid"
+    code = (
+        "import os, time; from selma.runtime.parent import end_with_parent; end_with_parent(); "
+        f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    )
+    walk = "\n".join(
+        [
+            "import time",
+            "from selma.executing.slurm import Slurm",
+            "from selma.executing.units import Unit",
+            f"unit = Unit('unit', 'unit', ('-c', {code!r}), {str(tmp_path)!r}, {str(tmp_path / 'unit.log')!r})",
+            "Slurm(1, {'cluster': 'local'}).start([unit])",
+            "time.sleep(600)",
+        ]
+    )
+    process = subprocess.Popen([sys.executable, "-c", walk], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    child = int(wait_for(lambda: pid.is_file() and pid.read_text()))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(child), 20.0)
 
 
 def test_a_stage_ends_when_dvc_or_the_walk_is_killed(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Users' paths from end to end, as far as they go without a GPU, a hub and a key.
 
-The student's path, the README's commands on the embedded world, is tests/test_pipeline.py's. Here a researcher with
+The student's path, the README's commands on the embedded world, is tests/test_student.py's. Here a researcher with
 SDXL writes a skill, has an LLM on vLLM and Qwen-VL as the judge, both servers on loopback, and brings data: a benchmark
 as CSV, an imagefolder, a LoRA of another tool. The SDXL is a tiny random one, so its scores say nothing.
 """

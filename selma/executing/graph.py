@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from selma.executing.walk import heights
 from selma.ground.errors import UserError
 from selma.runtime import finished, work
 from selma.runtime.dvcfile import load_stage
-from selma.runtime.places import BROUGHT
+from selma.runtime.places import BROUGHT, PULLED
 
 
 class Pipeline:
@@ -40,6 +40,18 @@ class Pipeline:
             stage.addressing: [needed.addressing for needed in graph.successors(stage)] for stage in planned
         }
 
+    def check(self) -> None:
+        """Raise UserError, before anything is deleted or run, for deps that are not here and that no stage makes."""
+        made = [
+            Path(out.fs_path) for stage in self._stages.values() if not stage.frozen for out in stage.outs
+        ]
+        for name, stage in self._stages.items():
+            for dep in () if stage.frozen else stage.deps:
+                path = Path(dep.fs_path)
+                makers = (out for out in made if path == out or path in out.parents or out in path.parents)
+                if next(makers, None) is None and not dep.exists:
+                    raise UserError(f"{name} needs {dep}, which is not here; {PULLED}")
+
     def height(self) -> dict[str, float]:
         """How many stages each one begins a chain of: those with many should begin first."""
         return heights(self.needs)
@@ -63,35 +75,54 @@ class Pipeline:
             raise UserError(f"dvc: {' '.join(str(error).split())}") from None
 
     def outdated(self, name: str) -> bool | None:
-        """Whether `dvc repro`, coming to this stage now, would run its command.
+        """Whether something that `dvc repro`, coming to this stage now, looks at is not as dvc.lock says.
 
-        As it does, its outs are deleted then, and what its run cache has is brought instead; so is what an earlier walk
-        has finished. Frozen stages never run. None while another DVC command holds the repository; raises UserError for
-        a dep that is not there, and where DVC cannot say.
+        Frozen stages never are. None while another DVC command holds the repository; raises UserError for a dep that is
+        not there, and where DVC cannot say.
         """
-        from dvc.exceptions import DvcException
-        from dvc.lock import LockError
-        from dvc.stage.cache import RunCacheNotFoundError
-
         stage = self._stages[name]
         if stage.frozen or not stage.cmd:
             return False
-        try:
-            with self._repo.lock:
-                if missing := next((str(dep) for dep in stage.deps if not dep.exists), None):
-                    raise UserError(f"{name} needs {missing}, which is not here; {BROUGHT}")
-                if not stage.changed():
-                    return False
-                stage.remove_outs(ignore_remove=False, force=False)
-                try:
-                    self._repo.stage_cache.restore(stage)
-                except RunCacheNotFoundError:
-                    return not _taken(name)
-                return False
-        except LockError:
-            return None
-        except DvcException as error:
-            raise UserError(f"dvc: {name}: {' '.join(str(error).split())}") from None
+        with self._asked(name) as free:
+            if free and (missing := next((str(dep) for dep in stage.deps if not dep.exists), None)):
+                raise UserError(f"{name} needs {missing}, which is not here; {BROUGHT}")
+            return bool(stage.changed()) if free else None
+
+    def prepare(self, name: str) -> bool | None:
+        """Make a stage ready that is out of date and begins now; whether its command must run.
+
+        As DVC does then, its outs are deleted, and what its run cache has is brought instead; so is what an earlier
+        walk has finished. None while another DVC command holds the repository.
+        """
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        stage = self._stages[name]
+        with self._asked(name) as free:
+            if not free:
+                return None
+            stage.remove_outs(ignore_remove=False, force=False)
+            try:
+                self._repo.stage_cache.restore(stage)
+            except RunCacheNotFoundError:
+                return not _taken(name)
+            return False
+
+    @contextmanager
+    def _asked(self, name: str) -> Iterator[bool]:
+        """Hold the repository, if no other DVC command does; what DVC raises is a UserError."""
+        from dvc.exceptions import DvcException
+        from dvc.lock import LockError
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._repo.lock)
+            except LockError:
+                yield False
+                return
+            try:
+                yield True
+            except DvcException as error:
+                raise UserError(f"dvc: {name}: {' '.join(str(error).split())}") from None
 
     def command(self, name: str) -> str:
         """The command of a stage, templates resolved."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selma.executing.units import LOST, Handle, Unit, not_begun, run_unit
-from selma.ground.errors import UserError
+from selma.ground.errors import UserError, first_line
+
+PATIENCE = 10.0  # seconds for a cluster's address to answer
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Ray:
         _number(settings, "num_gpus", 0)  # before anything starts
         address = settings.get("address") or os.environ.get("RAY_ADDRESS")
         # Tasks import selma from this folder. A cluster of one's own gets a slot for each worker.
+        if address:
+            _answers(address)
         own = {"address": address} if address else {"num_cpus": workers * cpus, "include_dashboard": False}
         try:
             ray.init(runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}, log_to_driver=False, **own)
@@ -74,6 +79,17 @@ class Ray:
             if task.poll() is None:
                 task.stop()
         self.ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Raise UserError where nothing listens at host:port, which Ray would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--set address={address}: nothing answers there ({first_line(error)})") from None
 
 
 def _number(settings: Mapping[str, str], key: str, default: int, least: int = 0) -> int:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from selma.runtime.parent import tie
 
 FOLDER = Path(".work/submitit")  # submitit's own files: what it calls, and the jobs' streams
 EVERY = 5.0  # seconds between two questions to squeue
+CLUSTERS = ("slurm", "local")
 LAG = 90.0  # seconds that a result may take from a node to here: network file systems remember names for a minute
 
 
@@ -89,19 +91,24 @@ class Slurm:
         logging.getLogger("submitit").setLevel(logging.ERROR)
         own = {key: _value(text) for key, text in settings.items()}
         cluster = own.pop("cluster", None)
+        if cluster not in (None, *CLUSTERS):
+            raise UserError(f"--set cluster={cluster}; allowed: {', '.join(CLUSTERS)}")
         self.name = f"selma-{hashlib.sha256(os.getcwd().encode()).hexdigest()[:8]}"  # of this folder's jobs
         try:
             self.executor = submitit.AutoExecutor(FOLDER, cluster=cluster)
             slurm = self.executor.cluster == "slurm"
             cards = {"gpus_per_node": 1} if not slurm and gpus() else {}
             self.executor.update_parameters(name=self.name, **{"timeout_min": 24 * 60, **cards, **own})
-        except (NameError, TypeError, ValueError, RuntimeError) as error:
+        except (AssertionError, NameError, TypeError, ValueError, RuntimeError) as error:
             shutil.rmtree(FOLDER, ignore_errors=True)
             raise UserError(f"--set: submitit says: {' '.join(str(error).split())}") from None
         print(f"submitit: {self.executor.cluster}, jobs are named {self.name}", flush=True)
         if slurm:
             self._forget_earlier()
+        for left in FOLDER.glob("*"):  # of a walk that was stopped, whose jobs have ended
+            left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
         self.queue = _Queue() if slurm else None
+        self.walk = None if slurm else os.getpid()
         self.jobs: list[_Job] = []
 
     def start(self, units: Sequence[Unit]) -> list[Handle]:
@@ -110,7 +117,7 @@ class Slurm:
 
         try:
             with self.executor.batch():
-                jobs = [self.executor.submit(_run, unit) for unit in units]
+                jobs = [self.executor.submit(_run, unit, self.walk) for unit in units]
         except (FailedJobError, OSError, subprocess.CalledProcessError) as error:
             raise UserError(f"submitit says: {' '.join(str(error).split())[-300:]}") from None
         if self.queue is not None:
@@ -139,11 +146,20 @@ class Slurm:
                 time.sleep(1.0)
 
 
-def _run(unit: Unit) -> int:
-    """What a job does. SLURM ends all processes of a job; of one on this machine submitit ends its own alone."""
-    if "SLURM_JOB_ID" not in os.environ:
+def _run(unit: Unit, walk: int | None) -> int:
+    """What a job does. SLURM ends all processes of a job; one on this machine ends with the process `walk`, to which
+    submitit does not tie it, and its children with it."""
+    if walk is not None:
         tie()
+        threading.Thread(target=_end_with, args=(walk,), daemon=True).start()
     return run_unit(unit)
+
+
+def _end_with(walk: int) -> None:
+    """End this process, by which the unit's command ends, too, once that one has ended."""
+    while Path(f"/proc/{walk}").exists() or not Path("/proc").is_dir():
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _value(text: str) -> str | int:

@@ -28,6 +28,8 @@ class Graph(Protocol):
 
     def outdated(self, name: str) -> bool | None: ...
 
+    def prepare(self, name: str) -> bool | None: ...
+
     def command(self, name: str) -> str: ...
 
 
@@ -49,6 +51,7 @@ class Walk:
     _done: set[str] = field(default_factory=set)
     _queue: list[Unit] = field(default_factory=list)  # ready, but without a place
     _running: dict[Unit, tuple[Handle, float]] = field(default_factory=dict)
+    _prepared: set[str] = field(default_factory=set)  # stages that begin, or have begun
     _parts: dict[str, int] = field(default_factory=dict)  # shards that a stage waits for
     _lost: Counter[Unit] = field(default_factory=Counter)
     _failed: str = ""
@@ -92,18 +95,33 @@ class Walk:
             self._queue += parts or [whole]
         elif outdated is not None:
             self._done.add(name)
-        elif not self._held:
-            self._held = True
-            self.say("another DVC command holds the repository; waiting for it")
+        else:
+            self._wait()
         return outdated is not None
 
+    def _wait(self) -> None:
+        """Say once that DVC is busy."""
+        if not self._held:
+            self._held = True
+            self.say("another DVC command holds the repository; waiting for it")
+
     def _start(self) -> None:
-        """Give free places to the first units of the queue."""
-        free = self.workers - len(self._running)
-        starting, self._queue = self._queue[:free], self._queue[free:]
-        if not starting:
-            return
+        """Give free places to the first units of the queue, but for stages that need not run after all."""
+        starting: list[Unit] = []
         try:
+            while self._queue and len(self._running) + len(starting) < self.workers:
+                stage = self._queue[0].stage
+                if stage not in self._prepared and not (runs := self.graph.prepare(stage)):
+                    if runs is None:
+                        self._wait()
+                        break
+                    self._done.add(stage)
+                    self._queue = [unit for unit in self._queue if unit.stage != stage]
+                    continue
+                self._prepared.add(stage)
+                starting.append(self._queue.pop(0))
+            if not starting:
+                return
             handles = self.executor.start(starting)
         except UserError as error:
             self._fail(str(error))

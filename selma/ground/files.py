@@ -23,6 +23,7 @@ from pydantic_core import from_json
 from selma.ground.errors import UserError, first_line
 from selma.ground.schema import check
 
+HASH = "user.selma.sha256"  # an extended attribute of files
 TEMPORARY = ".tmp-"  # how the names begin of what is being written
 
 # Hashes ----------------------------------------------------------------------------------------
@@ -63,7 +64,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success it is flushed to disk and renamed to `path`.
 
     On an error the temporary file is removed and `path` is unchanged. Parent folders are created. A target has one
-    temporary name, so that the next write replaces what a killed one left.
+    temporary name, so that the next write replaces what a killed one left. A file of a work folder has its hash beside
+    it where the file system can, by which damage is found out (selma/runtime/sound.py).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +74,19 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        if ".work" in path.absolute().parts and hasattr(os, "setxattr"):
+            with suppress(OSError):
+                os.setxattr(temporary, HASH, sha256_file(temporary).encode())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hash_beside(path: Path) -> str | None:
+    """The sha256 that `atomic` left beside a file's bytes; None where it or the file system left none."""
+    with suppress(OSError, AttributeError):
+        return os.getxattr(path, HASH).decode()
+    return None
 
 
 def temporary_of(path: Path) -> Path:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from selma.ground.errors import UserError
-from selma.net.web import is_loopback
+from selma.net.web import is_loopback, is_public
 
 OPENAI = "https://api.openai.com/v1"
 VARIABLE = "OPENAI_API_KEY"
@@ -44,7 +44,8 @@ def read(url: str, variable: str | None, *, param: str) -> str:
     """The key in the environment for the server at `url`, or '' where none is needed.
 
     variable: the one that `param` names; None is OPENAI_API_KEY for OpenAI's own server and no key for another: a
-    key goes only where it is meant to, and OpenAI's never over plain http, where everyone on the way reads it.
+    key goes only where it is meant to. Everyone on the way reads what goes over plain http: OpenAI's never does, others
+    do not to a server that can be on the internet.
     Raises UserError for a variable that is not set, and for an invalid variable name or key.
     """
     parts = urlsplit(url)
@@ -59,6 +60,11 @@ def read(url: str, variable: str | None, *, param: str) -> str:
     if openai and parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise UserError(
             f"{param}: {VARIABLE} is never sent over plain http; make the server's address begin with https://"
+        )
+    if parts.scheme != "https" and is_public(parts.hostname or ""):
+        raise UserError(
+            f"{param}: a key is never sent over plain http to a public server; make the server's address begin with "
+            "https://"
         )
     if not (key := os.environ.get(variable, "").strip()):
         raise UserError(f"{named} is not set; it must hold the key for {url}")

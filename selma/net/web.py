@@ -135,6 +135,18 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+def is_public(host: str) -> bool:
+    """Whether a host's name or address can be one of the internet: none of this machine or of a network of one's own,
+    that is, no private address and no name without a dot or that ends in .local, .internal, .lan or .home.arpa."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        local = is_loopback(host) or "." not in host
+        return not (local or host.endswith((".local", ".internal", ".lan", ".home.arpa")))
+    return (getattr(address, "ipv4_mapped", None) or address).is_global
+
+
 def shown(origin: str) -> str:
     """An origin as messages may print it: a URL without its password and query, which can hold keys."""
     try:

@@ -6,7 +6,7 @@ Each names its source or kind, a file of selma/variants, and that file states wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -227,6 +227,21 @@ def check_own_benchmark(key: str, benchmark: OwnBenchmark) -> None:
         raise UserError(
             f"{key}.source is {benchmark.source}, which is made from a seed; it belongs in `benchmarks`"
         )
+
+
+def own_files(path: Path, names: Mapping[str, str], key: str) -> dict[str, Path]:
+    """A benchmark's files by part: `path` itself if there is one, else those of these names that the folder holds.
+
+    Raises UserError, naming `key`, for a folder that holds none.
+    """
+    if len(names) == 1:
+        return {part: path for part in names}
+    found = {part: path / file for part, file in names.items() if (path / file).is_file()}
+    if not found:
+        raise UserError(
+            f"{key} is {path}; it must be a folder that holds one of: {', '.join(names.values())}"
+        )
+    return found
 
 
 def check_own_judge(key: str, judge: OwnJudge) -> None:

@@ -22,6 +22,7 @@ def home() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
+PULLED = "`dvc pull -r starter` brings that of the committed run"
 BROUGHT = (
     "`dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"  # of what is not here yet
 )

@@ -1,8 +1,9 @@
-"""Files of a work folder that were cut off, by a disk and not by a kill: they go, and the stage makes them again.
+"""Files of a work folder that are damaged, by a disk and not by a kill: they go, and the stage makes them again.
 
 A stage renames what it writes into place when it is whole and flushed, so a kill leaves no half a file. Disks and
-network file systems do. What a file says of its own length is checked; one whose bytes were changed in place is not
-found out. Files of lines (.jsonl) are left alone: they grow line by line, and their readers know a torn one.
+network file systems do. What a file says of its own length is checked, and its hash where the file system keeps it
+(extended attributes; ext4, XFS and Btrfs do); elsewhere one whose bytes were changed in place is not found out. Files
+of lines (.jsonl) are left alone: they grow line by line, and their readers know a torn one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from selma.ground.files import TEMPORARY
+from selma.ground.files import TEMPORARY, hash_beside, sha256_file
 
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 def drop_damaged(folder: Path) -> list[Path]:
-    """Remove every file under `folder` that is shorter or longer than it says, or no JSON by its name; returns them."""
+    """Remove every file under `folder` that is shorter or longer than it says, no JSON by its name, or not as it was
+    written; returns them."""
     damaged = [
         path
         for path in sorted(folder.rglob("*"))
@@ -34,7 +36,7 @@ def drop_damaged(folder: Path) -> list[Path]:
 
 def _whole(path: Path) -> bool:
     try:
-        return _CHECKS[path.suffix](path)
+        return hash_beside(path) in (None, sha256_file(path)) and _CHECKS[path.suffix](path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error):
         return False
 

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TypeVar
 
 from selma.ground.errors import UserError, first_line
-from selma.runtime import finished, timing, tracking, unread, work
+from selma.runtime import finished, lockfile, timing, tracking, unread, work
 from selma.runtime.dvcfile import in_order, load_stages
 from selma.runtime.parent import UNIT
 from selma.runtime.progress import show
@@ -67,6 +67,9 @@ def run(main: Callable[..., None]) -> None:
 
 def _taken() -> bool:
     """Put back what this stage made before, where it ended and DVC had not written it down yet."""
+    if os.environ.get("DVC_STAGE"):
+        with suppress(OSError):
+            lockfile.keep()
     finished.forget()
     stages = load_stages(Path.cwd()) if finished.kept(name()) else {}
     if name() not in stages:

@@ -23,7 +23,7 @@ from pathlib import Path
 from selma.ground.errors import UserError
 from selma.ground.files import TEMPORARY, folder_digest
 from selma.runtime import finished, timing
-from selma.runtime.dvcfile import load_stage, lookup
+from selma.runtime.dvcfile import load_stage, load_stages, lookup
 from selma.runtime.locks import excludes, is_left, locked, mine
 from selma.runtime.outs import check_writable, publish, publish_all, remove, set_apart, tidy
 from selma.runtime.places import home
@@ -141,6 +141,14 @@ def _left(stage_home: Path, key: str = "*") -> Iterator[Path]:
 def prune(stage: str) -> None:
     """Remove what killed runs of a stage have left, but for what a process is at work on."""
     _prune(home() / ".work" / stage)
+
+
+def tidy_all() -> None:
+    """Remove what unfinished runs of all stages have left, but for what a process is at work on."""
+    stages = load_stages(Path.cwd())
+    for place in (home() / ".work").glob("*"):
+        if place.name in stages and place.is_dir():
+            _prune(place)
 
 
 def _prune(stage_home: Path) -> None:

@@ -6,6 +6,7 @@ SELMA_FAULT, read anew at every operation, as a preloaded process forks children
     kill N        SIGKILL before the N-th operation, from 1
     after N       SIGKILL after it
     full N        the N-th operation, and every one after it, fails for lack of space
+    readonly N    the same, as on a file system that has become read-only
     noflock       flock does nothing, as on file systems without it
 
 Operations are what changes the folder: opening a file to write, renaming, linking, making and removing.
@@ -18,6 +19,7 @@ import io
 import os
 import signal
 
+REFUSED = {"full": errno.ENOSPC, "readonly": errno.EROFS}
 done = 0
 of = 0
 
@@ -41,8 +43,8 @@ def counted(call, path_at=0):
                 file.write(str(done))
         elif kind == "kill" and done == int(value):
             os.kill(os.getpid(), signal.SIGKILL)
-        elif kind == "full" and done >= int(value):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[path_at]))
+        elif kind in REFUSED and done >= int(value):
+            raise OSError(REFUSED[kind], os.strerror(REFUSED[kind]), str(args[path_at]))
         number = done
         try:
             return call(*args, **kwargs)
