@@ -20,6 +20,21 @@ os.environ.setdefault("SELMA_WARM", "off")  # tests/test_warm.py turns it on
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+# The end-to-end files that take longest: begun late, one of them would run alone at the end.
+LONGEST = ("test_pipeline", "test_survival", "test_self_improvement", "test_users", "test_remotes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, then the end-to-end ones, the longest files of them first."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.stem
+        late = item.get_closest_marker("e2e") is not None
+        return late, LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 def _text_part(width: int, layers: int, projection: int | None = None) -> tuple[object, object]:
     """A tokenizer of single letters and a random text encoder, with a projection of its pooled state if asked."""
     from tokenizers import pre_tokenizers
