@@ -369,4 +369,13 @@ def test_work_leaves_nothing_but_records(project: Project) -> None:
     for name in (*STAGES[3:9], NAME):
         assert project.run(name)[0] == 0
     left = {path.name for path in (project.folder / ".work").iterdir()}
-    assert left <= {"dvc.lock", "finished", "times", "params", "warm", "tracking", "parallel", "selma.parallel.lock"}
+    assert left <= {
+        "dvc.lock",
+        "finished",
+        "times",
+        "params",
+        "warm",
+        "tracking",
+        "parallel",
+        "selma.parallel.lock",
+    }
