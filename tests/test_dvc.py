@@ -139,6 +139,10 @@ OWN = [
         {"experts.cats": {"data": "data/own/cats", "objective": "denoising"}},
         "experts.cats.data is data/own/cats",
     ),
+    (
+        {"experts.cats": {"data": "/pictures/cats", "objective": "denoising"}},
+        "experts.cats.data is /pictures/cats",
+    ),
     ({"experts.dogs": {"data": "data/own/dogs", "objective": "denoising"}}, "'1.png'"),
 ]
 

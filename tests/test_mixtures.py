@@ -479,7 +479,7 @@ LEARNER = {
         ({"mixtures": {"moe": {**MOE, "options": {"beta": 1}}}}, r"mixtures\.moe\.options: .*beta"),
         ({"mixtures": {"moe": {**MOE, "options": {"learning_rate": 0}}}}, r"mixtures\.moe\.options: learning_rate"),
         ({"mixtures": {"moe": {**MOE, "experts": ["cats"]}}}, r"mixtures\.moe\.experts holds cats"),
-        ({"mixtures": {"moe": {**MOE, "steps": 1}}}, r"at most the 1 steps of mixture moe"),
+        ({"expert.warmup": 1, "mixtures": {"moe": {**MOE, "steps": 1}}}, r"less than the 1 steps of mixture moe"),
         ({"mixtures": {"count": MOE}}, r"mixtures\.count: `experts` has a row of that name"),
         ({"skills": [*SKILLS, "cats"]}, r"no expert is called cats"),
         ({"experts.tags.data": "/my/own"}, r"mixtures\.moe\.experts holds tags, whose data is /my/own"),

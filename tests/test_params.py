@@ -132,7 +132,7 @@ def test_an_integer_is_a_float_where_one_is_wanted(tmp_path: Path) -> None:
         ("experts.single.skills", "tags", "experts.single.skills is 'tags'; it must be a list"),
         ("expert.flip", "yes", "expert.flip is 'yes'; it must be a valid boolean"),
         ("expert.init", "random", "expert.init is 'random'; it must be one of: shared, own"),
-        ("experts.count.steps", 10, "it must be at most the 10 steps of expert count"),
+        ("expert.steps", 10, "it must be at most the 10 steps of expert objects"),
         ("experts.count.objective", "gan", "experts.count.objective is 'gan'; it must be one of: denoising"),
         ("experts.a b", {}, "a key of experts is 'a b'; it must be a name"),
         ("models.base.weights", "models/backbones/other", "models.base.weights is models/backbones/other"),
@@ -213,6 +213,13 @@ def test_what_is_wrong_is_named(key: str, value: Any, says: str, tmp_path: Path)
     assert says in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_a_row_may_be_shorter_than_the_distance_of_checkpoints(tmp_path: Path) -> None:
+    """It then has its last step alone; a short expert is no reason to train the others anew."""
+    params = load_params(write(tmp_path, changed("experts.count.steps", 10)))
+    training = training_of(params.expert, params.experts["count"])
+    assert training.steps == 10 < training.checkpoint_every
 
 
 def test_two_stages_of_one_name_are_refused(tmp_path: Path) -> None:

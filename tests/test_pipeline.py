@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clones import SKILLS, Clone, chosen, small
+from tests.clones import ROOT, SKILLS, Clone, chosen, copy_tree, small
 
 pytestmark = pytest.mark.e2e
 
@@ -281,6 +281,28 @@ def test_stages_side_by_side_give_the_lock_of_a_serial_run(clone, tmp_path_facto
         assert (other.folder / file).read_text() == clone.run("git", "show", f"serial:{file}"), file
     assert "0 stages ran" in other.run("python", "-m", "selma.parallel", "--no-repro")
     assert "up to date" in other.run("dvc", "status")
+
+
+@pytest.mark.skipif(os.environ.get("SELMA_SURVIVAL") != "every", reason="SELMA_SURVIVAL=every: 20 minutes")
+def test_the_default_pipeline_side_by_side_gives_the_lock_of_a_serial_run(tmp_path, monkeypatch):
+    """The same at full size, as users have it; `python -m bench.scale` leaves such copies, too."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums are rounded by the number of threads
+    locks = []
+    for name, words in (
+        (
+            "parallel",
+            ("python", "-m", "selma.parallel", "--workers", "2", "--shards", "2", "--set", "threads=1"),
+        ),
+        ("serial", ("dvc", "repro")),
+    ):
+        copy_tree(tmp_path / name)
+        other = Clone(tmp_path / name)
+        other.run("git", "init", "--quiet")
+        for brought in ("backbones", "clip"):
+            shutil.copytree(ROOT / "models" / brought, other.folder / "models" / brought)
+        other.run(*words)
+        locks.append((other.folder / "dvc.lock").read_text())
+    assert locks[0] == locks[1]
 
 
 def started_by(parent: int | None, *words: str) -> list[int]:

@@ -28,10 +28,11 @@ def check_own(params: Params) -> None:
             check_questions(params.judge.kind, items)
     for name, expert in params.experts.items():
         folder = Path(expert.data)
-        if folder.is_relative_to("data/own") and folder.is_dir():
-            read_training(folder)
-        elif folder.is_relative_to("data/own"):
+        if folder.is_relative_to("data") and not folder.is_relative_to("data/own"):
+            continue  # the pipeline's
+        if not folder.is_dir():
             raise UserError(f"experts.{name}.data is {folder}, which is not here; name a folder that is")
+        read_training(folder)
 
 
 def read_benchmark(name: str, row: OwnBenchmark) -> list[Item]:

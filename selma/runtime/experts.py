@@ -48,7 +48,9 @@ def check_training(params: Params, name: str) -> None:
     row = params.experts[name]
     training = training_of(params.expert, row)
     _check_objective(params, name)
-    if training.checkpoint_every > training.steps:
+    if (
+        row.steps is None and training.checkpoint_every > training.steps
+    ):  # a short row has its last step alone
         raise UserError(
             f"expert.checkpoint_every is {training.checkpoint_every}; "
             f"it must be at most the {training.steps} steps of expert {name}"

@@ -61,7 +61,7 @@ def check_mixtures(params: Params) -> None:
 def _check_training(key: str, name: str, row: Mixture, names: Sequence[str], params: Params) -> None:
     training = params.expert
     steps = row.steps or training.steps
-    if training.checkpoint_every > steps:
+    if row.steps is None and training.checkpoint_every > steps:
         raise UserError(
             f"expert.checkpoint_every is {training.checkpoint_every}; "
             f"it must be at most the {steps} steps of mixture {name}"
