@@ -72,7 +72,10 @@ def _main(given: argparse.Namespace) -> None:
             copy(root, given.set, given.profile)
         rows.append((number, *measure(root, number, given.shards)))
     alone = rows[0][2]
-    body = [(number, ran, wall, ran / wall, alone / wall, work / wall) for number, ran, wall, work in rows]
+    body = [
+        (number, ran, wall, ran / wall, alone / wall, work / wall / number)
+        for number, ran, wall, work in rows
+    ]
     print(
         tabulate(body, ["workers", "stages", "seconds", "stages/s", "times as fast", "busy"], floatfmt=".2f")
     )
