@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan repro profile-run test study ablations selfimprove longer trained stronger silmm pretrain pretrain-xl pretrain-mm prune clean
+.PHONY: help setup plan repro profile-run test study ablations selfimprove longer trained stronger silmm kc-dpo pretrain pretrain-xl pretrain-mm prune clean
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -72,11 +72,12 @@ selfimprove longer trained stronger:
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
 	python -m selma.ablations --page $@
 
-silmm: setup ## a multimodal model that asks itself, docs/asked.md, and KC-DPO, docs/features.md (an hour and a half; resumable)
+silmm: setup ## a multimodal model that asks itself, three rounds of DPO on tokens, docs/asked.md (an hour; resumable)
+kc-dpo: setup ## its arm of continuous features, a text encoder that learns by KC-DPO, docs/features.md (half an hour; resumable)
+silmm kc-dpo:
 	@$(PULL)
 	@dvc repro --quiet judge own_judge $$(grep -q '^worlds: \[\]' params.yaml && echo backbone)
-	python -m selma.ablations --page asked
-	python -m selma.ablations --page features
+	python -m selma.ablations --page $(if $(filter silmm,$@),asked,features)
 
 # `dvc unfreeze` and `dvc freeze` would rewrite dvc.yaml in their own layout, so its copy is put back instead,
 # whether pretraining ends, fails or is interrupted.

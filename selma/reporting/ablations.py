@@ -27,9 +27,7 @@ HEADINGS = {
     "asked": "A multimodal model that judges itself: the results",
     "features": "Continuous features, KC-DPO: the results",
 }
-COMMANDS = {page: f"make {page}" for page in HEADINGS} | {
-    page: "make silmm" for page in ("asked", "features")
-}
+COMMANDS = {page: f"make {page}" for page in HEADINGS} | {"asked": "make silmm", "features": "make kc-dpo"}
 _COLUMNS = 5  # of panels
 COLOURS = ("#c05621", "#2b6cb0")
 
