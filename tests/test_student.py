@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,22 @@ from PIL import Image
 from tests.clones import ROOT, Clone, copy_tree
 
 pytestmark = pytest.mark.e2e
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = subprocess.run(
+    ["git", "show", "HEAD:README.md"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
+).stdout
 FIRST = README.split("## What is gained")[0]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """This working tree as a clone, with the finished run pulled by the README's own command."""
+    """This working tree's code as a clone, with the committed run pulled by the README's own command."""
     folder = tmp_path_factory.mktemp("student")
     copy_tree(folder)
+    committed = ("dvc.lock", "metrics", "README.md")  # here they may be of a run on this machine
+    for name in committed:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    files = subprocess.run(["git", "archive", "HEAD", *committed], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["tar", "-x"], input=files.stdout, cwd=folder, check=True)
     clone = Clone(folder)
     clone.run("git", "init", "--quiet")
     (pull,) = re.findall(r"^(dvc pull .*?) +#", FIRST, re.MULTILINE)
