@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print(whole: bool, as_json: bool) -> None:
     if lockfile.is_cut():
-        raise UserError("dvc.lock was cut off while DVC wrote it; `python -m selma.dvc status` puts it back")
+        raise UserError(
+            f"dvc.lock was cut off while DVC wrote it; `python -m selma.dvc status` puts it back, or {lockfile.HELP}"
+        )
     made = plan.make(Path(), whole)
     sys.stdout.reconfigure(errors="replace")  # a terminal of ASCII is no reason to fail
     print(json.dumps(words.data(made), indent=2) if as_json else words.text(made))

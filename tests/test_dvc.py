@@ -234,6 +234,15 @@ def test_a_lock_that_is_whole_stays(finished: Path) -> None:
     assert "second" not in lock.read_text()
 
 
+def test_without_a_copy_one_line_says_what_brings_the_lock_back(finished: Path) -> None:
+    (finished / ".work/dvc.lock").unlink()
+    (finished / "dvc.lock").write_text("")
+    ours = run(finished, sys.executable, "-m", "selma.dvc", "status")
+    assert (
+        ours.stderr.startswith("warning: dvc.lock was cut off") and "git restore -SW dvc.lock" in ours.stderr
+    )
+
+
 def test_dvc_writes_its_lock_at_one_stroke(finished: Path) -> None:
     """Killed before the rename it leaves what was there."""
     before = (finished / "dvc.lock").read_text()

@@ -18,6 +18,7 @@ from selma.ground.files import write_text
 
 LOCK = Path("dvc.lock")
 KEPT = Path(".work/dvc.lock")
+HELP = "`git restore -SW dvc.lock` brings the committed one"
 
 
 def block(stage: str) -> str:
@@ -43,30 +44,28 @@ def keep() -> None:
 
 
 def restore() -> None:
-    """Put the copy back where dvc.lock was cut off, and say so; without a copy DVC says what it thinks of the file."""
-    if is_cut():
-        write_text(LOCK, _read(KEPT))
-        print(
-            "warning: dvc.lock was cut off while DVC wrote it; it is put back as it was when the last stage began",
-            file=sys.stderr,
-            flush=True,
-        )
+    """Where dvc.lock was cut off, put the copy back, and say so; without a copy, say what does it."""
+    if not is_cut():
+        return
+    if kept := _read(KEPT):
+        write_text(LOCK, kept)
+    done = "it is put back as it was when the last stage began" if kept else HELP
+    print(f"warning: dvc.lock was cut off while DVC wrote it; {done}", file=sys.stderr, flush=True)
 
 
 def is_cut() -> bool:
-    """Whether dvc.lock was cut off, and `restore` would put it back."""
-    kept = _read(KEPT)
-    return bool(LOCK.is_file() and kept and _cut(_read(LOCK), kept))
+    """Whether dvc.lock was cut off."""
+    return LOCK.is_file() and _cut(_read(LOCK), _read(KEPT))
 
 
 def _cut(text: str, before: str = "") -> bool:
     """Whether `text` is the beginning of a dvc.lock: it ends within a line or a block, or has the first stages alone of
     what was there `before` and is no commit's."""
     found = _blocks(text)
-    if not text.endswith("\n") or not found:
+    if not text.endswith("\n"):
         return True
     try:
-        if "cmd" not in next(iter(_parsed(list(found.values())[-1]).values())):
+        if found and "cmd" not in next(iter(_parsed(list(found.values())[-1]).values())):
             return True
     except (ValueError, AttributeError, TypeError):
         return True
