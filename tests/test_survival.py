@@ -178,6 +178,26 @@ def test_killed_again_and_again_a_stage_ends_in_the_same_bytes(project: Project,
     assert project.made(name) == project.digests[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [
+        (f"images@{SKILL}", "metadata.jsonl"),  # after the last image
+        ("sample@merged-shapes", "metadata.jsonl"),
+        (f"expert@{SKILL}", "examples.safetensors"),  # before what is encoded is in place
+        (f"expert@{SKILL}", "step-000002"),  # while a checkpoint is written
+        (f"expert@{SKILL}", "models/checkpoints"),  # before the outs are renamed into place
+        (f"expert@{SKILL}", ".work/finished"),  # after that, before dvc.lock
+        ("evaluate", "metrics/eval.json"),  # between one out and the next
+    ],
+)
+def test_killed_inside_a_window_a_stage_goes_on(project: Project, name: str, window: str) -> None:
+    project.afresh(name)
+    code, said = project.run(name, f"at {window}")
+    assert code == KILLED, said
+    code, said = project.run(name)
+    assert code == 0 and project.made(name) == project.digests[name], said
+
+
 @pytest.mark.skipif(not EVERY, reason="SELMA_SURVIVAL=every: hours")
 @pytest.mark.parametrize("fault", ["kill", "after", *REFUSED])
 @pytest.mark.parametrize("name", STAGES)

@@ -5,6 +5,7 @@ SELMA_FAULT, read anew at every operation, as a preloaded process forks children
     count FILE    write how many operations there were, as the process ends
     kill N        SIGKILL before the N-th operation, from 1
     after N       SIGKILL after it
+    at TEXT       SIGKILL before the first one on a path that has TEXT in it
     full N        the N-th operation, and every one after it, fails for lack of space
     readonly N    the same, as on a file system that has become read-only
     noflock       flock does nothing, as on file systems without it
@@ -41,7 +42,7 @@ def counted(call, path_at=0):
         if kind == "count":
             with write_count(value) as file:
                 file.write(str(done))
-        elif kind == "kill" and done == int(value):
+        elif (kind == "kill" and done == int(value)) or (kind == "at" and value in str(args[path_at])):
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind in REFUSED and done >= int(value):
             raise OSError(REFUSED[kind], os.strerror(REFUSED[kind]), str(args[path_at]))
