@@ -26,6 +26,7 @@ from selma.ground.errors import UserError
 from selma.ground.files import write_text
 from selma.planning.own import check_own
 from selma.runtime import command, lockfile, work
+from selma.runtime.dvcfile import lacking, load_stages
 from selma.runtime.params import load_params
 
 # Where DVC says it, and how: it has no setting for this.
@@ -65,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _check() -> None:
     check_own(load_params())
+    if found := lacking(load_stages(Path.cwd())):
+        raise UserError(f"{found[0]} needs {found[1]}, which is not here, and which no stage makes")
 
 
 def _write_whole() -> None:
@@ -76,7 +79,7 @@ def _write_whole() -> None:
         dumper(data, text, **options)
         write_text(Path(path), text.getvalue())
 
-    _common._dump_data = _yaml._dump_data = dump  # it has no setting for this
+    _common._dump_data = _yaml._dump_data = dump
 
 
 def _exit_code(error: BaseException | None) -> int | None:

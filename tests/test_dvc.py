@@ -183,6 +183,22 @@ def test_ones_own_files_that_are_sound_are_let_through(tmp_path: Path, monkeypat
     check_own(load_params())
 
 
+def test_a_file_that_is_gone_is_named_before_anything_is_deleted(tmp_path: Path, monkeypatch, capsys) -> None:
+    """One that git has, say; DVC would come to it after other stages, in Python's words."""
+    monkeypatch.chdir(tmp_path)
+    params = overridden(load_yaml(ROOT / "params.yaml"), {"own.judges": {}})
+    with open("params.yaml", "w") as file:
+        YAML().dump(params, file)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  made: {cmd: exit 1, deps: [gone.yaml], outs: [made]}\n")
+    (tmp_path / "made").write_text("before")
+    assert dvc.main(["repro"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: made needs gone.yaml, which is not here, and which no stage makes\n"
+    )
+    assert (tmp_path / "made").is_file()
+
+
 # dvc.lock -----------------------------------------------------------------------------------------
 
 

@@ -48,8 +48,8 @@ class Pipeline:
         for name, stage in self._stages.items():
             for dep in () if stage.frozen else stage.deps:
                 path = Path(dep.fs_path)
-                makers = (out for out in made if path == out or path in out.parents or out in path.parents)
-                if next(makers, None) is None and not dep.exists:
+                makes = any(path == out or path in out.parents or out in path.parents for out in made)
+                if not makes and not dep.exists:
                     raise UserError(f"{name} needs {dep}, which is not here; {PULLED}")
 
     def height(self) -> dict[str, float]:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selma.ground.errors import UserError
-from selma.ground.items import Item
 from selma.ground.pairs import read_training
 from selma.runtime import variants
 from selma.runtime.dvcfile import load_stages
-from selma.runtime.origins import OwnBenchmark, own_files
+from selma.runtime.origins import own_files
 from selma.runtime.params import Params
 
 
@@ -22,10 +21,15 @@ def check_own(params: Params) -> None:
     for key, path in _paths(params):
         if not path.exists() and not any(path == out or out in path.parents for out in made):
             raise UserError(f"{key} is {path}, which is not here; name a file or folder that is")
+    judge = variants.load("judges", params.judge.kind, "judge.kind")
     for name, row in params.own.benchmarks.items():
-        items = read_benchmark(name, row)
-        if name in params.evaluate.benchmarks:
-            check_questions(params.judge.kind, items)
+        key = f"own.benchmarks.{name}"
+        source = variants.load("benchmarks", row.source, f"{key}.source")
+        items = source.read(own_files(Path(row.path), source.FILES, f"{key}.path"))
+        if name in params.evaluate.benchmarks and hasattr(
+            judge, "check"
+        ):  # of kinds that say so without weights
+            judge.check([question for item in items for question in item.questions])
     for name, expert in params.experts.items():
         folder = Path(expert.data)
         if folder.is_relative_to("data") and not folder.is_relative_to("data/own"):
@@ -33,19 +37,6 @@ def check_own(params: Params) -> None:
         if not folder.is_dir():
             raise UserError(f"experts.{name}.data is {folder}, which is not here; name a folder that is")
         read_training(folder)
-
-
-def read_benchmark(name: str, row: OwnBenchmark) -> list[Item]:
-    """The items of a benchmark in files; raises UserError, naming the file and what is wrong with it."""
-    source = variants.load("benchmarks", row.source, f"own.benchmarks.{name}.source")
-    return source.read(own_files(Path(row.path), source.FILES, f"own.benchmarks.{name}.path"))
-
-
-def check_questions(kind: str, items: list[Item]) -> None:
-    """Raise UserError for a question that a judge of this kind cannot read, of kinds that say so without weights."""
-    judge = variants.load("judges", kind, "judge.kind")
-    if hasattr(judge, "check"):
-        judge.check([question for item in items for question in item.questions])
 
 
 def _paths(params: Params) -> Iterator[tuple[str, Path]]:

@@ -68,6 +68,18 @@ def load_stage(root: Path, name: str) -> Stage:
     return stages[name]
 
 
+def lacking(stages: Mapping[str, Stage]) -> tuple[str, str] | None:
+    """The first stage, and the dep of it, that is not here and that no stage makes; None where all are."""
+    made = [out for stage in stages.values() for out in stage.made]
+    for name, stage in stages.items():
+        for dep in map(Path, stage.deps):
+            if not dep.exists() and not any(
+                dep == out or out in dep.parents or dep in out.parents for out in made
+            ):
+                return name, str(dep)
+    return None
+
+
 def needs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     """The stages that each stage needs: those that make one of its deps, what a dep lies in, or what lies in it."""
     makers = {

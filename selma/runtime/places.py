@@ -22,7 +22,6 @@ def home() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
+# Of what is not here yet.
 PULLED = "`dvc pull -r starter` brings that of the committed run"
-BROUGHT = (
-    "`dvc repro` makes it, `dvc pull -r starter` brings that of the committed run"  # of what is not here yet
-)
+BROUGHT = f"`dvc repro` makes it, {PULLED}"

@@ -37,9 +37,8 @@ def noted(first_of: Callable[[Collection[str]], str | None] = lambda texts: None
 
     loggers = [logging.getLogger(name) for name in _WARNINGS]
     before = [(logger.level, logger.disabled) for logger in loggers]
-    for (
-        logger
-    ) in loggers:  # whatever else has made the libraries quiet: MLflow's migrations disable all loggers
+    # Whatever else has made the libraries quiet: MLflow's migrations disable all loggers.
+    for logger in loggers:
         logger.addFilter(news)
         logger.setLevel(logging.WARNING)
         logger.disabled = False
