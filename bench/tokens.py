@@ -79,11 +79,21 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch", type=at_least(1), default=64, help="images that are drawn at once")
-    parser.add_argument("--guidance", type=not_negative, default=5.0)
+    parser.add_argument("--guidance", type=guiding, default=5.0)
     parser.add_argument("--pairs", type=at_least(1), default=16, help="of a training step (default: 16)")
     parser.add_argument("--rank", type=at_least(1), default=32)
     parser.add_argument("--steps", type=at_least(1), default=3, help="training steps (default: 3)")
     return command.run(lambda: measure(parser.parse_args()))
+
+
+def guiding(text: str) -> float:
+    """A guidance above 1: transformers' `generate` draws nothing without."""
+    value = not_negative(text)
+    if value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not above 1, and transformers draws with guidance alone"
+        )
+    return value
 
 
 def measure(given: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
     python -m selma.draw "two red circles on a black background"
     python -m selma.draw "a blue square above a green cross" --models base,merged,count --images 2 --open
+    python -m selma.draw "two white squares" --models base models/shipped/nft_long      a LoRA's folder, too
     python -m selma.draw "three white squares" --grid guidance=1,1.5,2,3        a row for each guidance scale
     python -m selma.draw "three white squares" --grid seed=0,1,2,3              a row for each seed
 
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -32,7 +33,7 @@ from selma.ground.pairs import write_image
 from selma.reporting.beside import Column, Shown, compose
 from selma.runtime import command
 from selma.runtime.origins import embedded
-from selma.runtime.params import Drawing, Params, load_params
+from selma.runtime.params import Drawing, Model, Params, load_params
 from selma.runtime.places import BACKBONES, BROUGHT, JUDGES
 from selma.studies.prompted import item_of, unseen
 
@@ -64,7 +65,7 @@ def main() -> None:
         "--models",
         nargs="+",
         metavar="NAME",
-        help="rows of `models`, with spaces or commas between (default: the first pair in `compare`)",
+        help="rows of `models` or LoRAs' folders, spaces or commas between (default: the first pair in `compare`)",
     )
     parser.add_argument("--out", type=Path, default=Path("draw.png"))
     parser.add_argument("--images", type=int, help="number of images per model (default: 4)")
@@ -94,27 +95,33 @@ def _main(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed: {arguments.seed}; allowed: 0 to {2**31 - 1}")
     rows = _rows(params.evaluate.drawing, arguments.images, arguments.seed, arguments.grid)
-    names = _names(params, arguments.models)
-    for name in names:
-        _check_weights(Path(params.models[name].weights))
+    models = _models(params, arguments.models)
+    for model in models.values():
+        _check_weights(Path(model.weights))
     backbone = Path(BACKBONES) / params.expert.backbone
     if not backbone.is_dir():
         raise UserError(f"{backbone}: not here yet; {BROUGHT}")
     item = item_of(prompt, params, ask=arguments.ask)
-    columns = _drawn(params, names, item, rows)
+    columns = _drawn(params, models, item, rows)
     write_image(out, compose(prompt, columns, [row.label for row in rows if row.label]))
     print(out)
     if arguments.open and not webbrowser.open(out.resolve().as_uri()):
         print("--open: no program to show it was found here", file=sys.stderr)
 
 
-def _names(params: Params, given: Sequence[str] | None) -> list[str]:
+def _models(params: Params, given: Sequence[str] | None) -> dict[str, Model]:
+    """The models to draw with by name: rows of `models`, and folders of LoRAs, which are drawn by plain guidance."""
     names = [name for part in given or () for name in part.split(",") if name]
-    names = names or [*reversed(params.compare[0])]
-    for name in names:
-        if name not in params.models:
-            raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}")
-    return list(dict.fromkeys(names))
+    found: dict[str, Model] = {}
+    for name in names or [*reversed(params.compare[0])]:
+        if name in params.models:
+            found[name] = params.models[name]
+        elif Path(name).is_dir():
+            short = Path(name).resolve().name
+            found[short if short not in {*params.models, *found} else name] = Model(name, "cfg")
+        else:
+            raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}, or the folder of a LoRA")
+    return found
 
 
 def _check_weights(folder: Path) -> None:
@@ -163,18 +170,18 @@ def _check_out(out: Path) -> None:
         pass
 
 
-def _drawn(params: Params, names: Sequence[str], item: Item, rows: Sequence[Row]) -> list[Column]:
+def _drawn(params: Params, models: Mapping[str, Model], item: Item, rows: Sequence[Row]) -> list[Column]:
     """A column for each model, and a line for each on stderr: what the judge says, and how long drawing took."""
     from selma.backbones.loading import open_model  # torch: not before the options are known to be right
 
     runtime, backbone = params.runtime, Path(BACKBONES) / params.expert.backbone
     judge = _judge(params) if item.questions else None
     columns = []
-    for name in names:
-        pipe = open_model(Path(params.models[name].weights), backbone, runtime.device, runtime.dtype)
+    for name, model in models.items():
+        pipe = open_model(Path(model.weights), backbone, runtime.device, runtime.dtype)
         if not columns and params.expert.backbone in embedded(params.worlds):
             _warn_of(unseen(item.prompt, pipe.tokenizer))
-        columns.append(_column(params, name, pipe, judge, item, rows))
+        columns.append(_column(params, name, model, pipe, judge, item, rows))
     if judge is None:
         print(f"not judged: {_why_not(item, params)}", file=sys.stderr)
     return columns
@@ -202,16 +209,22 @@ def _warn_of(words: Sequence[str]) -> None:
 
 
 def _column(
-    params: Params, name: str, pipe: Pipeline, judge: Judge | None, item: Item, rows: Sequence[Row]
+    params: Params,
+    name: str,
+    model: Model,
+    pipe: Pipeline,
+    judge: Judge | None,
+    item: Item,
+    rows: Sequence[Row],
 ) -> Column:
     from selma.scoring import exam
 
-    row, started = params.models[name], time.monotonic()
+    started = time.monotonic()
     images = []
     for drawing, seed in dict.fromkeys((each.drawing, each.seed) for each in rows):
         ks = [each.k for each in rows if (each.drawing, each.seed) == (drawing, seed)]
         drawn = exam.draw(
-            pipe, [item], drawing, images=max(ks) + 1, seed=seed, method=row.guidance, options=row.options
+            pipe, [item], drawing, images=max(ks) + 1, seed=seed, method=model.guidance, options=model.options
         )
         images += [image for _, _, image in drawn]
     count = f"{len(images)} image{'s' if len(images) > 1 else ''} in {time.monotonic() - started:.1f} s"

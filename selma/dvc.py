@@ -5,8 +5,8 @@
 
 Left out are its warnings that the pretraining stages are frozen, which they are by design, and its second line where a
 stage has said in one line what is wrong with its input, or that it was stopped; the exit code is then the stage's, 2 or
-130. Before `repro` params.yaml and your own files are checked: DVC deletes a stage's outs before the stage can say what
-is wrong. dvc.lock is written at one stroke, which DVC does not, and one that was cut off is put back first
+130. Before `repro` params.yaml, your own files and keys are checked: DVC deletes a stage's outs before the stage can
+say what is wrong. dvc.lock is written at one stroke, which DVC does not, and one that was cut off is put back first
 (selma/runtime/lockfile.py).
 Everything else, with all options and exit codes, is DVC's. `make repro` runs this.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 from selma.ground.errors import UserError
 from selma.ground.files import write_text
+from selma.planning.keys import check_keys
 from selma.planning.own import check_own
 from selma.runtime import command, lockfile, work
 from selma.runtime.dvcfile import lacking, load_stages
@@ -39,8 +40,10 @@ _FAILED = 255  # DVC's exit code wherever a stage fails
 
 def main(argv: Sequence[str]) -> int:
     """DVC's exit code, that of a stage which has said why it ended, or 2 for a params.yaml that no stage would take."""
-    if argv[:1] == ["repro"] and Path("params.yaml").is_file() and (code := command.run(_check)):
-        return code
+    if argv[:1] == ["repro"] and Path("params.yaml").is_file():
+        whole = all(word.startswith("-") for word in argv[1:])
+        if code := command.run(lambda: _check(whole)):
+            return code
     lockfile.restore()
     from dvc.cli import main as dvc
 
@@ -64,8 +67,12 @@ def main(argv: Sequence[str]) -> int:
     return ended[-1] if ended and code == _FAILED else code
 
 
-def _check() -> None:
-    check_own(load_params())
+def _check(whole: bool) -> None:
+    """What DVC finds late; keys if the `whole` pipeline is to run, as one stage of it may need none."""
+    params = load_params()
+    check_own(params)
+    if whole:
+        check_keys(params)
     if found := lacking(load_stages(Path.cwd())):
         raise UserError(f"{found[0]} needs {found[1]}, which is not here, and which no stage makes")
 

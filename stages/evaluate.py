@@ -10,7 +10,8 @@ writes  metrics/headline.json         the compared models and their gains, for D
         metrics/benchmarks.json, metrics/preferences.json   the same of each further benchmark; preference scores
         metrics/by_skill.csv, metrics/by_category.csv   model, skill or category, score
         metrics/items.csv             item, skill, and a column of scores for each model
-        data/grid/                    before_after.png, examples.json and the images that it names
+        data/grid/before_after.png    the sheet
+        data/grid/examples/           examples.json and the images that it names
 """
 
 from __future__ import annotations
@@ -67,12 +68,13 @@ def main() -> None:
         tracking.log_image(out / "before_after.png", "before_after")
         tracking.log_results({"gain": summary["gains"][scored.over(after, before)]})
         work.publish_all(
-            {file: METRICS / file.name for file in sorted(metrics.iterdir())} | {out: DATA / "grid"}
+            {file: METRICS / file.name for file in sorted(metrics.iterdir())}
+            | {file: DATA / "grid" / file.name for file in sorted(out.iterdir())}
         )
 
 
 def _write_grid(out: Path, benchmark: str, models: scored.Scores, seed: int) -> None:
-    """The sheet, the first image of each chosen prompt by each model, and examples.json next to them."""
+    """The sheet, and in `examples` the first image of each chosen prompt by each model with examples.json."""
     items: list[Item] = load_split(DATA / "benchmarks" / benchmark, "test")
     files = {
         name: {pair.id: pair.file for pair in read_pairs(DATA / "samples" / name / benchmark) if pair.k == 0}
@@ -80,19 +82,17 @@ def _write_grid(out: Path, benchmark: str, models: scored.Scores, seed: int) -> 
     }
     drawn = [item for item in items if all(item.id in found for found in files.values())]
     if not drawn:
-        raise UserError(
-            f"data/samples: {' and '.join(models)} have no prompt in common; run the sample stage again"
-        )
+        raise UserError(f"data/samples: {' and '.join(models)} share no prompt; run the sample stage again")
     cells, examples = [], []
     for item in sheets.choose(drawn, PER_SKILL, seed):
         images = {name: read_image(files[name][item.id]) for name in models}
         pictures = {name: f"{name}/{item.id}-0{files[name][item.id].suffix}" for name in models}
         for name, image in images.items():
-            write_image(out / pictures[name], image)
+            write_image(out / "examples" / pictures[name], image)
         cells.append(sheets.Cell(item.prompt, item.skill, images))
         examples.append(scored.example(item, pictures, models))
     write_image(out / "before_after.png", sheets.compose(cells))
-    write_json(out / "examples.json", examples)
+    write_json(out / "examples/examples.json", examples)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 reads   metrics/     eval.json, benchmarks.json, preferences.json, by_skill.csv, by_category.csv, merge/, filter/,
                      loss/, select/, policy/, prompts/, questions/, human/
-        data/grid/   examples.json and the images that it names
+        data/grid/examples/   examples.json and the images that it names
         data/benchmarks/, data/answers/, data/samples/   the leading benchmark's prompts, answers and pictures
-        data/images/ the training images of each skill
+        data/images/         the training images of each skill
 writes  data/report/index.html
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
         DATA,
         summary["benchmark"],
         list(params.models),
-        params.compare[0],
+        params.compare,
         params.skills,
         resamples=params.evaluate.bootstrap,
         seed=params.seed,
@@ -45,7 +45,7 @@ def main() -> None:
     made_by = dict.fromkeys((params.expert.backbone, params.images.backbone))
     page = report.render(
         METRICS,
-        DATA / "grid",
+        DATA / "grid/examples",
         profile=params.profile,
         skills=params.skills,
         experts=[*params.experts, *params.mixtures],

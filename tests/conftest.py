@@ -21,7 +21,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 # The end-to-end files that take longest: begun late, one of them would run alone at the end.
-LONGEST = ("test_pipeline", "test_survival", "test_self_improvement", "test_users", "test_remotes")
+LONGEST = (
+    "test_pipeline",
+    "test_survival",
+    "test_self_improvement",
+    "test_users",
+    "test_dvc_user",
+    "test_remotes",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -124,6 +124,7 @@ def test_a_run_that_cannot_be_is_one_line_and_copies_nothing(
         "tokens --backbone models/backbones/shapes",
         "memory tiny --device cuda:99",
         "sample --guidance nan",
+        "tokens --guidance 1",
         "judge --questions 0",
         "filter 0",
         "filter --growth 0 10",

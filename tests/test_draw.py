@@ -79,6 +79,17 @@ def test_names_may_have_commas_between_and_another_model_draws_otherwise(drawn):
     ]
 
 
+def test_a_loras_folder_draws_as_its_row_does(drawn):
+    """One that no row of `models` names, or that one does, under its own name."""
+    page, said = drawn(
+        "a red circle", "--models", "count", "models/experts/count", "models/merges/merged", "--images", "1"
+    )
+    row, folder, merged = (tile(page, column) for column in range(3))
+    assert (row == folder).all() and np.abs(row - merged).max() > 1
+    models = [line.partition(":")[0] for line in said if re.search(" images? in ", line)]
+    assert models == ["count", "models/experts/count", "models/merges/merged"]
+
+
 def test_a_policy_stands_beside_base_and_merge(make_project, monkeypatch, capsys):
     """`nft`, as docs/how-to.md has its rows."""
     how_to = (Path(__file__).parents[1] / "docs/how-to.md").read_text(encoding="utf-8")

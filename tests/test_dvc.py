@@ -13,9 +13,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from selma import dvc
+from selma.planning.keys import check_keys
 from selma.planning.own import check_own
 from selma.runtime.params import load_params
 from selma.runtime.schema import load_yaml, overridden
+from tests.clones import copy_tree
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = """
@@ -143,7 +145,7 @@ OWN = [
         {"experts.cats": {"data": "/pictures/cats", "objective": "denoising"}},
         "experts.cats.data is /pictures/cats",
     ),
-    ({"experts.dogs": {"data": "data/own/dogs", "objective": "denoising"}}, "'1.png'"),
+    ({"experts.dogs": {"data": "data/own/dogs", "objective": "denoising"}}, "metadata.csv, line 2"),
 ]
 
 
@@ -275,3 +277,49 @@ dvc.main(["repro", "--force", "--single-item", "third"])
 """
     assert run(finished, sys.executable, "-c", killed).returncode == -signal.SIGKILL
     assert (finished / "dvc.lock").read_text() == before
+
+
+def test_a_key_that_is_not_set_is_said_before_dvc_deletes_what_the_stage_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not where what asks the server is as dvc.lock says: who pulled a finished run has no key."""
+    copy_tree(tmp_path)
+    for words in (("git", "init", "--quiet"), ("dvc", "init", "--quiet", "--force")):
+        subprocess.run(words, cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    params = load_params()
+    check_keys(params)
+    asked = {"llm.provider": "openai", "llm.model": "gpt"}
+    endpoint = {"judges.endpoint": {"kind": "endpoint", "endpoint": {"model": "gpt"}}}
+    for changed, stage in (
+        (asked, "prompts@"),
+        ({**endpoint, "rate.judges": ["endpoint"]}, "rate@endpoint-"),
+    ):
+        YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), changed), Path("params.yaml"))
+        before = {path: path.read_bytes() for path in Path("metrics").rglob("*.json")}
+        assert dvc.main(["repro"]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and "OPENAI_API_KEY is not set" in lines[0] and f"({stage}" in lines[0]
+        assert before == {path: path.read_bytes() for path in Path("metrics").rglob("*.json")}
+    YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), endpoint), Path("params.yaml"))
+    check_keys(load_params())  # nobody asks it
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), asked), Path("params.yaml"))
+    check_keys(load_params())
+
+
+def test_one_stage_runs_as_an_experiment_where_nothing_else_was_pulled(tmp_path: Path) -> None:
+    """At the end DVC looks at every plot: of one that lies in a folder of its cache it wants the folder's list."""
+    copy_tree(tmp_path)
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    for words in (
+        ("init", "--quiet"),
+        ("add", "--all"),
+        (*who, "commit", "--quiet", "--message", "as it is"),
+    ):
+        subprocess.run(("git", *words), cwd=tmp_path, check=True)
+    done = run(tmp_path, "dvc", "exp", "run", "--temp", "-S", "benchmarks.shapes.seed=9", "benchmark")
+    assert done.returncode == 0 and "Ran experiment" in done.stdout, done.stderr
+    shown = run(tmp_path, "dvc", "plots", "show")
+    assert shown.returncode == 0 and "index.html" in shown.stdout, shown.stderr

@@ -272,9 +272,12 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(project, monkeypatch):
     }
     assert (said[rows[0]["id"], 0], said[rows[2]["id"], 0]) == ("yes", "no")
     shown = {
-        example["id"]: example["images"]["merged"] for example in read_json(Path("data/grid/examples.json"))
+        example["id"]: example["images"]["merged"]
+        for example in read_json(Path("data/grid/examples/examples.json"))
     }
-    pictures = {file: read_image(Path("data/grid") / file).getpixel((0, 0)) for file in shown.values()}
+    pictures = {
+        file: read_image(Path("data/grid/examples") / file).getpixel((0, 0)) for file in shown.values()
+    }
     for row, color in ((rows[0], BRIGHT), (rows[2], DARK)):
         assert row["id"] not in shown or pictures[shown[row["id"]]] == color
 
@@ -409,7 +412,7 @@ def test_a_merge_ablation_scores_the_merged_model_alone(project, monkeypatch):
 
 
 def test_scores_gains_plots_and_grid(project, monkeypatch):
-    write_text(Path("data/grid/stale.txt"), "")
+    write_text(Path("data/grid/examples/stale.txt"), "")
     evaluated(monkeypatch)
     summary = read_json(Path("metrics/eval.json"))
     assert (summary["n_prompts"], summary["images_per_prompt"]) == (6, 2)
@@ -436,17 +439,18 @@ def test_scores_gains_plots_and_grid(project, monkeypatch):
     assert Path("metrics/by_skill.csv").read_text().startswith("model,skill,score\nbase,objects,0.0\n")
     assert "merged,color,1.0" in Path("metrics/by_category.csv").read_text().splitlines()
 
-    examples = read_json(Path("data/grid/examples.json"))
+    examples = read_json(Path("data/grid/examples/examples.json"))
     assert [example["skill"] for example in examples] == ["objects", "count"] * 2
     assert examples[0]["questions"][0]["answers"] == {"base": "no", "merged": "yes"}
     for example in examples:
         assert all(
-            read_image(Path("data/grid") / file).size == (32, 32) for file in example["images"].values()
+            read_image(Path("data/grid/examples") / file).size == (32, 32)
+            for file in example["images"].values()
         )
     sheet = read_image(Path("data/grid/before_after.png"))
     assert sheet.width > 4 * 192
     assert {DARK, BRIGHT} <= {color for _, color in sheet.getcolors(10**6)}
-    assert not Path("data/grid/stale.txt").exists()
+    assert not Path("data/grid/examples/stale.txt").exists()
     assert not list(project.glob(".work/*/*"))
 
 

@@ -340,7 +340,10 @@ def test_pairs_may_stand_in_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rejected": None}, r"data/picked/count: .* no column rejected for '2-0\.png'; objective dpo needs"),
+        (
+            {"rejected": None},
+            r"data/picked/count/metadata\.jsonl, line \d: has no column rejected for '2-0\.png'; objective dpo needs",
+        ),
         ({"rejected": "2-0.png"}, r"'2-0\.png' is rejected against itself"),
         ({"rejected": "nobody.png"}, r"data/picked/count/nobody\.png: image not found"),
         ({"rejected": "../2-1.png"}, "rejected"),

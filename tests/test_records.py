@@ -256,14 +256,14 @@ def test_a_persons_own_imagefolder_is_trained_on(tmp_path: Path, table: bool) ->
             "holds no metadata.jsonl (or metadata.csv), which names each image's file_name and text",
         ),
         ("metadata.csv", "file,text\nx.png,a\n", "metadata.csv: has no column file_name"),
-        ("metadata.csv", "file_name,text\nx.png,\n", "metadata.csv, 'x.png': text is ''"),
+        ("metadata.csv", "file_name,text\nx.png,\n", "metadata.csv, line 2: text is ''"),
         ("metadata.csv", "file_name,text\n../x.png,a\n", "it must be a path inside its folder"),
         ("metadata.csv", "file_name,text\nx.png,a\nx.png,b\n", "has id 'x.png' and k 0, as"),
         ("metadata.jsonl", '{"file_name": "x.png"}', "missing key text"),
         (
             "metadata.jsonl",
             '{"file_name": "y.png", "text": "a"}',
-            "y.png: image not found, though the metadata",
+            "y.png: image not found; ",
         ),
     ],
 )

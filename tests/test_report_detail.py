@@ -76,12 +76,14 @@ def drawn_and_judged(folder):
 
 
 def read(data, **changes):
-    options = {"benchmark": "shapes", "models": MODELS, "pair": ("merged", "base"), "skills": ["count"]}
+    options = {"benchmark": "shapes", "models": MODELS, "pairs": [("merged", "base")], "skills": ["count"]}
     return detail.read(data, **(options | changes), resamples=200, seed=1)
 
 
 def test_gains_by_skill_and_kind_have_intervals(data):
-    by_skill, by_kind = read(data)["parts"]
+    (compared,) = read(data)["pairs"]
+    by_skill, by_kind = compared["parts"]
+    assert compared["intervals"] == len(by_skill["rows"]) + len(by_kind["rows"])
     skills = {row["name"]: row for row in by_skill["rows"]}
     # count: c0 gains 1 and c2 half a point of one of two images; objects: o0 loses all of one.
     assert skills["count"]["gain"] == "+25.00" and skills["objects"]["gain"] == "-25.00"
@@ -90,6 +92,15 @@ def test_gains_by_skill_and_kind_have_intervals(data):
     assert list(kinds) == ["color", "object"] and kinds["object"]["gain"] == "+0.00"
     low, high = map(float, re.findall(r"[-+][\d.]+", skills["count"]["span"]))
     assert 0 <= low <= 25 <= high <= 50
+
+
+def test_every_compared_pair_has_its_own(data):
+    """The other way round, every gain is a loss."""
+    first, second = read(data, pairs=[("merged", "base"), ("base", "merged")])["pairs"]
+    for one, other in zip(first["parts"], second["parts"], strict=True):
+        lost = {row["name"]: float(row["gain"]) for row in other["rows"]}
+        assert {row["name"]: -float(row["gain"]) for row in one["rows"]} == lost
+    assert second["names"] == ("base", "merged")
 
 
 @given(

@@ -199,6 +199,7 @@ def test_bad_params_are_one_line_with_tracking_on_too(tmp_path):
 
 PIPELINE = """
 stages:
+  pretrain: {cmd: python -m toy pretrain, outs: [models/base], frozen: true}
   draw: {cmd: python -m toy draw, deps: [data/kept], outs: [data/drawn]}
   keep: {cmd: python -m toy keep, outs: [data/kept/count]}
   toy@count: {cmd: python -m toy count, deps: [data/drawn/file]}
@@ -206,7 +207,7 @@ stages:
 
 
 def test_under_dvc_a_stage_says_its_place(start, tmp_path) -> None:
-    """The second in the file is the first to run, as the first reads what it makes."""
+    """The third in the file is the first to run, as the second reads what it makes; the frozen one does not count."""
     (tmp_path / "params.yaml").write_text("{}\n")
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     for given, place in (("keep", 1), ("draw", 2), ("toy@count", 3)):

@@ -141,10 +141,15 @@ def read_rows(path: Path, schema: Any, *, once: Sequence[str] = ()) -> list[Any]
 
     Raises UserError naming the file, the line and what is allowed.
     """
-    rows: list[Any] = []
+    return [row for _, row in numbered_rows(path, schema, once=once)]
+
+
+def numbered_rows(path: Path, schema: Any, *, once: Sequence[str] = ()) -> list[tuple[int, Any]]:
+    """What `read_rows` reads, each row with the number of its line, from 1."""
+    rows: list[tuple[int, Any]] = []
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in lines(path):
-        rows.append(check(schema, row, f"{path}, line {number}", "the row"))
+        rows.append((number, check(schema, row, f"{path}, line {number}", "the row")))
         if once and (first := seen.setdefault(tuple(row.get(name) for name in once), number)) != number:
             same = ", ".join(f"{name} {row.get(name)!r}" for name in once)
             raise UserError(

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from selma.ground.errors import UserError, first_line
-from selma.ground.files import atomic, read_csv, read_record, read_rows
+from selma.ground.files import atomic, numbered_rows, read_csv, read_record, read_rows
 from selma.ground.schema import FileName, Id, Index, Seed, Text, check, record
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ def read_pairs(folder: Path) -> list[Pair]:
     a file given twice, or no pairs.
     """
     folder = Path(folder)
-    return _checked(
-        folder, [_pair(folder, row) for row in read_rows(folder / METADATA, _Row, once=["file_name"])]
-    )
+    return _checked(folder, [_pair(folder, *row) for row in _placed(folder / METADATA, _Row)])
 
 
 def parts(folder: Path, skills: Sequence[str] | None = None) -> list[Path]:
@@ -189,35 +187,44 @@ def read_training(
     against file_name for its text; an objective that learns from both is named in `needed_by`, and then every row must
     have one. Raises UserError as `read_pairs` does.
     """
-    rows = [(part, row) for part in parts(folder, skills) for row in _own_rows(part)]
-    for part, row in rows if needed_by else ():
-        _check_rejected(part, row, needed_by)
-    return _checked(Path(folder), [_pair(part, row) for part, row in rows])
+    rows = [(part, *row) for part in parts(folder, skills) for row in _own_rows(part)]
+    for part, place, row in rows if needed_by else ():
+        _check_rejected(part, place, row, needed_by)
+    return _checked(Path(folder), [_pair(*row) for row in rows])
 
 
-def _check_rejected(folder: Path, row: _Own, needed_by: str | None) -> None:
+def _check_rejected(folder: Path, place: str, row: _Own, needed_by: str | None) -> None:
     if "rejected" not in row:
         raise UserError(
-            f"{folder}: its metadata has no column rejected for {row['file_name'][:80]!r}; objective {needed_by} needs "
-            "the image that lost against it, by its file name"
+            f"{place}: has no column rejected for {row['file_name'][:80]!r}; objective {needed_by} needs the image "
+            "that lost against it, by its file name"
         )
     if row["rejected"] == row["file_name"]:
-        raise UserError(f"{folder}: {row['file_name'][:80]!r} is rejected against itself; name two images")
+        raise UserError(f"{place}: {row['file_name'][:80]!r} is rejected against itself; name two images")
     if not (folder / row["rejected"]).is_file():
-        raise UserError(
-            f"{folder / row['rejected']}: image not found, though the metadata of {folder} rejects it"
-        )
+        raise UserError(f"{folder / row['rejected']}: image not found; {place}, rejects it")
 
 
-def _own_rows(folder: Path) -> list[_Own]:
+def _placed(path: Path, schema: Any) -> list[tuple[str, Any]]:
+    """The rows of a metadata.jsonl, each with its place as messages name it."""
+    return [
+        (f"{path}, line {number}", row) for number, row in numbered_rows(path, schema, once=["file_name"])
+    ]
+
+
+def _own_rows(folder: Path) -> list[tuple[str, _Own]]:
+    """A person's own rows, each with its place."""
     if (folder / METADATA).is_file():
-        return read_rows(folder / METADATA, _Own, once=["file_name"])
+        return _placed(folder / METADATA, _Own)
     if (table := folder / "metadata.csv").is_file():
         columns = ("file_name", "text")
         known = (*columns, "rejected")
-        rows = [row.cells for row in read_csv(table, columns)]
-        found = [{name: cells[name] for name in known if name in cells} for cells in rows]
-        return [check(_Own, row, f"{table}, {row['file_name'][:80]!r}", "the row") for row in found]
+        found = []
+        for row in read_csv(table, columns):
+            place = f"{table}, line {row.line}"
+            cells = {name: row.cells[name] for name in known if name in row.cells}
+            found.append((place, check(_Own, cells, place, "the row")))
+        return found
     raise UserError(
         f"{folder}: holds no {METADATA} (or metadata.csv), which names each image's file_name and text"
     )
@@ -237,10 +244,10 @@ def _checked(folder: Path, pairs: list[Pair]) -> list[Pair]:
     return pairs
 
 
-def _pair(folder: Path, row: _Row | _Own) -> Pair:
+def _pair(folder: Path, place: str, row: _Row | _Own) -> Pair:
     file = folder / row["file_name"]
     if not file.is_file():
-        raise UserError(f"{file}: image not found, though the metadata of {folder} names it")
+        raise UserError(f"{file}: image not found; {place}, names it")
     rejected = folder / row["rejected"] if "rejected" in row else None
     tokens = (tuple(row[key]) if key in row else None for key in ("tokens", "rejected_tokens"))
     return Pair(

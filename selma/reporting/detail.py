@@ -12,7 +12,7 @@ from selma.reporting import explorer, gallery, picked
 from selma.reporting.table import percent, span
 from selma.scoring.bootstrap import Interval
 from selma.scoring.parts import kind_gains, skill_gains
-from selma.scoring.scores import by_category, by_skill
+from selma.scoring.scores import QuestionScore, by_category, by_skill
 from selma.scoring.summary import interval
 
 
@@ -20,7 +20,7 @@ def read(
     data: Path,
     benchmark: str,
     models: Sequence[str],
-    pair: Sequence[str],
+    pairs: Sequence[Sequence[str]],
     skills: Sequence[str],
     *,
     resamples: int,
@@ -28,28 +28,36 @@ def read(
 ) -> dict[str, Any]:
     """What report.html.j2 shows of the leading benchmark's images and answers, and of the training images.
 
-    `pair` is (after, before). Raises UserError for a file that is missing or malformed.
+    `pairs` are (after, before), the leading one first. Raises UserError for a file that is missing or malformed.
     """
     run = explorer.examined(data, benchmark, models)
-    after, before = (run.scores[name] for name in pair)
     answers = [row for model in models for row in read_jsonl(data / "answers" / model / f"{benchmark}.jsonl")]
     options = {"resamples": resamples, "seed": seed}
     return {
-        "parts": [
-            _table("skill", by_skill(before), by_skill(after), skill_gains(before, after, **options)),
-            _table(
-                "kind of question",
-                by_category(before),
-                by_category(after),
-                kind_gains(before, after, **options),
-            ),
-        ],
-        "picked": picked.wins_and_losses(run, pair),
+        "pairs": [_compared(run.scores, pair, **options) for pair in pairs],
+        "picked": picked.wins_and_losses(run, pairs[0]),
         "explorer": explorer.content(run, seed),
         "gallery": gallery.trained_on(data / "images", skills, seed),
         "answers": len(answers),
         "tokens": tokens_of(answers),
     }
+
+
+def _compared(
+    scores: Mapping[str, Sequence[QuestionScore]], pair: Sequence[str], **options: int
+) -> dict[str, Any]:
+    """The gains of a pair by skill and by kind of question, and how many intervals that are."""
+    after, before = (scores[name] for name in pair)
+    parts = [
+        _table("skill", by_skill(before), by_skill(after), skill_gains(before, after, **options)),
+        _table(
+            "kind of question",
+            by_category(before),
+            by_category(after),
+            kind_gains(before, after, **options),
+        ),
+    ]
+    return {"names": pair, "parts": parts, "intervals": sum(len(part["rows"]) for part in parts)}
 
 
 def _table(

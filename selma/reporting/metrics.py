@@ -1,6 +1,6 @@
 """What the files say that the tables and the report show: a schema for each, so that no odd value is shown as a result.
 
-Metrics files lie in git and are merged by people; data/grid is pulled from a remote.
+Metrics files lie in git and are merged by people; data/grid/examples is pulled from a remote.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class _Question(TypedDict):
 
 @record
 class Example(TypedDict):
-    """An entry of data/grid/examples.json: images, answers and scores by model."""
+    """An entry of data/grid/examples/examples.json: images, answers and scores by model."""
 
     skill: Text
     prompt: Text

@@ -31,7 +31,7 @@ def _differences(after: Sequence[QuestionScore], before: Sequence[QuestionScore]
 
 
 def _card(run: Examined, pair: Sequence[str], id: str, sign: int) -> dict[str, Any]:
-    """A card as data/grid/examples.json has them, with files of data/samples."""
+    """A card as data/grid/examples/examples.json has them, with files of data/samples."""
     item = next(item for item in run.items if item.id == id)
     own = {
         model: {(s.k, s.question): s for s in run.scores[model] if s.item == id} for model in reversed(pair)

@@ -33,6 +33,7 @@ class Stage:
     metrics: tuple[str, ...]
     plots: tuple[str, ...]
     uncached: frozenset[str]  # those of outs, metrics and plots that say `cache: false`
+    frozen: bool = False  # DVC never runs it
 
     @property
     def made(self) -> list[Path]:
@@ -179,5 +180,6 @@ def _stage(name: str, body: Mapping[str, Any], scope: Mapping[str, Any]) -> Stag
         desc=resolve(body.get("desc", "")),
         cmd=resolve(body["cmd"]),
         uncached=frozenset(uncached),
+        frozen=bool(body.get("frozen", False)),
         **sections,
     )

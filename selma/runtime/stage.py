@@ -93,9 +93,10 @@ def _say_where() -> None:
     """Under DVC, the stage's place in the pipeline: "stage 12 of 57: images@count"; on stdout, as what DVC says."""
     if not os.environ.get("DVC_STAGE") or not Path("dvc.yaml").is_file():
         return
-    stages = in_order(load_stages(Path.cwd()))
-    if name() in stages:
-        print(f"stage {stages.index(name()) + 1} of {len(stages)}: {name()}", flush=True)
+    stages = load_stages(Path.cwd())
+    running = [stage for stage in in_order(stages) if not stages[stage].frozen]
+    if name() in running:
+        print(f"stage {running.index(name()) + 1} of {len(running)}: {name()}", flush=True)
 
 
 def name() -> str:

@@ -133,7 +133,7 @@ def item_rows(models: Scores) -> list[dict[str, Any]]:
 
 
 def example(item: Item, pictures: Mapping[str, str], models: Scores) -> dict[str, Any]:
-    """An item for data/grid/examples.json: its image (k = 0), questions and answers by model.
+    """An item for data/grid/examples/examples.json: its image (k = 0), questions and answers by model.
 
     `pictures` maps models to file names; `scores` are the questions' scores after voiding (scores.py).
     """

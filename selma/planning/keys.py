@@ -1,0 +1,64 @@
+"""Keys of servers that stages ask are looked for before anything runs: DVC deletes a stage's outs before the stage can
+say that its key is not set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from selma.ground.errors import UserError
+from selma.net import servers
+from selma.planning.changed import running, states
+from selma.runtime.dvcfile import Stage, load_stages
+from selma.runtime.learning import PolicyRow
+from selma.runtime.params import Params
+from selma.runtime.places import JUDGES
+
+_ASKING = ("prompts", "questions")  # scripts of the stages that ask the LLM
+
+
+def check_keys(params: Params) -> None:
+    """Raise UserError for an address or a key that a stage which DVC would run cannot ask its server by.
+
+    What DVC would run is asked for only where something is wrong: a finished run needs no key.
+    """
+    stages = load_stages(Path.cwd())
+    for param, base_url, key_env, asking in _servers(params, stages):
+        try:
+            servers.read(
+                servers.address(base_url, param=f"{param}.base_url"), key_env, param=f"{param}.key_env"
+            )
+        except UserError as error:
+            runs = running(states(Path.cwd())) if asking else ()
+            if stage := next((name for name in asking if name in runs), None):
+                raise UserError(f"{error} ({stage} asks it)") from None
+
+
+def _servers(
+    params: Params, stages: dict[str, Stage]
+) -> Iterator[tuple[str, str | None, str | None, list[str]]]:
+    """The param that says of a server, its address, the name of its key's variable, and the stages that ask it."""
+    llm = params.llm
+    if llm.provider == "openai":
+        asking = [name for name, stage in stages.items() if _script(stage) in _ASKING]
+        if params.questions.source == "none":
+            asking = [name for name in asking if _script(stages[name]) != "questions"]
+        yield "llm", llm.base_url, llm.key_env, asking
+    for name, row in params.judges.items():
+        if row.endpoint is not None:
+            card = str(JUDGES / name)
+            asking = [stage for stage, spec in stages.items() if card in spec.deps]
+            asking += [
+                f"policy@{key}" for key, policy in params.policies.items() if name in _judges_of(policy)
+            ]
+            yield f"judges.{name}.endpoint", row.endpoint.base_url, row.endpoint.key_env, asking
+
+
+def _judges_of(policy: PolicyRow) -> set[str]:
+    return {*policy.rewards, *policy.held_out}
+
+
+def _script(stage: Stage) -> str:
+    """`images` of `python -m stages.images count`."""
+    words = stage.cmd.split()
+    return words[2].rpartition(".")[2] if words[:2] == ["python", "-m"] else ""
