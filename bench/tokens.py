@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def guiding(text: str) -> float:
-    """A guidance above 1: transformers' `generate` draws nothing without."""
+    """A guidance above 1: transformers' `generate` draws with guidance alone."""
     value = not_negative(text)
     if value <= 1:
         raise argparse.ArgumentTypeError(

@@ -112,12 +112,18 @@ def _main(arguments: argparse.Namespace) -> None:
 def _models(params: Params, given: Sequence[str] | None) -> dict[str, Model]:
     """The models to draw with by name: rows of `models`, and folders of LoRAs, which are drawn by plain guidance."""
     names = [name for part in given or () for name in part.split(",") if name]
+    if given and not names:
+        raise UserError(f"--models: no name; allowed: {', '.join(params.models)}, or the folder of a LoRA")
     found: dict[str, Model] = {}
+    folders: set[Path] = set()
     for name in names or [*reversed(params.compare[0])]:
         if name in params.models:
             found[name] = params.models[name]
-        elif Path(name).is_dir():
-            short = Path(name).resolve().name
+        elif (folder := Path(name).resolve()).is_dir():
+            if folder in folders:
+                continue
+            folders.add(folder)
+            short = folder.name
             found[short if short not in {*params.models, *found} else name] = Model(name, "cfg")
         else:
             raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}, or the folder of a LoRA")

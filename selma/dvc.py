@@ -17,7 +17,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from selma.ground.files import write_text
 from selma.planning.keys import check_keys
 from selma.planning.own import check_own
 from selma.runtime import command, lockfile, work
-from selma.runtime.dvcfile import lacking, load_stages
+from selma.runtime.dvcfile import Stage, lacking, load_stages, reached
 from selma.runtime.params import load_params
 
 # Where DVC says it, and how: it has no setting for this.
@@ -40,10 +40,9 @@ _FAILED = 255  # DVC's exit code wherever a stage fails
 
 def main(argv: Sequence[str]) -> int:
     """DVC's exit code, that of a stage which has said why it ended, or 2 for a params.yaml that no stage would take."""
-    if argv[:1] == ["repro"] and Path("params.yaml").is_file():
-        whole = all(word.startswith("-") for word in argv[1:])
-        if code := command.run(lambda: _check(whole)):
-            return code
+    runs = argv[:1] == ["repro"] and not {"-h", "--help", "--dry"} & set(argv)
+    if runs and Path("params.yaml").is_file() and (code := command.run(lambda: _check(argv[1:]))):
+        return code
     lockfile.restore()
     from dvc.cli import main as dvc
 
@@ -67,14 +66,23 @@ def main(argv: Sequence[str]) -> int:
     return ended[-1] if ended and code == _FAILED else code
 
 
-def _check(whole: bool) -> None:
-    """What DVC finds late; keys if the `whole` pipeline is to run, as one stage of it may need none."""
-    params = load_params()
+def _check(words: Sequence[str]) -> None:
+    """What DVC finds late; `words` are those of `dvc repro`."""
+    params, stages = load_params(), load_stages(Path.cwd())
     check_own(params)
-    if whole:
-        check_keys(params)
-    if found := lacking(load_stages(Path.cwd())):
+    check_keys(params, _looked_at(stages, words), forced=bool({"-f", "--force"} & set(words)))
+    if found := lacking(stages):
         raise UserError(f"{found[0]} needs {found[1]}, which is not here, and which no stage makes")
+
+
+def _looked_at(stages: Mapping[str, Stage], words: Sequence[str]) -> set[str] | None:
+    """The stages that DVC would look at, as far as the words say so; None: all of them."""
+    targets = {word for word in words if not word.startswith("-")}
+    if not targets or {"--downstream", "--force-downstream"} & set(words):
+        return None
+    if {"-s", "--single-item"} & set(words):
+        return targets
+    return reached(stages, targets)
 
 
 def _write_whole() -> None:

@@ -82,7 +82,13 @@ def test_names_may_have_commas_between_and_another_model_draws_otherwise(drawn):
 def test_a_loras_folder_draws_as_its_row_does(drawn):
     """One that no row of `models` names, or that one does, under its own name."""
     page, said = drawn(
-        "a red circle", "--models", "count", "models/experts/count", "models/merges/merged", "--images", "1"
+        "a red circle",
+        "--models",
+        "count",
+        "models/experts/count",
+        "./models/experts/count/,models/merges/merged",
+        "--images",
+        "1",
     )
     row, folder, merged = (tile(page, column) for column in range(3))
     assert (row == folder).all() and np.abs(row - merged).max() > 1
@@ -194,6 +200,7 @@ def test_a_prompt_that_is_not_text_is_refused(project, monkeypatch, capsys):
         (["--out", "/proc/page.png"], "/proc"),
         (["--models", "nobody"], "--models: nobody"),
         (["--models", "base,nobody"], "--models: nobody; allowed: base, count, merged"),
+        (["--models", ","], "--models: no name; allowed: base, count, merged"),
         (["--grid", "steps=1,2"], "--grid: steps=1,2; allowed: guidance=1,1.5,2 or seed=0,1,2"),
         (["--grid", "guidance=1,x"], "--grid: 'x' is no guidance"),
         (["--grid", "guidance=nan"], "--grid: 'nan' is no guidance"),

@@ -13,8 +13,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from selma import dvc
+from selma.ground.errors import UserError
+from selma.planning import keys
+from selma.planning.changed import State
 from selma.planning.keys import check_keys
 from selma.planning.own import check_own
+from selma.runtime.dvcfile import load_stages
 from selma.runtime.params import load_params
 from selma.runtime.schema import load_yaml, overridden
 from tests.clones import copy_tree
@@ -304,9 +308,55 @@ def test_a_key_that_is_not_set_is_said_before_dvc_deletes_what_the_stage_made(
         assert before == {path: path.read_bytes() for path in Path("metrics").rglob("*.json")}
     YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), endpoint), Path("params.yaml"))
     check_keys(load_params())  # nobody asks it
+    policy = {"rewards": {"endpoint": 1.0}, "algorithm": "nft", "start": "models/backbones/shapes"}
+    policy |= {"prompts": "data/questions", "held_out": ["oracle"], "images": 192}
+    YAML().dump(
+        overridden(load_yaml(ROOT / "params.yaml"), {**endpoint, "policies.asking": policy}),
+        Path("params.yaml"),
+    )
+    with pytest.raises(UserError, match=r"is not set; .* \(policy@asking asks it\)"):
+        check_keys(load_params())
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), asked), Path("params.yaml"))
     check_keys(load_params())
+
+
+@pytest.mark.parametrize(
+    ("words", "finished", "asked"),
+    [
+        ("", False, True),
+        ("", True, False),  # who pulled a finished run has no key
+        ("--force", True, True),
+        ("evaluate", False, True),
+        ("prompts@count", False, True),
+        ("prompts", False, True),
+        ("benchmark", False, False),
+        ("-s evaluate", False, False),
+        ("-s prompts@count", False, True),
+        ("-s --force benchmark", True, False),
+    ],
+)
+def test_a_key_is_looked_for_where_something_runs_that_needs_it(
+    words: str, finished: bool, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("A_KEY", raising=False)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    settings = {"llm.provider": "openai", "llm.model": "gpt", "llm.key_env": "A_KEY"}
+    YAML().dump(overridden(load_yaml(ROOT / "params.yaml"), settings), Path("params.yaml"))
+    stages = load_stages(tmp_path)
+    monkeypatch.setattr(  # as DVC would say, which is test_plan.py's
+        keys,
+        "states",
+        lambda root: {
+            name: State(False, "" if finished else "its command", (), False, None) for name in stages
+        },
+    )
+    ran: list[list[str]] = []
+    monkeypatch.setattr("dvc.cli.main", lambda argv: ran.append(argv) or 0)
+    monkeypatch.setattr(dvc, "lacking", lambda stages: None)  # what is not here is another test's
+    assert (dvc.main(["repro", *words.split()]) == 2) is asked and bool(ran) is not asked
+    assert dvc.main(["repro", "--help"]) == dvc.main(["repro", "--dry"]) == 0, "nothing runs"
 
 
 def test_one_stage_runs_as_an_experiment_where_nothing_else_was_pulled(tmp_path: Path) -> None:

@@ -152,6 +152,28 @@ def test_an_ablation_redraws_nothing_but_the_merged_model(clone):
     clone.run("dvc", "checkout")
 
 
+def kept_of_experiments(clone: Clone) -> set[str]:
+    """The stages whose outs an experiment has left until it has ended."""
+    owners = clone.folder.glob(".work/finished/*/owner")
+    return {file.parent.name for file in owners if file.read_text().startswith("experiment")}
+
+
+def test_an_experiment_that_is_killed_makes_nothing_again(clone):
+    """Its copy of the repository is never found again; DVC's cache of runs has no stage with metrics in git."""
+    words = ["dvc", "exp", "run", "--temp", "--name", "killed", "-S", "filter.keep=6", f"images@{SKILLS[0]}"]
+    process = subprocess.Popen(
+        words, cwd=clone.folder, env=clone.environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert any(f"Running stage 'images@{SKILLS[0]}'" in line for line in process.stdout)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert f"filter@{SKILLS[0]}" in kept_of_experiments(clone)
+    again = clone.run(*words)
+    assert again.count("done already") == 1 and f"stages.images {SKILLS[0]}" in again, again
+    assert "killed" in clone.run("dvc", "exp", "list", "--name-only").split()
+
+
 def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
     """Two training seeds through `dvc exp run`, pooled; the second call runs nothing."""
     (clone.folder / "experiments.yaml").write_text(
@@ -164,6 +186,7 @@ def test_a_set_of_whole_runs_is_run_once_and_shares_what_is_unchanged(clone):
     assert not {name for name in ran if name.startswith(("prompts", "images", "expert"))}, (
         "the run cache has them"
     )
+    assert not kept_of_experiments(clone), "DVC's cache has it"
     found = json.loads((clone.folder / "metrics/study/pair.json").read_text())
     assert list(found["runs"]) == ["best", "last"] and found["runs"]["last"]["settings"] == {
         "select.policy": "last"

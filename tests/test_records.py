@@ -258,7 +258,12 @@ def test_a_persons_own_imagefolder_is_trained_on(tmp_path: Path, table: bool) ->
         ("metadata.csv", "file,text\nx.png,a\n", "metadata.csv: has no column file_name"),
         ("metadata.csv", "file_name,text\nx.png,\n", "metadata.csv, line 2: text is ''"),
         ("metadata.csv", "file_name,text\n../x.png,a\n", "it must be a path inside its folder"),
-        ("metadata.csv", "file_name,text\nx.png,a\nx.png,b\n", "has id 'x.png' and k 0, as"),
+        (
+            "metadata.csv",
+            "file_name,text\nx.png,a\nx.png,b\n",
+            "metadata.csv, line 3: file_name 'x.png' is in line 2 already",
+        ),
+        ("metadata.csv", 'file_name,text\nx.png,"a\nb"\n"y.png","c\nd"\n', "metadata.csv, line 4, names it"),
         ("metadata.jsonl", '{"file_name": "x.png"}', "missing key text"),
         (
             "metadata.jsonl",

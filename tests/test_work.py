@@ -405,3 +405,29 @@ def test_what_a_stage_has_made_is_kept_until_dvc_has_it(repository: Path, monkey
     (repository / "dvc.lock").write_text(lock.format(2))
     finished.forget()
     assert not finished.kept("images@count"), "this one was"
+
+
+def test_what_an_experiment_has_made_is_kept_until_it_has_ended(
+    repository: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """DVC runs it in a copy of the repository, with a dvc.lock that is lost if it is killed."""
+    from selma.runtime import finished
+
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    monkeypatch.setenv("DVC_ROOT", str(repository))
+    monkeypatch.setenv("DVC_STAGE", "images@count")
+    monkeypatch.setenv("SELMA_STARTER", f"dvc {os.getpid()}")
+    monkeypatch.chdir(copy)
+    with work.folder("images@count") as folder:
+        (folder / "out").mkdir()
+        work.publish(folder / "out", Path("out/count"))
+    finished.forget()  # the next stage of the same experiment
+    assert finished.kept("images@count")
+    monkeypatch.chdir(repository)
+    finished.forget()
+    assert finished.kept("images@count"), "the experiment is at work"
+    owner = repository / ".work/finished/images@count/owner"
+    owner.write_text(owner.read_text().replace(str(os.getpid()), str(2**31)))
+    finished.forget()
+    assert not finished.kept("images@count"), "it is not, and something else runs"

@@ -217,7 +217,7 @@ def _finite(text: str) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a CSV file; `line` is the number of the line that it ends on, from 1."""
+    """One row of a CSV file; `line` is the number of the line that it begins on, from 1."""
 
     line: int
     cells: dict[str, str]
@@ -233,15 +233,16 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header, columns)
-        rows = []
+        rows, line = [], reader.line_num + 1
         for cells in reader:
+            begins, line = line, reader.line_num + 1  # a cell in quotes may go over several lines
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}"
+                    f"{path}, line {begins}: has {len(cells)} cells, the header has {len(header)}"
                 )
-            rows.append(Row(reader.line_num, dict(zip(header, cells, strict=True))))
+            rows.append(Row(begins, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: is not valid CSV ({error})") from None
     if not rows:

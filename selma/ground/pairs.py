@@ -220,10 +220,15 @@ def _own_rows(folder: Path) -> list[tuple[str, _Own]]:
         columns = ("file_name", "text")
         known = (*columns, "rejected")
         found = []
+        seen: dict[str, int] = {}
         for row in read_csv(table, columns):
             place = f"{table}, line {row.line}"
             cells = {name: row.cells[name] for name in known if name in row.cells}
             found.append((place, check(_Own, cells, place, "the row")))
+            if (first := seen.setdefault(cells["file_name"], row.line)) != row.line:
+                raise UserError(
+                    f"{place}: file_name {cells['file_name'][:80]!r} is in line {first} already; it must be there once"
+                )
         return found
     raise UserError(
         f"{folder}: holds no {METADATA} (or metadata.csv), which names each image's file_name and text"

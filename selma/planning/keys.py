@@ -3,7 +3,7 @@ say that its key is not set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from selma.ground.errors import UserError
@@ -17,10 +17,11 @@ from selma.runtime.places import JUDGES
 _ASKING = ("prompts", "questions")  # scripts of the stages that ask the LLM
 
 
-def check_keys(params: Params) -> None:
+def check_keys(params: Params, among: Collection[str] | None = None, forced: bool = False) -> None:
     """Raise UserError for an address or a key that a stage which DVC would run cannot ask its server by.
 
-    What DVC would run is asked for only where something is wrong: a finished run needs no key.
+    `among` are the stages that DVC would look at; None: all. It would run those that are out of date, `forced` every
+    one. That is asked for only where something is wrong: a finished run needs no key.
     """
     stages = load_stages(Path.cwd())
     for param, base_url, key_env, asking in _servers(params, stages):
@@ -29,13 +30,14 @@ def check_keys(params: Params) -> None:
                 servers.address(base_url, param=f"{param}.base_url"), key_env, param=f"{param}.key_env"
             )
         except UserError as error:
-            runs = running(states(Path.cwd())) if asking else ()
+            asking = [name for name in asking if among is None or name in among]
+            runs = asking if forced or not asking else running(states(Path.cwd()))
             if stage := next((name for name in asking if name in runs), None):
                 raise UserError(f"{error} ({stage} asks it)") from None
 
 
 def _servers(
-    params: Params, stages: dict[str, Stage]
+    params: Params, stages: Mapping[str, Stage]
 ) -> Iterator[tuple[str, str | None, str | None, list[str]]]:
     """The param that says of a server, its address, the name of its key's variable, and the stages that ask it."""
     llm = params.llm

@@ -36,7 +36,8 @@ def check_own(params: Params) -> None:
             continue  # the pipeline's
         if not folder.is_dir():
             raise UserError(f"experts.{name}.data is {folder}, which is not here; name a folder that is")
-        read_training(folder)
+        compares = variants.constants("objectives", expert.objective).get("PAIRS", False)
+        read_training(folder, needed_by=expert.objective if compares else None)
 
 
 def _paths(params: Params) -> Iterator[tuple[str, Path]]:

@@ -8,7 +8,7 @@ a second to import; of the library, selma/planning/changed.py and selma/executin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -97,6 +97,18 @@ def needs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
         )
         for name, stage in stages.items()
     }
+
+
+def reached(stages: Mapping[str, Stage], targets: Collection[str]) -> set[str]:
+    """The stages that `dvc repro TARGETS` looks at: those of a target's name or group, and all that they need."""
+    needed = needs(stages)
+    found: set[str] = set()
+    left = [name for name in stages if name in targets or name.partition("@")[0] in targets]
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            left += needed[name]
+    return found
 
 
 def in_order(stages: Mapping[str, Stage]) -> list[str]:

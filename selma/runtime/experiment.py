@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selma.ground.errors import UserError
+from selma.runtime import finished
 from selma.runtime.facts import flatten
 
 PIPELINE = ("params.yaml", "dvc.yaml", "dvc.lock")
@@ -41,6 +42,7 @@ def run_one(set_name: str, run_name: str, settings: Settings, targets: Sequence[
                 f"{set_name}, run {run_name}: `dvc exp run` failed; fix the error above and run the set again"
             )
         there = reference(experiment)
+        finished.forget_experiments()
     if there is None:
         raise UserError(
             f"{set_name}, run {run_name}: `dvc exp run` produced no experiment {experiment}; "

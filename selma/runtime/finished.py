@@ -5,7 +5,9 @@ made takes a while, and a run that is killed in it would make all of it again. A
 commands before DVC does. So a stage leaves here what it made, as links to the same files, in
 `.work/finished/<stage>/<key>/`, with the key of work.py: other code, params or deps are another key. The same stage,
 started again, puts that back. It goes when a later stage begins and DVC has written it down: when that stage is of the
-same `dvc repro`, or dvc.lock says something else of this one than it did.
+same `dvc repro`, or dvc.lock says something else of this one than it did. `dvc exp run --temp` has its dvc.lock in a
+copy that nobody finds again when it is killed, and DVC's cache of runs has no stage with metrics in git: there all of
+it stays until the experiment has ended, or something runs in the workspace.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from selma.ground.errors import UserError
 from selma.ground.files import folder_digest, write_json, write_text
 from selma.runtime import lockfile, timing
 from selma.runtime.outs import lay, publish_all, remove
-from selma.runtime.parent import starter
+from selma.runtime.parent import is_running, starter
 from selma.runtime.places import home
 
 FOLDER = ".work/finished"
 _DIGESTS, _OWNER, _BEFORE = "outs.json", "owner", "dvc.lock"
+_EXPERIMENT = (
+    "experiment "  # begins the owner's name of what was made in an experiment's copy of the repository
+)
 
 
 @timing.phase("writing")
@@ -34,7 +39,7 @@ def keep(stage: str, key: str, outs: Sequence[Path]) -> None:
     Does nothing for a stage that neither DVC nor `selma.parallel` started: nobody will ask for it. Nor does it fail: it
     only spares work.
     """
-    if (owner := starter()) is None:
+    if (owner := _owner()) is None:
         return
     place = home() / FOLDER / stage
     new = place / f".new-{key}"
@@ -73,7 +78,7 @@ def take(stage: str, key: str, outs: Sequence[Path]) -> bool:
     if not _whole(place / key, outs):
         return False
     publish_all({place / key / str(number): out for number, out in enumerate(outs)})
-    if owner := starter():
+    if owner := _owner():
         with suppress(OSError):
             write_text(place / _OWNER, owner)
     return True
@@ -81,16 +86,32 @@ def take(stage: str, key: str, outs: Sequence[Path]) -> bool:
 
 def forget() -> None:
     """Drop what DVC has written down: what stages of this `dvc repro` have left, as it runs one after another, and
-    stages of which dvc.lock says something else than when they ended."""
-    owner = starter()
-    if owner is None or not os.environ.get("DVC_STAGE"):
+    stages of which dvc.lock says something else than when they ended. In an experiment's copy it is not safe there."""
+    owner = _owner()
+    if owner is None or not os.environ.get("DVC_STAGE") or owner.startswith(_EXPERIMENT):
         return
     for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
         with suppress(OSError):
             place, before = file.parent, file.with_name(_BEFORE)
             said = before.read_text(encoding="utf-8") if before.is_file() else ""
-            if file.read_text(encoding="utf-8") == owner or lockfile.block(place.name) != said:
+            of = file.read_text(encoding="utf-8")
+            left = not is_running(of) if of.startswith(_EXPERIMENT) else lockfile.block(place.name) != said
+            if of == owner or left:
                 remove(place)
+
+
+def forget_experiments() -> None:
+    """Drop what experiments have left, as all of it is in DVC's cache once they have ended."""
+    for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
+        with suppress(OSError):
+            if file.read_text(encoding="utf-8").startswith(_EXPERIMENT):
+                remove(file.parent)
+
+
+def _owner() -> str | None:
+    """Who started this stage; None where nobody will ask for what it made."""
+    owner = starter()
+    return f"{_EXPERIMENT}{owner}" if owner and home().resolve() != Path.cwd().resolve() else owner
 
 
 def _whole(folder: Path, outs: Sequence[Path]) -> bool:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 UNIT = "SELMA_UNIT"  # in the environment of a stage that runs without DVC: the process that started it
 _STARTER = (
@@ -46,3 +47,8 @@ def starter() -> str | None:
     if os.environ.get("DVC_STAGE"):
         return os.environ.get(_STARTER)
     return PARALLEL if os.environ.get(UNIT) else None
+
+
+def is_running(name: str) -> bool:
+    """Whether the process of such a name is there."""
+    return Path("/proc", name.rpartition(" ")[2]).exists()
