@@ -112,8 +112,9 @@ def _main(arguments: argparse.Namespace) -> None:
 def _models(params: Params, given: Sequence[str] | None) -> dict[str, Model]:
     """The models to draw with by name: rows of `models`, and folders of LoRAs, which are drawn by plain guidance."""
     names = [name for part in given or () for name in part.split(",") if name]
+    allowed = f"allowed: {', '.join(params.models)}, or the folder of a LoRA"
     if given and not names:
-        raise UserError(f"--models: no name; allowed: {', '.join(params.models)}, or the folder of a LoRA")
+        raise UserError(f"--models: no name; {allowed}")
     found: dict[str, Model] = {}
     folders: set[Path] = set()
     for name in names or [*reversed(params.compare[0])]:
@@ -126,7 +127,7 @@ def _models(params: Params, given: Sequence[str] | None) -> dict[str, Model]:
             short = folder.name
             found[short if short not in {*params.models, *found} else name] = Model(name, "cfg")
         else:
-            raise UserError(f"--models: {name}; allowed: {', '.join(params.models)}, or the folder of a LoRA")
+            raise UserError(f"--models: {name}; {allowed}")
     return found
 
 

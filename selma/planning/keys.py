@@ -10,11 +10,8 @@ from selma.ground.errors import UserError
 from selma.net import servers
 from selma.planning.changed import running, states
 from selma.runtime.dvcfile import Stage, load_stages
-from selma.runtime.learning import PolicyRow
 from selma.runtime.params import Params
 from selma.runtime.places import JUDGES
-
-_ASKING = ("prompts", "questions")  # scripts of the stages that ask the LLM
 
 
 def check_keys(params: Params, among: Collection[str] | None = None, forced: bool = False) -> None:
@@ -42,25 +39,16 @@ def _servers(
     """The param that says of a server, its address, the name of its key's variable, and the stages that ask it."""
     llm = params.llm
     if llm.provider == "openai":
-        asking = [name for name, stage in stages.items() if _script(stage) in _ASKING]
-        if params.questions.source == "none":
-            asking = [name for name in asking if _script(stages[name]) != "questions"]
+        kinds = {"prompts"} if params.questions.source == "none" else {"prompts", "questions"}
+        asking = [name for name in stages if name.partition("@")[0] in kinds]
         yield "llm", llm.base_url, llm.key_env, asking
     for name, row in params.judges.items():
         if row.endpoint is not None:
             card = str(JUDGES / name)
             asking = [stage for stage, spec in stages.items() if card in spec.deps]
             asking += [
-                f"policy@{key}" for key, policy in params.policies.items() if name in _judges_of(policy)
+                f"policy@{key}"
+                for key, policy in params.policies.items()
+                if name in policy.rewards or name in policy.held_out
             ]
             yield f"judges.{name}.endpoint", row.endpoint.base_url, row.endpoint.key_env, asking
-
-
-def _judges_of(policy: PolicyRow) -> set[str]:
-    return {*policy.rewards, *policy.held_out}
-
-
-def _script(stage: Stage) -> str:
-    """`images` of `python -m stages.images count`."""
-    words = stage.cmd.split()
-    return words[2].rpartition(".")[2] if words[:2] == ["python", "-m"] else ""

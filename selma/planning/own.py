@@ -26,9 +26,8 @@ def check_own(params: Params) -> None:
         key = f"own.benchmarks.{name}"
         source = variants.load("benchmarks", row.source, f"{key}.source")
         items = source.read(own_files(Path(row.path), source.FILES, f"{key}.path"))
-        if name in params.evaluate.benchmarks and hasattr(
-            judge, "check"
-        ):  # of kinds that say so without weights
+        # Judges with a check need no weights for it.
+        if name in params.evaluate.benchmarks and hasattr(judge, "check"):
             judge.check([question for item in items for question in item.questions])
     for name, expert in params.experts.items():
         folder = Path(expert.data)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,9 +27,7 @@ from selma.runtime.places import home
 
 FOLDER = ".work/finished"
 _DIGESTS, _OWNER, _BEFORE = "outs.json", "owner", "dvc.lock"
-_EXPERIMENT = (
-    "experiment "  # begins the owner's name of what was made in an experiment's copy of the repository
-)
+_EXPERIMENT = "experiment "  # begins the owner's name in an experiment's copy of the repository
 
 
 @timing.phase("writing")
@@ -90,22 +88,31 @@ def forget() -> None:
     owner = _owner()
     if owner is None or not os.environ.get("DVC_STAGE") or owner.startswith(_EXPERIMENT):
         return
-    for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
+    for place, of in _owned():
         with suppress(OSError):
-            place, before = file.parent, file.with_name(_BEFORE)
-            said = before.read_text(encoding="utf-8") if before.is_file() else ""
-            of = file.read_text(encoding="utf-8")
-            left = not is_running(of) if of.startswith(_EXPERIMENT) else lockfile.block(place.name) != said
-            if of == owner or left:
+            if of.startswith(_EXPERIMENT):
+                written = not is_running(of)
+            else:
+                before = place / _BEFORE
+                said = before.read_text(encoding="utf-8") if before.is_file() else ""
+                written = of == owner or lockfile.block(place.name) != said
+            if written:
                 remove(place)
 
 
 def forget_experiments() -> None:
     """Drop what experiments have left, as all of it is in DVC's cache once they have ended."""
+    for place, of in _owned():
+        if of.startswith(_EXPERIMENT):
+            with suppress(OSError):
+                remove(place)
+
+
+def _owned() -> Iterator[tuple[Path, str]]:
+    """What is kept of each stage, and its owner."""
     for file in (home() / FOLDER).glob(f"*/{_OWNER}"):
         with suppress(OSError):
-            if file.read_text(encoding="utf-8").startswith(_EXPERIMENT):
-                remove(file.parent)
+            yield file.parent, file.read_text(encoding="utf-8")
 
 
 def _owner() -> str | None:
